@@ -1,0 +1,257 @@
+//! The closed half: reversible changes, the wakes that make processes read them, and how both are printed. Pure.
+//!
+//! A change is a pair `(before, after)`. Undoing it is the swap of the two. Whatever a kind wants, it says in these.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::path::ManagedPath;
+
+/// What stands at a path, as far as one rename can swap it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "object", rename_all = "snake_case")]
+pub enum Object {
+    /// Nothing stands there.
+    Absent,
+    /// A regular file.
+    File(FileFacts),
+    /// A symbolic link with this text.
+    Link {
+        /// The link's text, exactly as `readlink(2)` gives it.
+        target: String,
+    },
+    /// A directory, socket, device or FIFO: never replaced.
+    Other {
+        /// What it is, for the message.
+        what: String,
+    },
+}
+
+/// A regular file: content and metadata.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileFacts {
+    /// SHA-256 of the content.
+    pub digest: Digest,
+    /// Length in bytes.
+    pub size: u64,
+    /// Permission bits, 0 to 0o7777.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// A directory: only its own metadata, never its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirFacts {
+    /// Permission bits, 0 to 0o7777.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// A systemd unit, field by field; `None` is a field that nobody manages here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitFacts {
+    /// Started at boot (systemctl(1), `is-enabled`).
+    pub enabled: Option<bool>,
+    /// Linked to `/dev/null`, so that nothing can start it.
+    pub masked: Option<bool>,
+    /// Running, listening or mounted now.
+    pub active: Option<bool>,
+    /// The symbolic links below `/etc/systemd/system` that carry enablement, `(path, text)`: what early-boot recovery,
+    /// which has no manager to ask, puts back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<(String, String)>,
+}
+
+/// One reversible step of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum Change {
+    /// A file or link appears, is replaced, or goes: one atomic rename.
+    Entry {
+        /// Where.
+        path: ManagedPath,
+        /// What was planned against.
+        before: Object,
+        /// What will stand there.
+        after: Object,
+        /// Its content is never shown.
+        #[serde(default)]
+        secret: bool,
+    },
+    /// A directory appears, changes its metadata, or goes when empty; compared field by field.
+    Dir {
+        /// Where.
+        path: ManagedPath,
+        /// What was planned against; `None` is absent.
+        before: Option<DirFacts>,
+        /// What will stand there.
+        after: Option<DirFacts>,
+    },
+    /// A unit is enabled, masked, started, or the opposite; compared field by field.
+    Unit {
+        /// The unit's name with its suffix.
+        unit: String,
+        /// What was planned against.
+        before: UnitFacts,
+        /// What is wanted.
+        after: UnitFacts,
+    },
+}
+
+/// How well a change can be undone; shown in every plan and judged by policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reversibility {
+    /// The very object comes back.
+    Exact,
+    /// The state comes back; what happened meanwhile does not unhappen.
+    BestEffort,
+    /// Nothing brings it back.
+    None,
+}
+
+/// What makes running processes read what changed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "wake", rename_all = "snake_case")]
+pub enum Wake {
+    /// PID 1 reads all unit files again (`Manager.Reload`).
+    DaemonReload,
+    /// `ExecReload=` of a running unit (`Manager.ReloadUnit`).
+    Reload {
+        /// Which unit.
+        unit: String,
+        /// How it is proven that the new configuration serves.
+        proof: Option<Proof>,
+    },
+    /// Stop and start of a running unit (`Manager.RestartUnit`).
+    Restart {
+        /// Which unit.
+        unit: String,
+    },
+}
+
+/// Proof that a reload took effect; exit code 0 is none.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub struct Proof {
+    /// A child of the main process that was not there before must appear, and every child that was there must have gone
+    /// or carry this text in its command line (nginx says `shutting down`).
+    pub draining: String,
+}
+
+impl Change {
+    /// The thing that this change is about: `entry:/etc/x`, `dir:/etc/y`, `unit:z.service`. Two changes of one plan
+    /// never have the same target.
+    #[must_use]
+    pub fn target(&self) -> String {
+        match self {
+            Self::Entry { path, .. } => format!("entry:{path}"),
+            Self::Dir { path, .. } => format!("dir:{path}"),
+            Self::Unit { unit, .. } => format!("unit:{unit}"),
+        }
+    }
+
+    /// The change that takes this one back.
+    #[must_use]
+    pub fn inverse(&self) -> Self {
+        let mut inverse = self.clone();
+        match &mut inverse {
+            Self::Entry { before, after, .. } => std::mem::swap(before, after),
+            Self::Dir { before, after, .. } => std::mem::swap(before, after),
+            Self::Unit { before, after, .. } => std::mem::swap(before, after),
+        }
+        inverse
+    }
+
+    /// Whether there is nothing to do: what is wanted stands there already.
+    #[must_use]
+    pub fn is_noop(&self) -> bool {
+        match self {
+            Self::Entry { before, after, .. } => before == after,
+            Self::Dir { before, after, .. } => before == after,
+            Self::Unit { before, after, .. } => after.holds_in(before),
+        }
+    }
+
+    /// How well it can be undone.
+    #[must_use]
+    pub fn reversibility(&self) -> Reversibility {
+        match self {
+            Self::Entry { .. } | Self::Dir { .. } => Reversibility::Exact,
+            // A stopped process does not come back with its memory.
+            Self::Unit { before, after, .. } if before.active != after.active && after.active.is_some() => {
+                Reversibility::BestEffort
+            }
+            Self::Unit { .. } => Reversibility::Exact,
+        }
+    }
+
+    /// `+` appears, `~` changes, `-` goes.
+    #[must_use]
+    pub fn sign(&self) -> char {
+        match self {
+            Self::Entry { before: Object::Absent, .. } | Self::Dir { before: None, .. } => '+',
+            Self::Entry { after: Object::Absent, .. } | Self::Dir { after: None, .. } => '-',
+            _ => '~',
+        }
+    }
+}
+
+impl UnitFacts {
+    /// Whether every field that is wanted here is so in `seen`.
+    #[must_use]
+    pub fn holds_in(&self, seen: &Self) -> bool {
+        let same = |want: Option<bool>, have: Option<bool>| want.is_none() || want == have;
+        same(self.enabled, seen.enabled) && same(self.masked, seen.masked) && same(self.active, seen.active)
+    }
+
+    /// The fields of `seen` that `self` manages: what has to be remembered to take a change back.
+    #[must_use]
+    pub fn managed_part_of(&self, seen: &Self) -> Self {
+        Self {
+            enabled: self.enabled.and(seen.enabled),
+            masked: self.masked.and(seen.masked),
+            active: self.active.and(seen.active),
+            links: seen.links.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("absent"),
+            Self::File(file) => write!(f, "file {} {:04o} {}:{}", file.digest.short(), file.mode, file.uid, file.gid),
+            Self::Link { target } => write!(f, "link to {target}"),
+            Self::Other { what } => f.write_str(what),
+        }
+    }
+}
+
+impl fmt::Display for Wake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DaemonReload => f.write_str("daemon-reload"),
+            Self::Reload { unit, .. } => write!(f, "reload {unit}"),
+            Self::Restart { unit } => write!(f, "restart {unit}"),
+        }
+    }
+}
+
+impl fmt::Display for Reversibility {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exact => "exact",
+            Self::BestEffort => "best effort",
+            Self::None => "none",
+        })
+    }
+}

@@ -1,0 +1,267 @@
+//! The only two seams to the host: `Look`, its eyes, and `Touch`, its hands. `linux` is the real host.
+
+pub mod linux;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::change::{DirFacts, Object, UnitFacts, Wake};
+use crate::path::ManagedPath;
+
+/// What went wrong at the host.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A system call failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried, with the path.
+        what: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The host is not as such a change needs it, and no retry will mend that: a symlinked parent, a mount point.
+    #[error("{0}")]
+    Unfit(String),
+    /// Somebody changed the object between the look and the write; it was left as it was found.
+    #[error("{path} changed under us: planned against {expected}, found {found}")]
+    Foreign {
+        /// The path (or unit) in question.
+        path: String,
+        /// What the plan had seen.
+        expected: String,
+        /// What stands there now.
+        found: String,
+    },
+    /// systemd refused or failed a job.
+    #[error("{0}")]
+    Systemd(String),
+    /// No answer within the limit: the state is unknown and has to be looked at.
+    #[error("{what}: no answer within {} ms", limit.as_millis())]
+    Timeout {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        limit: Duration,
+    },
+}
+
+/// Shorthand of this module and its users.
+pub type HostResult<T> = Result<T, HostError>;
+
+/// An object at a path and what only matters while looking.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// What stands there.
+    pub object: Object,
+    /// How many names the inode has (hard links); 0 when absent.
+    pub names: u64,
+}
+
+/// A user account, as passwd(5) has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Login name.
+    pub name: String,
+    /// User id.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// Home directory.
+    pub home: String,
+}
+
+/// A unit as systemd has it (org.freedesktop.systemd1(5)).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitSeen {
+    /// `LoadState`: loaded, not-found, masked, bad-setting, error…
+    pub load: String,
+    /// `ActiveState`: active, reloading, inactive, failed, activating, deactivating.
+    pub active: String,
+    /// `SubState`: running, dead, auto-restart, listening…
+    pub sub: String,
+    /// `UnitFileState`: enabled, disabled, static, masked…, empty when there is no file.
+    pub file_state: String,
+    /// `FragmentPath`, empty when there is none.
+    pub fragment: String,
+    /// `NeedDaemonReload`.
+    pub stale: bool,
+    /// `MainPID` of a service; 0 when there is none.
+    pub main_pid: u32,
+    /// `NRestarts` of a service.
+    pub restarts: u32,
+    /// `Result` of a service or socket: success, exit-code, start-limit-hit…
+    pub result: String,
+    /// `TriggeredBy`: the socket, timer or path units of a service.
+    pub triggered_by: Vec<String>,
+    /// `Triggers`: what a socket, timer or path unit starts.
+    pub triggers: Vec<String>,
+    /// Symbolic links that carry enablement, `(path, text)`.
+    pub links: Vec<(String, String)>,
+}
+
+impl UnitSeen {
+    /// The fields that a change speaks of.
+    #[must_use]
+    pub fn facts(&self) -> UnitFacts {
+        UnitFacts {
+            enabled: Some(
+                matches!(
+                    self.file_state.as_str(),
+                    "enabled" | "enabled-runtime" | "alias" | "static" | "generated" | "linked" | "indirect"
+                ) && !self.is_disabled(),
+            ),
+            masked: Some(self.load == "masked" || self.file_state.starts_with("masked")),
+            active: Some(self.is_active()),
+            links: self.links.clone(),
+        }
+    }
+
+    fn is_disabled(&self) -> bool {
+        // `static`, `linked` and `indirect` units have nothing that enabling could add beyond what stands there.
+        matches!(self.file_state.as_str(), "linked" | "indirect")
+    }
+
+    /// Running, listening, mounted; a unit that reloads counts, one that waits for its next automatic restart does not.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        matches!(self.active.as_str(), "active" | "reloading")
+    }
+}
+
+/// A child of a service's main process.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Process {
+    /// Process id.
+    pub pid: u32,
+    /// Start time in clock ticks since boot (proc_pid_stat(5), field 22): with the pid it names one process for good.
+    pub started: u64,
+    /// Its command line, NULs as spaces.
+    pub title: String,
+}
+
+/// What a transient unit of ours may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sandbox {
+    /// No root, nothing writable, no network but Unix sockets: parsers of foreign bytes. As this user.
+    Parser {
+        /// Whose identity.
+        user: String,
+    },
+    /// As `Parser`, with write access to the bare repository and the network: git.
+    Git {
+        /// Whose identity.
+        user: String,
+    },
+    /// Root at first, in private mounts; the worker builds the future there and drops what it does not need.
+    Rehearsal,
+    /// Any socket can be reached and any file seen, nothing written: health checks.
+    Probe,
+    /// As it is: a guard in place, a command.
+    Live {
+        /// Whose identity; `None` is root.
+        user: Option<String>,
+    },
+}
+
+/// A process to run in a transient unit of its own.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// What it is for; part of the unit's name and description: `[a-z-]`.
+    pub purpose: &'static str,
+    /// Program (absolute) and arguments.
+    pub argv: Vec<String>,
+    /// Standard input, whole.
+    pub input: Vec<u8>,
+    /// What it may do.
+    pub sandbox: Sandbox,
+    /// After this long it is killed.
+    pub limit: Duration,
+    /// More output than this many bytes, on each of both streams, kills it.
+    pub output_limit: usize,
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// The exit code; `None` when a signal or systemd ended it.
+    pub code: Option<i32>,
+    /// systemd's `Result` of it: success, exit-code, signal, timeout, oom-kill…
+    pub result: String,
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Ran {
+    /// Exit code 0 and nothing else.
+    #[must_use]
+    pub fn ok(&self) -> bool {
+        self.code == Some(0) && self.result == "success"
+    }
+}
+
+/// The eyes: reads the live host, changes nothing.
+pub trait Look {
+    /// What stands at a path. No symlink on the way is followed: a symlinked parent is `Unfit` and names the real path.
+    fn object(&self, path: &ManagedPath) -> HostResult<Seen>;
+    /// A directory's metadata; `None` when nothing is there; `Unfit` when something else is.
+    fn directory(&self, path: &ManagedPath) -> HostResult<Option<DirFacts>>;
+    /// Whether a directory has no entries (a missing one has none).
+    fn is_empty(&self, path: &ManagedPath) -> HostResult<bool>;
+    /// The content of a regular file, at most `limit` bytes.
+    fn content(&self, path: &ManagedPath, limit: u64) -> HostResult<Vec<u8>>;
+    /// All user accounts of passwd(5).
+    fn accounts(&self) -> HostResult<Vec<Account>>;
+    /// The id of a group of group(5).
+    fn group(&self, name: &str) -> HostResult<Option<u32>>;
+    /// A unit, loaded if need be.
+    fn unit(&self, unit: &str) -> HostResult<UnitSeen>;
+    /// The children of a unit's main process.
+    fn children(&self, unit: &str) -> HostResult<Vec<Process>>;
+    /// The last lines of a unit's journal, oldest first.
+    fn journal(&self, unit: &str, lines: usize) -> HostResult<Vec<String>>;
+    /// Runs a process in a transient unit of its own and waits for it. Each whole line of its standard output is given
+    /// to `on_line` as it comes; when that returns false the job is stopped.
+    fn run(&self, job: &Job, on_line: &mut dyn FnMut(&str) -> bool) -> HostResult<Ran>;
+    /// Waits; what else the engine has to do meanwhile (a sign of life) happens here.
+    fn pause(&self, time: Duration);
+}
+
+/// Where the objects of one transaction wait: its number and the number of the step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The transaction.
+    pub transaction: u64,
+    /// The step's place in the plan.
+    pub step: usize,
+}
+
+/// The hands: changes the live host, one reversible step at a time. Only the executor holds them.
+pub trait Touch: Look {
+    /// The staging directory of a path: `.reconciled/` in the highest directory of the path's own mount.
+    fn staging_of(&self, path: &ManagedPath) -> HostResult<PathBuf>;
+    /// Makes the new object in the step's staging slot, with owner and mode, not yet durable.
+    fn stage(&mut self, slot: Slot, path: &ManagedPath, object: &Object, content: &[u8]) -> HostResult<()>;
+    /// Makes all that was staged below these directories durable.
+    fn sync(&mut self, staging: &[PathBuf]) -> HostResult<()>;
+    /// Swaps the live object with the one in the slot, either of which may be absent, in one atomic rename; then looks at
+    /// what came out. If that is not `before`, it is put back and the answer is `Foreign`.
+    fn swap(&mut self, slot: Slot, path: &ManagedPath, before: &Object, after: &Object) -> HostResult<()>;
+    /// The object that waits in a slot, and its content.
+    fn staged(&self, slot: Slot, path: &ManagedPath) -> HostResult<(Object, Vec<u8>)>;
+    /// Creates, changes or removes (only when empty) a directory.
+    fn set_directory(&mut self, path: &ManagedPath, facts: Option<DirFacts>) -> HostResult<()>;
+    /// Makes the renames in the directories of these paths durable.
+    fn sync_parents(&mut self, paths: &[&ManagedPath]) -> HostResult<()>;
+    /// Removes the slots of a transaction.
+    fn sweep(&mut self, transaction: u64, staging: &[PathBuf]) -> HostResult<()>;
+    /// Brings the managed fields of a unit to `facts` and waits for the jobs.
+    fn set_unit(&mut self, unit: &str, facts: &UnitFacts) -> HostResult<()>;
+    /// Puts the links that carry enablement back without asking the manager: for early boot.
+    fn restore_links(&mut self, unit: &str, links: &[(String, String)]) -> HostResult<()>;
+    /// Carries out a wake and proves it.
+    fn wake(&mut self, wake: &Wake) -> HostResult<()>;
+}

@@ -1,0 +1,238 @@
+//! The open set of resource kinds: the `Spec` trait that a kind implements, its adapter, and the KINDS table. A new kind
+//! is one file below `kind/` and one row here. No kind-specific word lives in this file.
+
+mod directory;
+mod file;
+mod link;
+mod unit;
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::change::Change;
+use crate::host::{HostError, Look};
+use crate::manifest::Resource;
+
+pub use directory::DirectorySpec;
+pub use file::{FileSpec, LinksPolicy, State};
+pub use link::LinkSpec;
+pub use unit::{OnChange, UnitSpec};
+
+/// The order of a plan: what comes first is there for what comes later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Directories, files and links.
+    Files,
+    /// Units.
+    Units,
+}
+
+/// A change with its reason, as a kind proposes it. One that changes nothing still claims its target: the ledger learns
+/// from it what stood there before us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The change.
+    pub change: Change,
+    /// Why, in a few words for the plan: `content`, `mode 0644 → 0640`, `new`.
+    pub reason: String,
+}
+
+/// Why a declaration cannot be planned on this host.
+#[derive(Debug, thiserror::Error)]
+pub enum KindError {
+    /// The host could not be read, or is unfit.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The declaration asks for what this host cannot give; the sentence ends in the remedy.
+    #[error("{0}")]
+    Impossible(String),
+}
+
+/// A mistake in a declaration that its types do not rule out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Which key.
+    pub key: &'static str,
+    /// What is wrong, one clause.
+    pub message: String,
+    /// What to write instead.
+    pub help: String,
+}
+
+/// What a kind may see while it looks.
+pub struct Sight<'a> {
+    /// The host.
+    pub host: &'a dyn Look,
+}
+
+impl fmt::Debug for Sight<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sight")
+    }
+}
+
+/// A kind of resource: how it is declared and what changes bring it about.
+pub trait Spec: Serialize + DeserializeOwned + Schema + 'static {
+    /// Its word in the manifest (`[[unit]]`).
+    const KIND: &'static str;
+    /// The key of its short form (`units = […]`), whose strings are tables with only a name.
+    const SHORT: Option<&'static str> = None;
+    /// The key that names one of it.
+    const KEY: &'static str;
+    /// When its changes are made.
+    const PHASE: Phase;
+    /// One line for the reference.
+    const ABOUT: &'static str;
+    /// A table as a user would write it: shown in the reference, checked by tests.
+    const EXAMPLE: &'static str;
+
+    /// Which one this is.
+    fn name(&self) -> String;
+
+    /// Mistakes that the types do not rule out.
+    ///
+    /// # Errors
+    /// The first mistake.
+    fn check(&self) -> Result<(), Mistake>;
+
+    /// Reads the host and says what would have to change; targets that are right already are claimed with a change that
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// When the host cannot be read, or cannot give what is asked.
+    fn claims(&self, sight: &Sight<'_>) -> Result<Vec<Claim>, KindError>;
+}
+
+/// The JSON Schema of a declaration, where the generator asks for it.
+#[cfg(feature = "schema")]
+pub trait Schema: schemars::JsonSchema {}
+#[cfg(feature = "schema")]
+impl<T: schemars::JsonSchema> Schema for T {}
+/// The JSON Schema of a declaration, where the generator asks for it.
+#[cfg(not(feature = "schema"))]
+pub trait Schema {}
+#[cfg(not(feature = "schema"))]
+impl<T> Schema for T {}
+
+/// A row of the table: a kind without its type.
+pub trait Kind: Sync {
+    /// See [`Spec::KIND`].
+    fn kind(&self) -> &'static str;
+    /// See [`Spec::SHORT`].
+    fn short(&self) -> Option<&'static str>;
+    /// See [`Spec::KEY`].
+    fn key(&self) -> &'static str;
+    /// See [`Spec::PHASE`].
+    fn phase(&self) -> Phase;
+    /// See [`Spec::ABOUT`].
+    fn about(&self) -> &'static str;
+    /// See [`Spec::EXAMPLE`].
+    fn example(&self) -> &'static str;
+    /// Reads one table of the manifest: its name and its complete declaration.
+    ///
+    /// # Errors
+    /// TOML's own, with a byte span in the document, or a mistake.
+    fn declare(&self, table: toml::de::ValueDeserializer<'_>) -> Result<(String, Value), Undeclared>;
+    /// See [`Spec::claims`].
+    ///
+    /// # Errors
+    /// See [`Spec::claims`].
+    fn claims(&self, resource: &Resource, sight: &Sight<'_>) -> Result<Vec<Claim>, KindError>;
+    /// The JSON Schema of one table.
+    #[cfg(feature = "schema")]
+    fn schema(&self, generator: &mut schemars::SchemaGenerator) -> schemars::Schema;
+}
+
+/// Why a table is no declaration.
+#[derive(Debug)]
+pub enum Undeclared {
+    /// Wrong keys or types.
+    Toml(Box<toml::de::Error>),
+    /// Right types, wrong meaning.
+    Mistake(Mistake),
+}
+
+struct Row<S>(PhantomData<fn() -> S>);
+
+impl<S: Spec> Kind for Row<S> {
+    fn kind(&self) -> &'static str {
+        S::KIND
+    }
+    fn short(&self) -> Option<&'static str> {
+        S::SHORT
+    }
+    fn key(&self) -> &'static str {
+        S::KEY
+    }
+    fn phase(&self) -> Phase {
+        S::PHASE
+    }
+    fn about(&self) -> &'static str {
+        S::ABOUT
+    }
+    fn example(&self) -> &'static str {
+        S::EXAMPLE
+    }
+    fn declare(&self, table: toml::de::ValueDeserializer<'_>) -> Result<(String, Value), Undeclared> {
+        let spec = S::deserialize(table).map_err(|e| Undeclared::Toml(Box::new(e)))?;
+        spec.check().map_err(Undeclared::Mistake)?;
+        let value = serde_json::to_value(&spec).map_err(|e| {
+            Undeclared::Mistake(Mistake { key: S::KEY, message: e.to_string(), help: "report this as a bug".to_owned() })
+        })?;
+        Ok((spec.name(), value))
+    }
+    fn claims(&self, resource: &Resource, sight: &Sight<'_>) -> Result<Vec<Claim>, KindError> {
+        let spec = S::deserialize(&resource.spec).map_err(|e| {
+            KindError::Impossible(format!("the stored declaration of {}:{} cannot be read: {e}", S::KIND, resource.name))
+        })?;
+        spec.claims(sight)
+    }
+    #[cfg(feature = "schema")]
+    fn schema(&self, generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        S::json_schema(generator)
+    }
+}
+
+/// All kinds. The order is that of the reference.
+pub static KINDS: [&dyn Kind; 4] = [
+    &Row::<FileSpec>(PhantomData),
+    &Row::<DirectorySpec>(PhantomData),
+    &Row::<LinkSpec>(PhantomData),
+    &Row::<UnitSpec>(PhantomData),
+];
+
+/// The row of a kind.
+#[must_use]
+pub fn find(kind: &str) -> Option<&'static dyn Kind> {
+    KINDS.iter().find(|row| row.kind() == kind).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::KINDS;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn words_are_unique() {
+        let words: Vec<_> = KINDS.iter().flat_map(|k| [Some(k.kind()), k.short()]).flatten().collect();
+        assert_eq!(words.iter().collect::<BTreeSet<_>>().len(), words.len());
+    }
+
+    #[test]
+    fn examples_parse_and_unknown_keys_are_refused() {
+        for row in KINDS {
+            let parse = |text: &str| {
+                let table = toml::de::DeTable::parse(text).unwrap();
+                let array = table.get_ref()[row.kind()].get_ref().as_array().unwrap()[0].clone();
+                row.declare(toml::de::ValueDeserializer::from(array))
+            };
+            let (name, _) = parse(row.example()).unwrap_or_else(|e| panic!("{}: {e:?}", row.kind()));
+            assert!(!name.is_empty());
+            assert!(parse(&format!("{}\nsurprise = 1\n", row.example())).is_err(), "{}", row.kind());
+        }
+    }
+}

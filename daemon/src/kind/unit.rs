@@ -1,0 +1,131 @@
+//! systemd units: enabled, active, masked.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Claim, KindError, Mistake, Phase, Sight, Spec};
+use crate::change::{Change, UnitFacts};
+
+/// A systemd unit. With only a name it is enabled and active; otherwise only the keys that are named are managed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct UnitSpec {
+    /// The unit's name with its suffix: `nginx.service`.
+    pub name: String,
+    /// Started at boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// Running now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<bool>,
+    /// Nothing can start it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masked: Option<bool>,
+    /// Further paths (globs) whose change it has to read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub watch: Vec<String>,
+    /// What a change of its unit file or of a watched path does to a running unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_change: Option<OnChange>,
+}
+
+/// What a change does to a running unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum OnChange {
+    /// It is restarted.
+    Restart,
+    /// It is reloaded (`ExecReload=`).
+    Reload,
+    /// Only PID 1 reads its file again; the process goes on as it is.
+    DaemonReload,
+    /// Nothing.
+    None,
+}
+
+/// Suffixes that systemd.unit(5) knows.
+const SUFFIXES: [&str; 9] = [".service", ".socket", ".timer", ".path", ".mount", ".automount", ".target", ".slice", ".swap"];
+
+impl Spec for UnitSpec {
+    const KIND: &'static str = "unit";
+    const SHORT: Option<&'static str> = Some("units");
+    const KEY: &'static str = "name";
+    const PHASE: Phase = Phase::Units;
+    const ABOUT: &'static str =
+        "A systemd unit. With only a name it is enabled and active; otherwise only the named keys are managed.";
+    const EXAMPLE: &'static str = "[[unit]]\nname = \"worker.service\"\nenabled = true\nactive = true\nwatch = [\"/etc/shop/**\"]\non_change = \"restart\"\n";
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn check(&self) -> Result<(), Mistake> {
+        let bad = |key, message: String, help: &str| Err(Mistake { key, message, help: help.to_owned() });
+        let valid = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+        if self.name.len() > 255 || !self.name.chars().all(valid) {
+            return bad(
+                "name",
+                format!("`{}` is not a unit name", crate::path::escape(&self.name)),
+                "see systemd.unit(5): letters, digits and :-_.\\@",
+            );
+        }
+        if !SUFFIXES.iter().any(|s| self.name.ends_with(s) && self.name.len() > s.len()) {
+            return bad("name", format!("`{}` has no unit suffix", self.name), &format!("write \"{}.service\"", self.name));
+        }
+        if self.name.ends_with("@.service") {
+            return bad("name", format!("`{}` is a template", self.name), "name an instance: \"worker@1.service\"");
+        }
+        if self.masked == Some(true) && (self.enabled == Some(true) || self.active == Some(true)) {
+            return bad(
+                "masked",
+                "a masked unit can be neither enabled nor active".to_owned(),
+                "drop `enabled` and `active`, or `masked`",
+            );
+        }
+        if let Some(glob) = self.watch.iter().find(|g| globset::Glob::new(g).is_err() || !g.starts_with('/')) {
+            return bad("watch", format!("`{glob}` is not a glob over absolute paths"), "write watch = [\"/etc/shop/**\"]");
+        }
+        Ok(())
+    }
+
+    fn claims(&self, sight: &Sight<'_>) -> Result<Vec<Claim>, KindError> {
+        let seen = sight.host.unit(&self.name)?;
+        let wanted = self.wanted();
+        let facts = seen.facts();
+        let before = wanted.managed_part_of(&facts);
+        let mut parts = Vec::new();
+        for (field, want, have) in [
+            ("enabled", wanted.enabled, facts.enabled),
+            ("masked", wanted.masked, facts.masked),
+            ("active", wanted.active, facts.active),
+        ] {
+            if want.is_some() && want != have {
+                parts.push(describe(field, want == Some(true)));
+            }
+        }
+        let reason = parts.join(", ");
+        Ok(vec![Claim { change: Change::Unit { unit: self.name.clone(), before, after: wanted }, reason }])
+    }
+}
+
+impl UnitSpec {
+    /// What is wanted of the unit, with the rule that a bare name means enabled and active.
+    #[must_use]
+    pub fn wanted(&self) -> UnitFacts {
+        let bare = self.enabled.is_none() && self.active.is_none() && self.masked.is_none();
+        let default = bare.then_some(true);
+        UnitFacts { enabled: self.enabled.or(default), active: self.active.or(default), masked: self.masked, links: Vec::new() }
+    }
+}
+
+fn describe(field: &str, on: bool) -> &'static str {
+    match (field, on) {
+        ("enabled", true) => "enable",
+        ("enabled", false) => "disable",
+        ("masked", true) => "mask",
+        ("masked", false) => "unmask",
+        ("active", true) => "start",
+        _ => "stop",
+    }
+}

@@ -1,0 +1,21 @@
+//! `reconciled` holds a Linux server at the state that a git repository describes.
+//!
+//! The pipeline, one module each, in reading order:
+//!
+//! ```text
+//!  git ──► source ──► manifest ──► kind ──► plan ──► policy ──► rehearse ──► apply ──► probe ──► committed
+//!          worker,     resources    look:    order,   approved    guards in    swap,     healthy    (or: invert,
+//!          no root                  claims   wakes    or why not  the future   wake      or why     wake, probe)
+//! ```
+//!
+//! `cycle` reads like this picture. `journal` and `state` make it survive a crash at any point; `audit` records it.
+
+pub mod change;
+pub mod digest;
+pub mod host;
+pub mod kind;
+pub mod manifest;
+pub mod path;
+pub mod probe;
+pub mod source;
+pub mod timespan;
