@@ -209,7 +209,8 @@ impl UnitFacts {
     /// Whether every field that is wanted here is so in `seen`.
     #[must_use]
     pub fn holds_in(&self, seen: &Self) -> bool {
-        let same = |want: Option<bool>, have: Option<bool>| want.is_none() || want == have;
+        // A field that has no meaning for the unit (a static unit cannot be enabled) is never in the way.
+        let same = |want: Option<bool>, have: Option<bool>| want.is_none() || have.is_none() || want == have;
         same(self.enabled, seen.enabled) && same(self.masked, seen.masked) && same(self.active, seen.active)
     }
 

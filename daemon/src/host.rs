@@ -106,21 +106,20 @@ impl UnitSeen {
     #[must_use]
     pub fn facts(&self) -> UnitFacts {
         UnitFacts {
-            enabled: Some(
-                matches!(
-                    self.file_state.as_str(),
-                    "enabled" | "enabled-runtime" | "alias" | "static" | "generated" | "linked" | "indirect"
-                ) && !self.is_disabled(),
-            ),
+            enabled: self.enabled(),
             masked: Some(self.load == "masked" || self.file_state.starts_with("masked")),
             active: Some(self.is_active()),
             links: self.links.clone(),
         }
     }
 
-    fn is_disabled(&self) -> bool {
-        // `static`, `linked` and `indirect` units have nothing that enabling could add beyond what stands there.
-        matches!(self.file_state.as_str(), "linked" | "indirect")
+    /// `None` where enabling has no meaning: a static unit is pulled in by others, a generated one by its generator.
+    fn enabled(&self) -> Option<bool> {
+        match self.file_state.as_str() {
+            "static" | "generated" | "transient" | "indirect" => None,
+            "enabled" | "enabled-runtime" | "alias" => Some(true),
+            _ => Some(false),
+        }
     }
 
     /// Running, listening, mounted; a unit that reloads counts, one that waits for its next automatic restart does not.

@@ -12,10 +12,15 @@
 
 pub mod change;
 pub mod digest;
+pub mod guard;
 pub mod host;
+pub mod journal;
 pub mod kind;
 pub mod manifest;
 pub mod path;
+pub mod plan;
 pub mod probe;
 pub mod source;
 pub mod timespan;
+pub mod units;
+pub mod worker;

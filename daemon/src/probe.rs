@@ -1,4 +1,15 @@
 //! Health checks: what is asked, how often, and what counts as an answer.
+//!
+//! Foreign bytes are not read here: HTTP and TCP are asked by the probe worker (`worker::probe`).
+
+mod course;
+mod run;
+mod verdict;
+
+pub(crate) use course::{Course, Step};
+pub use run::{baseline, run};
+pub use verdict::Verdict;
+pub(crate) use verdict::{NETWORK_TEXT_LIMIT, clean};
 
 use serde::{Deserialize, Serialize};
 

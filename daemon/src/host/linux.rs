@@ -1,1 +1,132 @@
-//! The real host.
+//! The real host: `files` for paths, `systemd` for units, `transient` for processes. No decisions.
+
+mod files;
+mod processes;
+mod systemd;
+mod transient;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::change::{DirFacts, Object, UnitFacts, Wake};
+use crate::host::{Account, HostError, HostResult, Job, Look, Process, Ran, Seen, Slot, Touch, UnitSeen};
+use crate::path::ManagedPath;
+
+pub use files::Files;
+pub use systemd::Manager;
+
+/// Counts the engine's signs of life; the watchdog is fed only while it moves.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse(Arc<AtomicU64>);
+
+impl Pulse {
+    /// One sign of life.
+    pub fn beat(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many there were.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The real host, seen and touched from the engine thread.
+#[derive(Debug)]
+pub struct Linux {
+    files: Files,
+    manager: Manager,
+}
+
+impl Linux {
+    /// A host whose files are reached from the root directory and whose units through this manager.
+    ///
+    /// # Errors
+    /// When the root directory cannot be opened.
+    pub fn new(manager: Manager) -> HostResult<Self> {
+        Ok(Self { files: Files::open_root()?, manager })
+    }
+}
+
+impl Look for Linux {
+    fn object(&self, path: &ManagedPath) -> HostResult<Seen> {
+        self.manager.pulse().beat();
+        self.files.object(path)
+    }
+    fn directory(&self, path: &ManagedPath) -> HostResult<Option<DirFacts>> {
+        self.files.directory(path)
+    }
+    fn is_empty(&self, path: &ManagedPath) -> HostResult<bool> {
+        self.files.is_empty(path)
+    }
+    fn content(&self, path: &ManagedPath, limit: u64) -> HostResult<Vec<u8>> {
+        self.files.content(path, limit)
+    }
+    fn accounts(&self) -> HostResult<Vec<Account>> {
+        files::accounts()
+    }
+    fn group(&self, name: &str) -> HostResult<Option<u32>> {
+        files::group(name)
+    }
+    fn unit(&self, unit: &str) -> HostResult<UnitSeen> {
+        self.manager.unit(unit)
+    }
+    fn children(&self, unit: &str) -> HostResult<Vec<Process>> {
+        Ok(processes::children_of(self.manager.unit(unit)?.main_pid))
+    }
+    fn journal(&self, unit: &str, lines: usize) -> HostResult<Vec<String>> {
+        self.manager.journal(unit, lines)
+    }
+    fn run(&self, job: &Job, on_line: &mut dyn FnMut(&str) -> bool) -> HostResult<Ran> {
+        self.manager.run(job, on_line)
+    }
+    fn pause(&self, time: Duration) {
+        self.manager.pause(time);
+    }
+}
+
+impl Touch for Linux {
+    fn staging_of(&self, path: &ManagedPath) -> HostResult<PathBuf> {
+        self.files.staging_of(path)
+    }
+    fn stage(&mut self, slot: Slot, path: &ManagedPath, object: &Object, content: &[u8]) -> HostResult<()> {
+        self.manager.pulse().beat();
+        self.files.stage(slot, path, object, content)
+    }
+    fn sync(&mut self, staging: &[PathBuf]) -> HostResult<()> {
+        files::sync(staging)
+    }
+    fn swap(&mut self, slot: Slot, path: &ManagedPath, before: &Object, after: &Object) -> HostResult<()> {
+        self.manager.pulse().beat();
+        self.files.swap(slot, path, before, after)
+    }
+    fn staged(&self, slot: Slot, path: &ManagedPath) -> HostResult<(Object, Vec<u8>)> {
+        self.files.staged(slot, path)
+    }
+    fn set_directory(&mut self, path: &ManagedPath, facts: Option<DirFacts>) -> HostResult<()> {
+        self.files.set_directory(path, facts)
+    }
+    fn sync_parents(&mut self, paths: &[&ManagedPath]) -> HostResult<()> {
+        self.files.sync_parents(paths)
+    }
+    fn sweep(&mut self, transaction: u64, staging: &[PathBuf]) -> HostResult<()> {
+        files::sweep(transaction, staging)
+    }
+    fn set_unit(&mut self, unit: &str, facts: &UnitFacts) -> HostResult<()> {
+        self.manager.set_unit(unit, facts)
+    }
+    fn restore_links(&mut self, unit: &str, links: &[(String, String)]) -> HostResult<()> {
+        files::restore_links(unit, links)
+    }
+    fn wake(&mut self, wake: &Wake) -> HostResult<()> {
+        self.manager.wake(wake)
+    }
+}
+
+/// Gives a failed system call its place in a sentence.
+pub(crate) fn io(what: impl FnOnce() -> String) -> impl FnOnce(rustix::io::Errno) -> HostError {
+    move |errno| HostError::Io { what: what(), source: errno.into() }
+}

@@ -1,0 +1,147 @@
+//! Guards are data: which changed paths need which check, and what makes the running service read them. Pure.
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use serde::{Deserialize, Serialize};
+
+use crate::change::{Proof, Wake};
+use crate::path::ManagedPath;
+
+/// A guard file (`/usr/lib/reconciled/guards/*.toml`, `/etc/reconciled/guards.d/*.toml`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Guard {
+    /// Its name in plans and records.
+    pub name: String,
+    /// One line for people.
+    #[serde(default)]
+    pub about: String,
+    /// Changed paths that make it run.
+    pub globs: Vec<String>,
+    /// The check: program and arguments; `{units}` stands for the names of the changed units. Exit code 0 is a pass.
+    pub check: Vec<String>,
+    /// The Debian package that brings the program.
+    #[serde(default)]
+    pub package: Option<String>,
+    /// The check can run code of the candidate: it is deferred for keys that may only preview.
+    #[serde(default)]
+    pub executes: bool,
+    /// Live sockets that the check has to reach from the rehearsal.
+    #[serde(default)]
+    pub sockets: Vec<String>,
+    /// Capabilities that the check needs (capabilities(7)); it has no others.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+    /// What makes the service read the change.
+    #[serde(default)]
+    pub wake: Option<GuardWake>,
+}
+
+/// What a guard's paths wake.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuardWake {
+    /// Which unit.
+    pub unit: String,
+    /// How.
+    pub action: WakeAction,
+    /// How it is proven that the new configuration serves.
+    #[serde(default)]
+    pub proof: Option<Proof>,
+}
+
+/// Reload or restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WakeAction {
+    /// `ExecReload=`.
+    Reload,
+    /// Stop and start.
+    Restart,
+}
+
+impl GuardWake {
+    /// The wake for a plan.
+    #[must_use]
+    pub fn wake(&self) -> Wake {
+        let unit = self.unit.clone();
+        match self.action {
+            WakeAction::Reload => Wake::Reload { unit, proof: self.proof.clone() },
+            WakeAction::Restart => Wake::Restart { unit },
+        }
+    }
+}
+
+/// A guard as one plan calls it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardCall {
+    /// The guard's name.
+    pub name: String,
+    /// Program and arguments, complete.
+    pub argv: Vec<String>,
+    /// See [`Guard::package`].
+    pub package: Option<String>,
+    /// See [`Guard::executes`].
+    pub executes: bool,
+    /// See [`Guard::sockets`].
+    pub sockets: Vec<String>,
+    /// See [`Guard::capabilities`].
+    pub capabilities: Vec<String>,
+}
+
+/// All guards of a host, ready to match paths.
+#[derive(Clone, Debug, Default)]
+pub struct Guards {
+    rows: Vec<(Guard, GlobSet)>,
+}
+
+impl Guards {
+    /// Compiles the globs. A later guard of the same name replaces an earlier one: that is how an operator changes a
+    /// shipped one.
+    ///
+    /// # Errors
+    /// One sentence on a glob or check that cannot be.
+    pub fn new(guards: Vec<Guard>) -> Result<Self, String> {
+        let mut rows: Vec<(Guard, GlobSet)> = Vec::new();
+        for guard in guards {
+            if guard.check.first().is_none_or(|program| !program.starts_with('/')) {
+                return Err(format!("guard {}: `check` needs a program with its absolute path", guard.name));
+            }
+            let mut set = GlobSetBuilder::new();
+            for glob in &guard.globs {
+                set.add(Glob::new(glob).map_err(|e| format!("guard {}: {e}", guard.name))?);
+            }
+            let set = set.build().map_err(|e| format!("guard {}: {e}", guard.name))?;
+            rows.retain(|(row, _)| row.name != guard.name);
+            rows.push((guard, set));
+        }
+        Ok(Self { rows })
+    }
+
+    /// The guards that a path concerns.
+    pub fn of<'a>(&'a self, path: &'a ManagedPath) -> impl Iterator<Item = &'a Guard> {
+        self.rows.iter().filter(move |(_, set)| set.is_match(path.as_path())).map(|(guard, _)| guard)
+    }
+
+    /// The calls that changes of these paths and units need, in the order of the guards.
+    #[must_use]
+    pub fn calls(&self, paths: &[&ManagedPath], units: &[String]) -> Vec<GuardCall> {
+        let concerned = |set: &GlobSet| paths.iter().any(|p| set.is_match(p.as_path()));
+        let call = |guard: &Guard| {
+            let words = guard.check.iter().flat_map(|word| if word == "{units}" { units.to_vec() } else { vec![word.clone()] });
+            GuardCall {
+                name: guard.name.clone(),
+                argv: words.collect(),
+                package: guard.package.clone(),
+                executes: guard.executes,
+                sockets: guard.sockets.clone(),
+                capabilities: guard.capabilities.clone(),
+            }
+        };
+        let wants_units = |guard: &Guard| guard.check.iter().any(|word| word == "{units}");
+        self.rows
+            .iter()
+            .filter(|(guard, set)| concerned(set) && (!wants_units(guard) || !units.is_empty()))
+            .map(|(guard, _)| call(guard))
+            .collect()
+    }
+}

@@ -1,0 +1,256 @@
+//! Processes in transient units of their own: their identity, limits and sandbox are systemd's business, not a child's
+//! inheritance. The engine itself never forks.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use zbus::{Fd, Variant};
+
+use super::systemd::{Manager, bus_error, number, string};
+use crate::host::{HostError, HostResult, Job, Ran, Sandbox};
+
+/// Added to a job's own limit before we stop waiting for systemd to end it.
+const GRACE: Duration = Duration::from_secs(15);
+
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+impl Manager {
+    pub(super) fn run(&self, job: &Job, on_line: &mut dyn FnMut(&str) -> bool) -> HostResult<Ran> {
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("reconciled-{}-{}-{number}.service", job.purpose, std::process::id());
+        self.block_on(job.purpose, job.limit + GRACE, self.run_unit(&name, job, on_line))
+    }
+
+    async fn run_unit(&self, name: &str, job: &Job, on_line: &mut dyn FnMut(&str) -> bool) -> HostResult<Ran> {
+        let (stdin, stdout, stderr) = self.start(name, job).await?;
+        let manager = self.manager().await?;
+        let write = async {
+            let mut stdin = stdin;
+            // A program that does not read all of its input is no error of ours: its exit code tells.
+            let _ = stdin.write_all(&job.input).await;
+        };
+        let mut lines = Lines { rest: Vec::new(), on_line, stopped: false };
+        let (out, err, ()) =
+            tokio::join!(collect(stdout, job.output_limit, Some(&mut lines)), collect(stderr, job.output_limit, None), write);
+        let stop = lines.stopped || out.is_err() || err.is_err();
+        if stop {
+            // The unit is ended by its own limit at the latest.
+            let _ = manager.stop_unit(name, "replace").await;
+        }
+        let ended = self.ended(name, Instant::now() + job.limit + GRACE).await;
+        let _ = manager.unref_unit(name).await;
+        let (code, result) = ended?;
+        let over = |_| HostError::Unfit(format!("{} wrote more than {} bytes and was stopped", job.purpose, job.output_limit));
+        Ok(Ran { code, result, stdout: out.map_err(over)?, stderr: err.map_err(over)? })
+    }
+
+    async fn start(&self, name: &str, job: &Job) -> HostResult<(pipe::Sender, pipe::Receiver, pipe::Receiver)> {
+        let (in_read, in_write) = new_pipe()?;
+        let (out_read, out_write) = new_pipe()?;
+        let (err_read, err_write) = new_pipe()?;
+        let manager = self.manager().await?;
+        {
+            let program = job.argv.first().ok_or_else(|| HostError::Unfit("a job without a program".to_owned()))?;
+            let exec = vec![(program.clone(), job.argv.clone(), false)];
+            let micros = u64::try_from(job.limit.as_micros()).unwrap_or(u64::MAX);
+            let mut properties: Vec<(&str, Variant<'_>)> = vec![
+                ("Description", Variant::from(format!("reconciled: {}", job.purpose))),
+                ("Type", "exec".into()),
+                ("ExecStart", Variant::from(exec)),
+                ("AddRef", true.into()),
+                ("CollectMode", "inactive-or-failed".into()),
+                ("StandardInputFileDescriptor", Variant::from(Fd::from(in_read))),
+                ("StandardOutputFileDescriptor", Variant::from(Fd::from(out_write))),
+                ("StandardErrorFileDescriptor", Variant::from(Fd::from(err_write))),
+                ("RuntimeMaxUSec", micros.into()),
+                ("TimeoutStopUSec", 5_000_000_u64.into()),
+                ("KillMode", "control-group".into()),
+                ("LimitCORE", 0_u64.into()),
+            ];
+            properties.extend(sandbox(&job.sandbox));
+            // The block ends here so that the message, with its duplicates of the pipe ends, is gone before we read.
+            manager
+                .start_transient_unit(name, "replace", &properties, &[])
+                .await
+                .map_err(|e| bus_error(&format!("start {name}"), e))?;
+        }
+        let receiver = |fd| pipe::Receiver::from_owned_fd(fd).map_err(pipe_error);
+        Ok((pipe::Sender::from_owned_fd(in_write).map_err(pipe_error)?, receiver(out_read)?, receiver(err_read)?))
+    }
+
+    /// Waits until the unit has ended; its exit code and systemd's `Result`.
+    async fn ended(&self, name: &str, end: Instant) -> HostResult<(Option<i32>, String)> {
+        /// `CLD_EXITED` (sigaction(2)). 0 is *unknown*, never success: a forgotten unit answers with defaults.
+        const EXITED: u32 = 1;
+        let mut nap = Duration::from_millis(1);
+        loop {
+            let properties = self.properties(name).await?;
+            if matches!(string(&properties, "ActiveState").as_str(), "inactive" | "failed") {
+                let exited = number_of(&properties, "ExecMainCode") == Some(EXITED as i32);
+                let code = exited.then(|| number_of(&properties, "ExecMainStatus")).flatten();
+                let mut result = string(&properties, "Result");
+                if number_of(&properties, "ExecMainCode") == Some(0) && number(&properties, "ExecMainPID") == 0 {
+                    "unknown".clone_into(&mut result);
+                }
+                return Ok((code, result));
+            }
+            if Instant::now() >= end {
+                return Err(HostError::Timeout { what: format!("end of {name}"), limit: GRACE });
+            }
+            tokio::time::sleep(nap).await;
+            nap = (nap * 2).min(Duration::from_millis(100));
+        }
+    }
+
+    pub(super) fn journal(&self, unit: &str, lines: usize) -> HostResult<Vec<String>> {
+        let argv = [
+            "/usr/bin/journalctl",
+            "--no-pager",
+            "--quiet",
+            "--boot",
+            "--output=cat",
+            "--lines",
+            &lines.to_string(),
+            "--unit",
+            unit,
+        ];
+        let job = Job {
+            purpose: "journal",
+            argv: argv.map(str::to_owned).to_vec(),
+            input: Vec::new(),
+            sandbox: Sandbox::Probe,
+            limit: Duration::from_secs(10),
+            output_limit: 64 * 1024,
+        };
+        let ran = self.run(&job, &mut |_| true)?;
+        Ok(String::from_utf8_lossy(&ran.stdout).lines().map(crate::path::escape).collect())
+    }
+}
+
+/// Properties that keep a process from what it does not need (systemd.exec(5)).
+fn sandbox(kind: &Sandbox) -> Vec<(&'static str, Variant<'static>)> {
+    let user = |name: &str| vec![("User", Variant::from(name.to_owned()))];
+    match kind {
+        Sandbox::Live { user: None } => Vec::new(),
+        Sandbox::Live { user: Some(name) } => user(name),
+        Sandbox::Rehearsal => rehearsal(),
+        Sandbox::Probe => {
+            let mut set = confined(CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH);
+            set.push(("ProtectHome", "read-only".into()));
+            set.push(("RestrictAddressFamilies", families(&["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"])));
+            set
+        }
+        Sandbox::Parser { user: name } => {
+            let mut set = user(name);
+            set.extend(confined(0));
+            set.push(("ProtectHome", "yes".into()));
+            set.push(("PrivateNetwork", true.into()));
+            set.push(("PrivateTmp", true.into()));
+            set.push(("RestrictAddressFamilies", families(&["AF_UNIX"])));
+            set
+        }
+        Sandbox::Git { user: name } => {
+            let mut set = user(name);
+            set.extend(confined(0));
+            set.push(("ProtectHome", "yes".into()));
+            set.push(("ReadWritePaths", vec!["/var/lib/reconciled/git".to_owned()].into()));
+            set.push(("Environment", vec!["HOME=/var/lib/reconciled".to_owned(), "GIT_CONFIG_NOSYSTEM=1".to_owned()].into()));
+            set
+        }
+    }
+}
+
+const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+const CAP_DAC_READ_SEARCH: u64 = 1 << 2;
+
+fn confined(capabilities: u64) -> Vec<(&'static str, Variant<'static>)> {
+    vec![
+        ("CapabilityBoundingSet", capabilities.into()),
+        ("NoNewPrivileges", true.into()),
+        ("ProtectSystem", "strict".into()),
+        ("PrivateDevices", true.into()),
+        ("ProtectKernelTunables", true.into()),
+        ("ProtectKernelModules", true.into()),
+        ("ProtectControlGroups", true.into()),
+        ("RestrictNamespaces", 0_u64.into()),
+        ("MemoryMax", (1_u64 << 30).into()),
+        ("TasksMax", 64_u64.into()),
+        ("SystemCallFilter", Variant::from((true, vec!["@system-service".to_owned()]))),
+        ("SystemCallErrorNumber", 1_i32.into()),
+        ("OOMScoreAdjust", 500_i32.into()),
+    ]
+}
+
+/// What the rehearsal gives up by itself comes later (`worker::rehearse`): it needs mounts first.
+fn rehearsal() -> Vec<(&'static str, Variant<'static>)> {
+    vec![
+        ("PrivateMounts", true.into()),
+        ("NoNewPrivileges", true.into()),
+        ("ProtectKernelModules", true.into()),
+        ("MemoryMax", (2_u64 << 30).into()),
+        ("TasksMax", 256_u64.into()),
+        ("OOMScoreAdjust", 500_i32.into()),
+    ]
+}
+
+fn families(names: &[&str]) -> Variant<'static> {
+    Variant::from((true, names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()))
+}
+
+fn number_of(properties: &std::collections::HashMap<String, zbus::OwnedVariant>, key: &str) -> Option<i32> {
+    i32::try_from(properties.get(key)?.clone()).ok()
+}
+
+fn new_pipe() -> HostResult<(OwnedFd, OwnedFd)> {
+    pipe_with(PipeFlags::CLOEXEC).map_err(|e| pipe_error(e.into()))
+}
+
+fn pipe_error(source: std::io::Error) -> HostError {
+    HostError::Io { what: "make a pipe".to_owned(), source }
+}
+
+/// Cuts a stream into lines and hands each to its reader.
+struct Lines<'a> {
+    rest: Vec<u8>,
+    on_line: &'a mut dyn FnMut(&str) -> bool,
+    stopped: bool,
+}
+
+impl Lines<'_> {
+    fn feed(&mut self, bytes: &[u8]) {
+        self.rest.extend_from_slice(bytes);
+        while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            if !self.stopped {
+                self.stopped = !(self.on_line)(&String::from_utf8_lossy(&line[..end]));
+            }
+        }
+    }
+}
+
+/// Reads to the end, or answers `Err` once there is more than `limit`.
+async fn collect(mut from: pipe::Receiver, limit: usize, mut lines: Option<&mut Lines<'_>>) -> Result<Vec<u8>, ()> {
+    let mut all = Vec::new();
+    let mut buffer = vec![0_u8; 64 * 1024];
+    loop {
+        match from.read(&mut buffer).await {
+            Ok(0) | Err(_) => return Ok(all),
+            Ok(n) => {
+                all.extend_from_slice(&buffer[..n]);
+                if all.len() > limit {
+                    return Err(());
+                }
+                if let Some(lines) = lines.as_deref_mut() {
+                    lines.feed(&buffer[..n]);
+                    if lines.stopped {
+                        return Ok(all);
+                    }
+                }
+            }
+        }
+    }
+}

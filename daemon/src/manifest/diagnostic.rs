@@ -1,0 +1,212 @@
+//! What is wrong with a manifest, where, and what to write instead; as one line or with the source line and a caret.
+//! No decision is made here.
+
+use std::fmt;
+use std::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use serde::{Deserialize, Serialize};
+
+use super::Origin;
+use crate::path::{escape, is_hidden};
+
+/// Longest message or help shown, in characters: a manifest may hold anything, and none of it may flood a terminal.
+const MESSAGE_LIMIT: usize = 400;
+/// Longest piece of a source line that is shown, in bytes.
+const LINE_LIMIT: usize = 160;
+/// More mistakes than this are only counted.
+const FAULT_LIMIT: usize = 20;
+
+/// One mistake in a repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diagnostic {
+    /// Path in the repository.
+    pub file: String,
+    /// Line, from 1; 0 when the whole file is meant.
+    pub line: usize,
+    /// Column in characters, from 1; 0 when the whole file is meant.
+    pub column: usize,
+    /// Bytes of the file that are meant.
+    pub span: Option<Range<usize>>,
+    /// What is wrong, one clause, safe to show.
+    pub message: String,
+    /// What to write instead, safe to show.
+    pub help: Option<String>,
+    /// The source line may hold a secret and is never shown.
+    pub private: bool,
+}
+
+impl Diagnostic {
+    /// A mistake of a whole file.
+    #[must_use]
+    pub fn of_file(file: &str, message: &str) -> Self {
+        Self {
+            file: escape(file),
+            line: 0,
+            column: 0,
+            span: None,
+            message: clip(&escape(message), MESSAGE_LIMIT),
+            help: None,
+            private: false,
+        }
+    }
+
+    /// With a remedy.
+    #[must_use]
+    pub fn help(mut self, help: &str) -> Self {
+        self.help = Some(clip(&escape(help), MESSAGE_LIMIT));
+        self
+    }
+
+    /// For people: the message, the source line with a caret under the fault where `source` is the text of the file, and
+    /// the remedy.
+    #[must_use]
+    pub fn render(&self, source: Option<&str>, color: bool) -> String {
+        let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+        let mut group = Level::ERROR.primary_title(self.message.as_str()).element(self.place());
+        if let Some((line, span)) = source.and_then(|s| self.excerpt(s)) {
+            group = group.element(Snippet::source(line).line_start(self.line).annotation(AnnotationKind::Primary.span(span)));
+        }
+        if let Some(help) = &self.help {
+            group = group.element(Level::HELP.message(help.as_str()));
+        }
+        renderer.render(&[group])
+    }
+
+    fn place(&self) -> annotate_snippets::Origin<'_> {
+        let place = annotate_snippets::Origin::path(self.file.as_str());
+        if self.line == 0 { place } else { place.line(self.line).char_column(self.column) }
+    }
+
+    /// The line of the fault as it may be shown, and where in it the fault is.
+    fn excerpt(&self, source: &str) -> Option<(String, Range<usize>)> {
+        let span = self.span.clone().filter(|_| !self.private)?;
+        let before = source.get(..span.start)?;
+        let start = before.rfind('\n').map_or(0, |i| i + 1);
+        let end = source[span.start..].find('\n').map_or(source.len(), |i| span.start + i);
+        let first = source.ceil_char_boundary(start.max(span.start.saturating_sub(LINE_LIMIT / 2)));
+        let last = source.floor_char_boundary(end.min(span.start + LINE_LIMIT));
+        let stop = source.floor_char_boundary(span.end.clamp(span.start, last.max(span.start)));
+        let cut = |cut: bool| if cut { "…" } else { "" };
+        let head = format!("{}{}", cut(first > start), visible(&source[first..span.start]));
+        let fault = visible(&source[span.start..stop]);
+        let tail = if last > stop { visible(&source[stop..last]) } else { String::new() };
+        let marked = head.len()..head.len() + fault.len().max(1);
+        // A caret behind the last character needs something to stand under.
+        let line = format!("{head}{fault}{tail}{} ", cut(last < end));
+        Some((line, marked))
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if self.line > 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        write!(f, ": {}", self.message)?;
+        self.help.as_ref().map_or(Ok(()), |help| write!(f, ": {help}"))
+    }
+}
+
+/// At most so many characters.
+pub(super) fn clip(text: &str, limit: usize) -> String {
+    match text.char_indices().nth(limit) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
+/// A piece of a source line without anything that a terminal would obey.
+fn visible(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\t' => ' ',
+            c if is_hidden(c) => '\u{fffd}',
+            c => c,
+        })
+        .collect()
+}
+
+/// The text of a manifest: from bytes to lines, and which lines must not be shown.
+#[derive(Debug)]
+pub(super) struct Text<'a> {
+    pub(super) file: &'a str,
+    pub(super) text: &'a str,
+    starts: Vec<usize>,
+    /// Byte ranges, in order of their start, whose lines are never shown.
+    private: Vec<Range<usize>>,
+}
+
+impl<'a> Text<'a> {
+    pub(super) fn new(file: &'a str, text: &'a str) -> Self {
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(i, _)| i + 1)).collect();
+        Self { file, text, starts, private: Vec::new() }
+    }
+
+    /// Never shows the lines of these bytes.
+    pub(super) fn hide(&mut self, bytes: Range<usize>) {
+        self.private.push(bytes);
+    }
+
+    pub(super) fn origin(&self, offset: usize) -> Origin {
+        let line = self.line(offset);
+        let start = self.starts[line];
+        // A line that is longer than anybody's editor has no exact column: counting must not cost more than reading.
+        let from = self.text.get(start..self.text.floor_char_boundary(offset.min(start + 4096))).unwrap_or_default();
+        Origin { file: self.file.to_owned(), line: line + 1, column: from.chars().count() + 1 }
+    }
+
+    pub(super) fn fault(&self, span: &Range<usize>, message: &str) -> Diagnostic {
+        let Origin { line, column, .. } = self.origin(span.start);
+        // Both ends stand on characters, whatever the parser counted.
+        let start = self.text.floor_char_boundary(span.start);
+        let end = self.text.ceil_char_boundary(span.end.max(start));
+        let private = self.is_private(span.start);
+        Diagnostic { line, column, span: Some(start..end), private, ..Diagnostic::of_file(self.file, message) }
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        self.starts.partition_point(|start| *start <= offset).saturating_sub(1)
+    }
+
+    fn is_private(&self, offset: usize) -> bool {
+        let line = self.line(offset);
+        let from = self.starts[line];
+        let to = self.starts.get(line + 1).copied().unwrap_or(self.text.len() + 1);
+        self.private.iter().any(|hidden| hidden.start < to && hidden.end >= from)
+    }
+}
+
+/// The mistakes found so far. The first few are kept, the rest counted.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    kept: Vec<Diagnostic>,
+    more: usize,
+}
+
+impl Faults {
+    pub(super) fn push(&mut self, fault: Diagnostic) {
+        if self.kept.len() < FAULT_LIMIT {
+            self.kept.push(fault);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// In the order of the repository: the manifest's by line, then the tree's by path.
+    pub(super) fn into_sorted(mut self, manifest: &str) -> Vec<Diagnostic> {
+        self.kept.sort_by(|a, b| {
+            let key = |d: &Diagnostic| (d.file != manifest, d.file.clone(), d.line, d.column);
+            key(a).cmp(&key(b))
+        });
+        if self.more > 0 {
+            self.kept.push(Diagnostic::of_file(manifest, &format!("{} more mistakes are not shown", self.more)));
+        }
+        self.kept
+    }
+}

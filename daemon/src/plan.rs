@@ -1,0 +1,289 @@
+//! Claims become a plan: ordered, without what is right already, with the guards that judge it and the wakes that it
+//! owes. Pure: no host, no clock.
+
+mod render;
+mod wakes;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::change::{Change, Object, Wake};
+use crate::digest::Digest;
+use crate::guard::{GuardCall, Guards};
+use crate::host::UnitSeen;
+use crate::kind::{Claim, Phase};
+use crate::manifest::Manifest;
+use crate::path::ManagedPath;
+use crate::source::Commit;
+use crate::units::{self, UnitFile};
+
+/// Why a plan is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Intent {
+    /// A new revision goes live.
+    Deploy,
+    /// An earlier generation comes back.
+    Rollback,
+    /// The host is healed to the live generation.
+    Repair,
+    /// Only to be shown.
+    Preview,
+}
+
+/// One step of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The resource that asked for it: `file:/etc/x`; for what left the repository the ledger's `gone`.
+    pub resource: String,
+    /// Why, in a few words.
+    pub reason: String,
+    /// What.
+    pub change: Change,
+}
+
+/// Everything that a transaction will do, and all that it needs to be taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Why.
+    pub intent: Intent,
+    /// Who asked: a key's name, `drift`, `pull:REMOTE`, a user.
+    pub actor: String,
+    /// The revision.
+    pub commit: Commit,
+    /// What the host shall be held at: the content of the new generation.
+    pub manifest: Manifest,
+    /// Steps in order.
+    pub steps: Vec<Step>,
+    /// Wakes in order; owed from the first change on.
+    pub wakes: Vec<Wake>,
+    /// Checks in order.
+    pub guards: Vec<GuardCall>,
+    /// For the ledger: what stood at each claimed target when this plan looked.
+    pub claimed: BTreeMap<String, Change>,
+    /// Targets that the ledger gives up.
+    pub released: Vec<String>,
+    /// Units that this plan touches: the only ones that are judged.
+    pub touched: Vec<String>,
+    /// Remarks.
+    pub notes: Vec<String>,
+}
+
+/// What looking has brought together for one plan.
+#[derive(Debug)]
+pub struct Material<'a> {
+    /// Why.
+    pub intent: Intent,
+    /// Who.
+    pub actor: String,
+    /// Which revision.
+    pub commit: Commit,
+    /// What is declared.
+    pub manifest: Manifest,
+    /// Claims of each declared resource, in the manifest's order: (phase, resource id, claims).
+    pub claims: Vec<(Phase, String, Vec<Claim>)>,
+    /// Claims that give back what left the repository, by target.
+    pub releases: Vec<Claim>,
+    /// Ledger targets that are no longer declared.
+    pub released: Vec<String>,
+    /// The units that any of the changes may concern, as they are now.
+    pub units: BTreeMap<String, UnitSeen>,
+    /// The host's guards.
+    pub guards: &'a Guards,
+}
+
+/// Why claims do not make a plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// Two resources want different things of one target.
+    #[error("{first} and {second} both claim {target} and want different things: remove one of them")]
+    Conflict {
+        /// Who claimed it first.
+        first: String,
+        /// Who claimed it too.
+        second: String,
+        /// What.
+        target: String,
+    },
+}
+
+/// Makes the plan.
+///
+/// # Errors
+/// When two claims contradict each other.
+pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
+    let Material { intent, actor, commit, manifest, mut claims, releases, released, units, guards } = material;
+    claims.sort_by_key(|(phase, _, _)| *phase);
+    let mut claimed: BTreeMap<String, (String, Change)> = BTreeMap::new();
+    let mut files = Vec::new();
+    let mut wanted_units = Vec::new();
+    for (phase, resource, claims) in claims {
+        for Claim { change, reason } in claims {
+            let target = change.target();
+            if let Some((first, earlier)) = claimed.get(&target) {
+                if *earlier != change {
+                    return Err(PlanError::Conflict { first: first.clone(), second: resource, target });
+                }
+                continue;
+            }
+            claimed.insert(target, (resource.clone(), change.clone()));
+            let step = Step { resource: resource.clone(), reason, change };
+            if phase == Phase::Units { wanted_units.push(step) } else { files.push(step) }
+        }
+    }
+    let gone = |claim: Claim| Step { resource: "gone".to_owned(), reason: claim.reason, change: claim.change };
+    let (unit_releases, file_releases): (Vec<_>, Vec<_>) =
+        releases.into_iter().map(gone).partition(|step| matches!(step.change, Change::Unit { .. }));
+    let mut steps = stops(&unit_releases, &file_releases, &units);
+    steps.extend(in_file_order(files, file_releases));
+    steps.extend(wanted_units);
+    steps.extend(unit_releases.into_iter().filter(|s| !is_stop(&s.change)));
+    steps.retain(|step| !step.change.is_noop());
+    dedup_targets(&mut steps);
+    let paths: Vec<&ManagedPath> = steps.iter().filter_map(|s| entry_path(&s.change)).collect();
+    let judged: Vec<String> = changed_units(&steps).iter().map(|u| units::verifiable(u)).collect();
+    let calls = guards.calls(&paths, &judged);
+    let wakes = wakes::owed(&steps, &manifest, &units, guards);
+    let touched = touched(&steps, &wakes);
+    let notes = manifest.notes.clone();
+    let claimed = claimed.into_iter().map(|(target, (_, change))| (target, change)).collect();
+    Ok(Plan { intent, actor, commit, manifest, steps, wakes, guards: calls, claimed, released, touched, notes })
+}
+
+/// The units whose state a plan has to know, given the changes of paths: those whose files change and those that
+/// declarations and guards name.
+#[must_use]
+pub fn concerned_units<'a>(changes: impl Iterator<Item = &'a Change>, manifest: &Manifest, guards: &Guards) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let mut any = false;
+    for change in changes.filter(|c| !c.is_noop()) {
+        any = true;
+        if let Change::Unit { unit, .. } = change {
+            names.insert(unit.clone());
+        }
+        let Some(path) = entry_path(change) else { continue };
+        if let Some(UnitFile::Fragment(unit) | UnitFile::DropIn(unit)) = units::of_path(path)
+            && !units::is_template(&unit)
+        {
+            names.insert(unit);
+        }
+        names.extend(guards.of(path).filter_map(|g| g.wake.as_ref()).map(|w| w.unit.clone()));
+    }
+    if any {
+        names.extend(manifest.resources.iter().filter(|r| r.kind == "unit").map(|r| r.name.clone()));
+    }
+    names
+}
+
+/// Stops and disablements come before the files go: a reload that has forgotten a unit forgets how to stop it.
+fn stops(unit_releases: &[Step], file_releases: &[Step], units: &BTreeMap<String, UnitSeen>) -> Vec<Step> {
+    let mut steps: Vec<Step> = unit_releases.iter().filter(|s| is_stop(&s.change)).cloned().collect();
+    for step in file_releases {
+        let Some((UnitFile::Fragment(unit), path)) = removed_unit(&step.change) else { continue };
+        let Some(seen) = units.get(&unit).filter(|seen| seen.fragment.is_empty() || seen.fragment == path) else { continue };
+        let after = crate::change::UnitFacts { enabled: Some(false), active: Some(false), ..Default::default() };
+        let before = after.managed_part_of(&seen.facts());
+        steps.retain(|s| s.change.target() != format!("unit:{unit}"));
+        let reason = "its file goes".to_owned();
+        steps.push(Step { resource: "gone".to_owned(), reason, change: Change::Unit { unit, before, after } });
+    }
+    steps
+}
+
+fn removed_unit(change: &Change) -> Option<(UnitFile, String)> {
+    match change {
+        Change::Entry { path, after: Object::Absent, .. } => Some((units::of_path(path)?, path.to_string())),
+        _ => None,
+    }
+}
+
+fn is_stop(change: &Change) -> bool {
+    matches!(change, Change::Unit { after, .. } if after.active == Some(false) || after.enabled == Some(false))
+}
+
+/// Directories before what stands in them; removals after all that is made, children before their directories.
+fn in_file_order(wanted: Vec<Step>, releases: Vec<Step>) -> Vec<Step> {
+    let (mut gone, mut made): (Vec<_>, Vec<_>) = wanted.into_iter().chain(releases).partition(|s| s.change.sign() == '-');
+    made.sort_by(|a, b| a.change.target_path().cmp(&b.change.target_path()));
+    gone.sort_by(|a, b| b.change.target_path().cmp(&a.change.target_path()));
+    made.extend(gone);
+    made
+}
+
+fn dedup_targets(steps: &mut Vec<Step>) {
+    let mut seen = BTreeSet::new();
+    steps.retain(|s| seen.insert(s.change.target()));
+}
+
+fn entry_path(change: &Change) -> Option<&ManagedPath> {
+    match change {
+        Change::Entry { path, .. } => Some(path),
+        _ => None,
+    }
+}
+
+/// Units whose files appear or change (not those that go).
+fn changed_units(steps: &[Step]) -> BTreeSet<String> {
+    let unit = |step: &Step| match &step.change {
+        Change::Entry { path, after, .. } => match (units::of_path(path)?, after) {
+            (UnitFile::Fragment(_), Object::Absent) => None,
+            (UnitFile::Fragment(unit) | UnitFile::DropIn(unit), _) => Some(unit),
+            (UnitFile::Other, _) => None,
+        },
+        _ => None,
+    };
+    steps.iter().filter_map(unit).collect()
+}
+
+fn touched(steps: &[Step], wakes: &[Wake]) -> Vec<String> {
+    let from_steps = steps.iter().filter_map(|s| match &s.change {
+        Change::Unit { unit, .. } => Some(unit.clone()),
+        _ => None,
+    });
+    let from_wakes = wakes.iter().filter_map(|w| match w {
+        Wake::Reload { unit, .. } | Wake::Restart { unit } => Some(unit.clone()),
+        Wake::DaemonReload => None,
+    });
+    from_steps.chain(from_wakes).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+impl Plan {
+    /// Nothing to change, nothing to give up, nothing newly claimed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.wakes.is_empty()
+    }
+
+    /// Names this plan: two plans with the same digest do the same.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let body = serde_json::to_vec(&(&self.commit.id, &self.steps, &self.wakes, &self.guards)).unwrap_or_default();
+        Digest::of(&body)
+    }
+
+    /// Digests of the contents that going forward needs.
+    pub fn needed_contents(&self) -> impl Iterator<Item = (usize, &ManagedPath, Digest)> {
+        self.steps.iter().enumerate().filter_map(|(i, step)| match &step.change {
+            Change::Entry { path, after: Object::File(facts), .. } => Some((i, path, facts.digest)),
+            _ => None,
+        })
+    }
+
+    /// Whether a unit is started or restarted, so that it has to settle.
+    #[must_use]
+    pub fn starts_units(&self) -> bool {
+        self.wakes.iter().any(|w| matches!(w, Wake::Restart { .. }))
+            || self.steps.iter().any(|s| matches!(&s.change, Change::Unit { after, .. } if after.active == Some(true)))
+    }
+}
+
+impl Change {
+    /// Where in the file tree it is, for ordering.
+    fn target_path(&self) -> Option<&ManagedPath> {
+        match self {
+            Self::Entry { path, .. } | Self::Dir { path, .. } => Some(path),
+            Self::Unit { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Which processes have to read what changed, and how they are made to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use globset::{Glob, GlobSetBuilder};
+
+use super::{Step, entry_path};
+use crate::change::{Change, Object, Wake};
+use crate::guard::Guards;
+use crate::host::UnitSeen;
+use crate::kind::{OnChange, UnitSpec};
+use crate::manifest::Manifest;
+use crate::path::ManagedPath;
+use crate::units::{self, UnitFile};
+
+/// The wakes that these steps owe, in the order in which they are carried out: the manager first, then reloads, then
+/// restarts.
+pub(super) fn owed(steps: &[Step], manifest: &Manifest, units: &BTreeMap<String, UnitSeen>, guards: &Guards) -> Vec<Wake> {
+    let changed: Vec<(&ManagedPath, bool)> = steps
+        .iter()
+        .filter_map(|s| match &s.change {
+            Change::Entry { path, after, .. } => Some((path, *after == Object::Absent)),
+            _ => None,
+        })
+        .collect();
+    let mut wakes = BTreeSet::new();
+    if changed.iter().any(|(path, _)| units::of_path(path).is_some()) {
+        wakes.insert(Wake::DaemonReload);
+    }
+    let specs = unit_specs(manifest);
+    for (path, removed) in &changed {
+        wakes.extend(of_unit_file(path, *removed, &specs));
+        wakes.extend(guards.of(path).filter_map(|g| g.wake.as_ref()).map(crate::guard::GuardWake::wake));
+    }
+    for spec in specs.values() {
+        if watches(spec, &changed) {
+            wakes.extend(action(spec.on_change, &spec.name));
+        }
+    }
+    let started_or_stopped = unit_steps(steps);
+    let running = |unit: &str| units.get(unit).is_some_and(|seen| seen.is_active() || seen.active == "activating");
+    wakes.retain(|wake| match wake {
+        Wake::DaemonReload => true,
+        // What is started or stopped anyway reads the new state by that, and what does not run has nothing to read.
+        Wake::Reload { unit, .. } | Wake::Restart { unit } => running(unit) && !started_or_stopped.contains(unit.as_str()),
+    });
+    without_superfluous_reloads(wakes)
+}
+
+fn unit_specs(manifest: &Manifest) -> BTreeMap<String, UnitSpec> {
+    let units = manifest.resources.iter().filter(|r| r.kind == "unit");
+    units.filter_map(|r| Some((r.name.clone(), serde_json::from_value(r.spec.clone()).ok()?))).collect()
+}
+
+fn of_unit_file(path: &ManagedPath, removed: bool, specs: &BTreeMap<String, UnitSpec>) -> Option<Wake> {
+    match units::of_path(path)? {
+        // A fragment that goes takes its unit with it (`plan::stops`).
+        UnitFile::Fragment(_) if removed => None,
+        UnitFile::Fragment(unit) | UnitFile::DropIn(unit) => action(specs.get(&unit).and_then(|s| s.on_change), &unit),
+        UnitFile::Other => None,
+    }
+}
+
+fn action(on_change: Option<OnChange>, unit: &str) -> Option<Wake> {
+    let unit = unit.to_owned();
+    match on_change {
+        None | Some(OnChange::Restart) => Some(Wake::Restart { unit }),
+        Some(OnChange::Reload) => Some(Wake::Reload { unit, proof: None }),
+        Some(OnChange::DaemonReload) => Some(Wake::DaemonReload),
+        Some(OnChange::None) => None,
+    }
+}
+
+fn watches(spec: &UnitSpec, changed: &[(&ManagedPath, bool)]) -> bool {
+    let mut set = GlobSetBuilder::new();
+    for glob in &spec.watch {
+        if let Ok(glob) = Glob::new(glob) {
+            set.add(glob);
+        }
+    }
+    set.build().is_ok_and(|set| changed.iter().any(|(path, _)| set.is_match(path.as_path())))
+}
+
+fn unit_steps(steps: &[Step]) -> BTreeSet<&str> {
+    steps
+        .iter()
+        .filter(|s| entry_path(&s.change).is_none())
+        .filter_map(|s| match &s.change {
+            Change::Unit { unit, before, after } if after.active.is_some() && after.active != before.active => {
+                Some(unit.as_str())
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+/// A unit that is restarted needs no reload.
+fn without_superfluous_reloads(wakes: BTreeSet<Wake>) -> Vec<Wake> {
+    let restarted: BTreeSet<String> = wakes
+        .iter()
+        .filter_map(|w| match w {
+            Wake::Restart { unit } => Some(unit.clone()),
+            _ => None,
+        })
+        .collect();
+    let mut reloads = BTreeSet::new();
+    wakes
+        .into_iter()
+        .filter(|w| match w {
+            // Two guards may reload the same unit, with and without proof: once is enough.
+            Wake::Reload { unit, .. } => !restarted.contains(unit) && reloads.insert(unit.clone()),
+            _ => true,
+        })
+        .collect()
+}

@@ -1,0 +1,72 @@
+//! What the place of a path means to systemd: which unit a file belongs to, and what a change of it has to wake. Pure.
+
+use crate::path::ManagedPath;
+
+/// Directories that PID 1 reads units from (systemd.unit(5)) and that an administrator may write to.
+const UNIT_DIRECTORIES: [&str; 5] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+/// What a path below a unit directory is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UnitFile {
+    /// The unit's own file.
+    Fragment(String),
+    /// A drop-in of this unit (`NAME.d/x.conf`).
+    DropIn(String),
+    /// A link that carries enablement of this unit (`*.wants/NAME`), or something else PID 1 reads.
+    Other,
+}
+
+/// What a path means to PID 1; `None` when nothing.
+#[must_use]
+pub fn of_path(path: &ManagedPath) -> Option<UnitFile> {
+    let rest = UNIT_DIRECTORIES.iter().find_map(|dir| path.as_str().strip_prefix(dir)?.strip_prefix('/'))?;
+    let parts: Vec<&str> = rest.split('/').collect();
+    Some(match parts.as_slice() {
+        [name] => UnitFile::Fragment((*name).to_owned()),
+        [dir, file] if file.ends_with(".conf") && dir.ends_with(".d") => UnitFile::DropIn(dir.trim_end_matches(".d").to_owned()),
+        _ => UnitFile::Other,
+    })
+}
+
+/// Whether a unit name is a template, which is never started itself.
+#[must_use]
+pub fn is_template(unit: &str) -> bool {
+    unit.rsplit_once('.').is_some_and(|(stem, _)| stem.ends_with('@'))
+}
+
+/// The name by which `systemd-analyze verify` checks a unit: a template through a made-up instance.
+#[must_use]
+pub fn verifiable(unit: &str) -> String {
+    match unit.rsplit_once('.') {
+        Some((stem, suffix)) if stem.ends_with('@') => format!("{stem}check.{suffix}"),
+        _ => unit.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{UnitFile, of_path, verifiable};
+    use crate::path::ManagedPath;
+
+    #[test]
+    fn places() {
+        for (path, expected) in [
+            ("/etc/systemd/system/a.service", Some(UnitFile::Fragment("a.service".into()))),
+            ("/usr/local/lib/systemd/system/a.socket", Some(UnitFile::Fragment("a.socket".into()))),
+            ("/etc/systemd/system/nginx.service.d/limits.conf", Some(UnitFile::DropIn("nginx.service".into()))),
+            ("/etc/systemd/system/multi-user.target.wants/a.service", Some(UnitFile::Other)),
+            ("/etc/systemd/network/a.network", None),
+            ("/etc/systemd/systemx/a.service", None),
+        ] {
+            assert_eq!(of_path(&ManagedPath::new(path).unwrap()), expected, "{path}");
+        }
+        assert_eq!(verifiable("worker@.service"), "worker@check.service");
+        assert_eq!(verifiable("worker@1.service"), "worker@1.service");
+    }
+}

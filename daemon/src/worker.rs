@@ -1,0 +1,7 @@
+//! Hidden verbs of this very program that run as transient units: what they read is foreign, so they hold no state and
+//! their answers are checked by whoever started them.
+
+pub mod probe;
+
+/// Where this program is installed: transient units start it from there.
+pub const PROGRAM: &str = "/usr/sbin/reconciled";
