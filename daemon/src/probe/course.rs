@@ -133,9 +133,6 @@ mod tests {
     fn a_flapping_service_says_how_long_it_was_green() {
         let probe = probe(1, "2s");
         let (_, verdict) = play(&probe, "+-");
-        assert_eq!(
-            verdict.unwrap().2,
-            "site: wanted good, got bad (unit x.service), after 1001ms of good answers; wanted 2s"
-        );
+        assert_eq!(verdict.unwrap().2, "site: wanted good, got bad (unit x.service), after 1001ms of good answers; wanted 2s");
     }
 }

@@ -154,11 +154,9 @@ impl Target {
     fn of(http: &Http) -> Result<Self, String> {
         let mut target = match (&http.url, &http.unix) {
             (Some(url), None) => Self::of_url(url).map_err(|why| format!("a URL that cannot be asked: {why}"))?,
-            (None, Some(socket)) => Self {
-                place: Place::Unix(socket.clone()),
-                path: http.unix_path().to_owned(),
-                host: "localhost".to_owned(),
-            },
+            (None, Some(socket)) => {
+                Self { place: Place::Unix(socket.clone()), path: http.unix_path().to_owned(), host: "localhost".to_owned() }
+            }
             _ => return Err("neither one `url` nor one `unix` to ask".to_owned()),
         };
         if let Some(host) = &http.host {
@@ -173,9 +171,11 @@ impl Target {
             return Err("it does not begin with http://".to_owned());
         }
         let host = uri.host().filter(|host| !host.is_empty()).ok_or("it names no host")?;
-        let port = match (uri.port(), uri.port_u16()) {
-            (Some(_), None) => return Err("its port is not a number up to 65535".to_owned()),
-            (_, port) => port.unwrap_or(80),
+        // The parser lets any port pass, and a user name, which no request of ours would carry.
+        let rest = uri.authority().and_then(|authority| authority.as_str().strip_prefix(host)).ok_or("it names a user")?;
+        let port = match rest.strip_prefix(':') {
+            Some(port) => port.parse().map_err(|_| "its port is not a number up to 65535")?,
+            None => 80,
         };
         Ok(Self {
             // Brackets belong to the URL and the `Host` header, not to the IPv6 address.
