@@ -1,1 +1,49 @@
-//! Test hosts and scenarios.
+//! The harness of the end-to-end tests: throwaway hosts, and a git work tree that pushes to them.
+//! Scenarios are in `tests/*.rs`; nothing in here knows what the daemon should do.
+//!
+//! ```no_run
+//! use reconciled_tests::{Host, Release};
+//!
+//! let host = Host::with_nginx(Release::Trixie);
+//! let repo = host.clone_repo();
+//! repo.write("files/etc/nginx/sites-enabled/shop", "server { listen 80; server_name shop; return 200 new; }\n");
+//! repo.commit_and_push().assert_live();
+//! assert_eq!(host.http("/", "shop").body, "new");
+//!
+//! repo.write("files/etc/nginx/sites-enabled/shop", "server {");
+//! repo.commit_and_push().assert_refused("nginx -t");
+//! ```
+//!
+//! `RECONCILED_DEB` names the package under test; `KEEP_HOSTS=1` leaves the hosts of failed tests for a look.
+
+mod host;
+mod image;
+mod repo;
+mod run;
+
+pub use host::{Host, Response};
+pub use image::{Image, Release};
+pub use repo::{Push, Pushing, Repo};
+pub use run::Output;
+
+/// Makes one function two tests, one a release: `scenario!(fn heals(host: with_nginx) { … })` gives `heals::bookworm` and
+/// `heals::trixie`. The word after `host:` is the constructor of [`Host`] to call; in the body `host` is a `&Host`.
+#[macro_export]
+macro_rules! scenario {
+    ($(#[$meta:meta])* fn $name:ident($host:ident : $made:ident) $body:block) => {
+        $(#[$meta])*
+        fn $name($host: &$crate::Host) $body
+
+        mod $name {
+            #[test]
+            fn bookworm() {
+                super::$name(&$crate::Host::$made($crate::Release::Bookworm));
+            }
+
+            #[test]
+            fn trixie() {
+                super::$name(&$crate::Host::$made($crate::Release::Trixie));
+            }
+        }
+    };
+}

@@ -1,0 +1,124 @@
+//! The rules of this source tree that no compiler checks.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Longest file, without its unit tests.
+const MAX_LINES: usize = 600;
+/// Where the daemon meets the bus and the clock: only here may its runtime be named (a trailing slash: the whole folder).
+const DOORS: [&str; 11] = [
+    "daemon.rs",
+    "bus.rs",
+    "bus/",
+    "host/linux.rs",
+    "host/linux/",
+    "ctl.rs",
+    "ctl/",
+    "worker.rs",
+    "worker/",
+    "probe.rs",
+    "probe/",
+];
+
+fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// All files below a folder whose names end so, relative to the top.
+fn files(below: &str, endings: &[&str]) -> Vec<(String, String)> {
+    let (mut found, mut folders) = (Vec::new(), vec![top().join(below)]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
+            let entry = entry.unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let kind = entry.file_type().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            if kind.is_dir() && !["target", ".git"].contains(&name.as_str()) {
+                folders.push(path);
+            } else if kind.is_file() && endings.iter().any(|ending| name.ends_with(ending)) {
+                let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+                let path = path.strip_prefix(top()).unwrap_or(&path).to_string_lossy().into_owned();
+                found.push((path, text));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "nothing to check in {below}");
+    found.sort();
+    found
+}
+
+fn rust() -> Vec<(String, String)> {
+    [files("daemon", &[".rs"]), files("tests", &[".rs"])].concat()
+}
+
+/// A file without its unit tests, which stand last.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().take_while(|line| *line != "#[cfg(test)]")
+}
+
+fn none(found: &[String], rule: &str) {
+    assert!(found.is_empty(), "{rule}:\n  {}", found.join("\n  "));
+}
+
+/// Every line with one of these words, as `file:line`.
+fn lines_with(files: &[(String, String)], words: &[&str]) -> Vec<String> {
+    let hit = |line: &str| words.iter().any(|word| line.contains(word));
+    let of = |(path, text): &(String, String)| -> Vec<String> {
+        text.lines()
+            .enumerate()
+            .filter(|(_, line)| hit(line))
+            .map(|(n, line)| format!("{path}:{}: {}", n + 1, line.trim()))
+            .collect()
+    };
+    files.iter().flat_map(of).collect()
+}
+
+#[test]
+fn no_test_is_ignored() {
+    none(&lines_with(&rust(), &[concat!("#[", "ignore")]), "a test that does not run proves nothing");
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    let all = files(".", &[".rs", ".toml", ".md", ".service", ".conf", "Makefile", "setup", "run", "testhost", "build-deb"]);
+    let words =
+        [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X:"), concat!("to", "do!("), concat!("unimple", "mented!(")];
+    none(&lines_with(&all, &words), "finish it, or take it out");
+}
+
+#[test]
+fn every_file_says_what_lives_in_it() {
+    let silent = rust().into_iter().filter(|(_, text)| !text.starts_with("//! ")).map(|(path, _)| path);
+    none(&silent.collect::<Vec<_>>(), "a file starts with a `//!` line");
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let mut sizes: Vec<(usize, String)> = rust().iter().map(|(path, text)| (code(text).count(), path.clone())).collect();
+    sizes.sort();
+    let at = |percent: usize| sizes[(sizes.len() - 1) * percent / 100].0;
+    println!(
+        "{} files; lines without unit tests: half have {}, 95 of 100 have {}, the longest {}",
+        sizes.len(),
+        at(50),
+        at(95),
+        at(100)
+    );
+    let long = sizes.iter().filter(|(lines, _)| *lines > MAX_LINES).map(|(lines, path)| format!("{path}: {lines}"));
+    none(&long.collect::<Vec<_>>(), "a file has at most 600 lines besides its unit tests");
+}
+
+#[test]
+fn the_runtime_is_named_at_the_doors_only() {
+    let is_door = |path: &str| {
+        let Some(inside) = path.strip_prefix("daemon/src/") else { return true };
+        DOORS.iter().any(|door| inside == *door || (door.ends_with('/') && inside.starts_with(door)))
+    };
+    let inner: Vec<_> = files("daemon/src", &[".rs"])
+        .into_iter()
+        .filter(|(path, _)| !is_door(path))
+        .map(|(path, text)| {
+            (path, code(&text).map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n"))
+        })
+        .collect();
+    none(&lines_with(&inner, &["tokio::", "zbus::", "use tokio", "use zbus"]), "async stays outside the engine");
+}
