@@ -159,6 +159,15 @@ impl Change {
         }
     }
 
+    /// Its path in the file tree; `None` for a unit.
+    #[must_use]
+    pub fn path(&self) -> Option<&ManagedPath> {
+        match self {
+            Self::Entry { path, .. } | Self::Dir { path, .. } => Some(path),
+            Self::Unit { .. } => None,
+        }
+    }
+
     /// The change that takes this one back.
     #[must_use]
     pub fn inverse(&self) -> Self {
@@ -202,6 +211,15 @@ impl Change {
             Self::Entry { after: Object::Absent, .. } | Self::Dir { after: None, .. } => '-',
             _ => '~',
         }
+    }
+}
+
+impl DirFacts {
+    /// Whether every field is as in one of two states: a change between them that was interrupted.
+    #[must_use]
+    pub fn is_between(&self, a: &Self, b: &Self) -> bool {
+        let one_of = |now, a, b| now == a || now == b;
+        one_of(self.mode, a.mode, b.mode) && one_of(self.uid, a.uid, b.uid) && one_of(self.gid, a.gid, b.gid)
     }
 }
 

@@ -4,7 +4,8 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Proof, Wake};
-use crate::path::ManagedPath;
+use crate::host::Ran;
+use crate::path::{ManagedPath, escape};
 
 /// A guard file (`/usr/lib/reconciled/guards/*.toml`, `/etc/reconciled/guards.d/*.toml`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +87,28 @@ pub struct GuardCall {
     pub sockets: Vec<String>,
     /// See [`Guard::capabilities`].
     pub capabilities: Vec<String>,
+    /// Findings that the host has already without this plan: they are not this plan's fault.
+    #[serde(default)]
+    pub known: Vec<String>,
+}
+
+impl GuardCall {
+    /// Whether a failed check found nothing but what was known before.
+    #[must_use]
+    pub fn tolerates(&self, ran: &Ran) -> bool {
+        let found = findings(ran);
+        !found.is_empty() && found.iter().all(|line| self.known.contains(line))
+    }
+}
+
+/// What a check complained about: its lines, without the verdict that nginx adds to every failure.
+#[must_use]
+pub fn findings(ran: &Ran) -> Vec<String> {
+    let lines = |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().map(|l| escape(l.trim_end())).collect::<Vec<_>>();
+    let mut all = lines(&ran.stderr);
+    all.extend(lines(&ran.stdout));
+    all.retain(|line| !line.trim().is_empty());
+    all
 }
 
 /// All guards of a host, ready to match paths.
@@ -135,6 +158,7 @@ impl Guards {
                 executes: guard.executes,
                 sockets: guard.sockets.clone(),
                 capabilities: guard.capabilities.clone(),
+                known: Vec::new(),
             }
         };
         let wants_units = |guard: &Guard| guard.check.iter().any(|word| word == "{units}");

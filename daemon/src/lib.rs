@@ -10,17 +10,27 @@
 //!
 //! `cycle` reads like this picture. `journal` and `state` make it survive a crash at any point; `audit` records it.
 
+pub mod apply;
+pub mod audit;
 pub mod change;
+pub mod cycle;
+pub mod ctl;
 pub mod digest;
+pub mod failpoint;
 pub mod guard;
 pub mod host;
 pub mod journal;
 pub mod kind;
+pub mod ledger;
 pub mod manifest;
 pub mod path;
 pub mod plan;
+pub mod policy;
 pub mod probe;
+pub mod rehearse;
+pub mod report;
 pub mod source;
+pub mod state;
 pub mod timespan;
 pub mod units;
 pub mod worker;

@@ -205,8 +205,8 @@ fn is_stop(change: &Change) -> bool {
 /// Directories before what stands in them; removals after all that is made, children before their directories.
 fn in_file_order(wanted: Vec<Step>, releases: Vec<Step>) -> Vec<Step> {
     let (mut gone, mut made): (Vec<_>, Vec<_>) = wanted.into_iter().chain(releases).partition(|s| s.change.sign() == '-');
-    made.sort_by(|a, b| a.change.target_path().cmp(&b.change.target_path()));
-    gone.sort_by(|a, b| b.change.target_path().cmp(&a.change.target_path()));
+    made.sort_by(|a, b| a.change.path().cmp(&b.change.path()));
+    gone.sort_by(|a, b| b.change.path().cmp(&a.change.path()));
     made.extend(gone);
     made
 }
@@ -275,15 +275,5 @@ impl Plan {
     pub fn starts_units(&self) -> bool {
         self.wakes.iter().any(|w| matches!(w, Wake::Restart { .. }))
             || self.steps.iter().any(|s| matches!(&s.change, Change::Unit { after, .. } if after.active == Some(true)))
-    }
-}
-
-impl Change {
-    /// Where in the file tree it is, for ordering.
-    fn target_path(&self) -> Option<&ManagedPath> {
-        match self {
-            Self::Entry { path, .. } | Self::Dir { path, .. } => Some(path),
-            Self::Unit { .. } => None,
-        }
     }
 }

@@ -2,6 +2,8 @@
 //! their answers are checked by whoever started them.
 
 pub mod probe;
+pub mod rehearse;
+pub mod source;
 
 /// Where this program is installed: transient units start it from there.
 pub const PROGRAM: &str = "/usr/sbin/reconciled";

@@ -73,14 +73,14 @@ impl Files {
         })
     }
 
-    pub(super) fn object(&self, path: &ManagedPath) -> HostResult<Seen> {
+    pub(crate) fn object(&self, path: &ManagedPath) -> HostResult<Seen> {
         match self.parent(path)? {
             Some(parent) => object_at(&parent, path.file_name(), path),
             None => Ok(Seen { object: Object::Absent, names: 0 }),
         }
     }
 
-    pub(super) fn directory(&self, path: &ManagedPath) -> HostResult<Option<DirFacts>> {
+    pub(crate) fn directory(&self, path: &ManagedPath) -> HostResult<Option<DirFacts>> {
         let Some(parent) = self.parent(path)? else { return Ok(None) };
         let stat = match fs::statat(&parent, path.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
@@ -94,7 +94,7 @@ impl Files {
         }
     }
 
-    pub(super) fn is_empty(&self, path: &ManagedPath) -> HostResult<bool> {
+    pub(crate) fn is_empty(&self, path: &ManagedPath) -> HostResult<bool> {
         let dir = match self.open_beneath(path.as_str(), OFlags::RDONLY | OFlags::DIRECTORY) {
             Err(Errno::NOENT) => return Ok(true),
             result => result.map_err(io(|| format!("open {path}")))?,
@@ -109,13 +109,13 @@ impl Files {
         Ok(true)
     }
 
-    pub(super) fn content(&self, path: &ManagedPath, limit: u64) -> HostResult<Vec<u8>> {
+    pub(crate) fn content(&self, path: &ManagedPath, limit: u64) -> HostResult<Vec<u8>> {
         let parent = self.existing_parent(path)?;
         let (file, _) = open_regular(&parent, path.file_name(), path)?;
         read_limited(file, limit, path)
     }
 
-    pub(super) fn staging_of(&self, path: &ManagedPath) -> HostResult<PathBuf> {
+    pub(crate) fn staging_of(&self, path: &ManagedPath) -> HostResult<PathBuf> {
         let mut place = self.deepest_existing(path)?;
         let mount = mount_of(&place)?;
         if let Some(parent) = self.parent(path)?
@@ -153,7 +153,7 @@ impl Files {
         self.open_beneath(&dir, OFlags::PATH | OFlags::DIRECTORY).map_err(io(|| format!("open {dir}")))
     }
 
-    pub(super) fn stage(&self, slot: Slot, path: &ManagedPath, object: &Object, content: &[u8]) -> HostResult<()> {
+    pub(crate) fn stage(&self, slot: Slot, path: &ManagedPath, object: &Object, content: &[u8]) -> HostResult<()> {
         let staging = self.staging_of(path)?;
         let dir = self.make_slots(&staging, slot.transaction)?;
         let name = slot.step.to_string();
@@ -181,7 +181,7 @@ impl Files {
         private_directory(&dir, &slots_name(transaction), staging)
     }
 
-    pub(super) fn swap(&self, slot: Slot, path: &ManagedPath, before: &Object, after: &Object) -> HostResult<()> {
+    pub(crate) fn swap(&self, slot: Slot, path: &ManagedPath, before: &Object, after: &Object) -> HostResult<()> {
         let parent = self.existing_parent(path)?;
         let slots = self.slots(slot, path)?;
         let (live, staged) = (path.file_name(), slot.step.to_string());
@@ -213,7 +213,7 @@ impl Files {
         Err(foreign(&out))
     }
 
-    pub(super) fn staged(&self, slot: Slot, path: &ManagedPath) -> HostResult<(Object, Vec<u8>)> {
+    pub(crate) fn staged(&self, slot: Slot, path: &ManagedPath) -> HostResult<(Object, Vec<u8>)> {
         let slots = self.slots(slot, path)?;
         let name = slot.step.to_string();
         let object = object_at(&slots, &name, path)?.object;
@@ -227,7 +227,7 @@ impl Files {
         Ok((object, content))
     }
 
-    pub(super) fn set_directory(&self, path: &ManagedPath, facts: Option<DirFacts>) -> HostResult<()> {
+    pub(crate) fn set_directory(&self, path: &ManagedPath, facts: Option<DirFacts>) -> HostResult<()> {
         let Some(parent) = self.parent(path)? else {
             return match facts {
                 None => Ok(()),
@@ -252,7 +252,7 @@ impl Files {
         fs::fchmod(&dir, Mode::from_raw_mode(facts.mode)).map_err(io(|| format!("chmod {path}")))
     }
 
-    pub(super) fn sync_parents(&self, paths: &[&ManagedPath]) -> HostResult<()> {
+    pub(crate) fn sync_parents(&self, paths: &[&ManagedPath]) -> HostResult<()> {
         let mut parents: Vec<_> = paths.iter().map(|p| p.parent()).collect();
         parents.sort();
         parents.dedup();

@@ -1,0 +1,514 @@
+//! The executor: carries a plan out, and takes it back. Sole user of `Touch`; knows no kinds.
+//!
+//! Its one rule: live == after → skip; live == before → do; anything else → foreign, stop. Apply, undo and crash recovery
+//! are all this rule.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::change::{Change, Object, Wake};
+use crate::guard::{GuardCall, findings};
+use crate::host::{HostError, HostResult, Job, Sandbox, Slot, Touch};
+use crate::journal::Event;
+use crate::path::ManagedPath;
+use crate::plan::Plan;
+use crate::rehearse::Rehearsed;
+use crate::report::Progress;
+use crate::state::{Commitment, Open, State, StateError};
+
+/// How long what was started has to stay up before it counts.
+const SETTLE: Duration = Duration::from_secs(2);
+/// Limit of one guard in place.
+const GUARD_LIMIT: Duration = Duration::from_secs(60);
+/// Most output of a guard that is kept, in bytes.
+const GUARD_OUTPUT: usize = 256 * 1024;
+
+/// What the executor works with.
+pub struct Ground<'a> {
+    /// The hands.
+    pub touch: &'a mut dyn Touch,
+    /// The store.
+    pub state: &'a mut State,
+    /// Who is told.
+    pub say: &'a mut dyn FnMut(Progress),
+}
+
+impl std::fmt::Debug for Ground<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ground")
+    }
+}
+
+/// Why a plan was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The store.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A guard in place, or a unit after it had settled.
+    #[error("{0}")]
+    Judged(String),
+}
+
+/// A plan of which nothing live was touched yet: staged and durable.
+#[derive(Debug)]
+pub struct Staged {
+    id: u64,
+    plan: Plan,
+    staging: Vec<PathBuf>,
+}
+
+/// A plan whose changes and wakes are all done; it waits for its probes.
+#[derive(Debug)]
+pub struct Applied {
+    id: u64,
+    plan: Plan,
+    staging: Vec<PathBuf>,
+}
+
+/// How an undo ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Undone {
+    /// All is where it was.
+    Restored,
+    /// These targets are not, and why.
+    Stuck(Vec<String>),
+}
+
+impl Staged {
+    /// The transaction's number.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The plan.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What undo needs.
+    #[must_use]
+    pub fn into_parts(self) -> (u64, Plan, Vec<PathBuf>) {
+        (self.id, self.plan, self.staging)
+    }
+}
+
+impl Applied {
+    /// The plan.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What undo needs.
+    #[must_use]
+    pub fn into_parts(self) -> (u64, Plan, Vec<PathBuf>) {
+        (self.id, self.plan, self.staging)
+    }
+
+    /// Commits: from here on the new generation is the truth. Returns its number.
+    ///
+    /// # Errors
+    /// The store's, or those of reading what was displaced; the transaction is then still `acting`.
+    pub fn commit(&self, ground: &mut Ground<'_>, at: &str, hold: &[crate::state::Held]) -> Result<u64, ApplyError> {
+        self.archive(ground)?;
+        let commitment = Commitment { id: self.id, plan: &self.plan, at, hold };
+        let number = ground.state.commit(&commitment)?;
+        crate::failpoint!("committed");
+        // What is left over is swept at the next start.
+        let _ = ground.touch.sweep(self.id, &self.staging);
+        Ok(number)
+    }
+
+    /// Keeps what was displaced and no generation has: it may have to be given back, and a record may show it.
+    fn archive(&self, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+        let mut any = false;
+        for (step, path, before) in displaced(&self.plan) {
+            if ground.state.objects().has(&before.digest) {
+                continue;
+            }
+            // A program may have had it open and written to it since the swap.
+            let (object, content) = ground.touch.staged(Slot { transaction: self.id, step }, path)?;
+            if let Object::File(facts) = object {
+                ground.state.objects().put(&facts.digest, &content)?;
+                any = true;
+            }
+        }
+        if any {
+            ground.state.objects().sync()?;
+        }
+        Ok(())
+    }
+}
+
+fn displaced(plan: &Plan) -> impl Iterator<Item = (usize, &ManagedPath, &crate::change::FileFacts)> {
+    plan.steps.iter().enumerate().filter_map(|(i, step)| match &step.change {
+        Change::Entry { path, before: Object::File(facts), .. } => Some((i, path, facts)),
+        _ => None,
+    })
+}
+
+/// Stages every new object beside its target and makes all of it durable. Touches nothing live; on failure nothing is left.
+///
+/// # Errors
+/// The host's or the store's: a full disk is found here.
+pub fn stage(rehearsed: Rehearsed, ground: &mut Ground<'_>) -> Result<Staged, ApplyError> {
+    let plan = rehearsed.into_plan();
+    let staging = staging_places(&plan, ground.touch)?;
+    let id = ground.state.begin(&plan, &staging)?;
+    crate::failpoint!("planned");
+    match stage_all(id, &plan, &staging, ground) {
+        Ok(()) => Ok(Staged { id, plan, staging }),
+        Err(error) => {
+            drop_planned(id, &staging, ground)?;
+            Err(error)
+        }
+    }
+}
+
+/// Ends a transaction that has touched nothing live.
+///
+/// # Errors
+/// The host's or the store's.
+pub fn drop_planned(id: u64, staging: &[PathBuf], ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    ground.touch.sweep(id, staging)?;
+    ground.state.advance(id, Event::Drop, None)?;
+    Ok(())
+}
+
+fn staging_places(plan: &Plan, touch: &dyn Touch) -> HostResult<Vec<PathBuf>> {
+    let mut places = BTreeSet::new();
+    for step in &plan.steps {
+        if let Change::Entry { path, .. } = &step.change {
+            places.insert(touch.staging_of(path)?);
+        }
+    }
+    Ok(places.into_iter().collect())
+}
+
+fn stage_all(id: u64, plan: &Plan, staging: &[PathBuf], ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    for (digest, content) in &plan.manifest.contents {
+        ground.state.objects().put(digest, content)?;
+    }
+    for (step, s) in plan.steps.iter().enumerate() {
+        let Change::Entry { path, after, .. } = &s.change else { continue };
+        let content = match after {
+            Object::File(facts) => match plan.manifest.contents.get(&facts.digest) {
+                Some(content) => content.clone(),
+                None => ground.state.objects().get(&facts.digest)?.ok_or_else(|| {
+                    ApplyError::Judged(format!("{path}: the content {} is in no generation any more", facts.digest.short()))
+                })?,
+            },
+            _ => Vec::new(),
+        };
+        ground.touch.stage(Slot { transaction: id, step }, path, after, &content)?;
+    }
+    ground.touch.sync(staging)?;
+    ground.state.objects().sync()?;
+    Ok(())
+}
+
+/// Carries the plan out: changes, guards in place, wakes, settling. The journal says `acting` from before the first change;
+/// `on_acting` runs right after that.
+///
+/// # Errors
+/// The first failure, with what has to be undone.
+pub fn apply(
+    staged: Staged,
+    ground: &mut Ground<'_>,
+    on_acting: &mut dyn FnMut(&Plan, &mut State) -> Result<(), ApplyError>,
+) -> Result<Applied, (ApplyError, Staged)> {
+    let result = (|| {
+        if !cfg!(feature = "planted-late-journal") {
+            ground.state.advance(staged.id, Event::Act, None)?;
+            crate::failpoint!("acting");
+            on_acting(&staged.plan, ground.state)?;
+        }
+        act(&staged, ground)?;
+        if cfg!(feature = "planted-late-journal") {
+            ground.state.advance(staged.id, Event::Act, None)?;
+        }
+        carry_out_wakes(staged.id, ground)?;
+        settle(&staged.plan, ground)
+    })();
+    match result {
+        Ok(()) => Ok(Applied { id: staged.id, plan: staged.plan, staging: staged.staging }),
+        Err(error) => Err((error, staged)),
+    }
+}
+
+/// Makes the changes. Once all objects are in place the guards judge them, before the first unit is touched by them.
+fn act(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    let plan = &staged.plan;
+    let mut guarded = false;
+    let last_object = plan.steps.iter().rposition(|s| !matches!(s.change, Change::Unit { .. }));
+    for (step, s) in plan.steps.iter().enumerate() {
+        if !guarded && last_object.is_none_or(|last| step > last) {
+            in_place(staged, ground)?;
+            guarded = true;
+        }
+        let slot = Slot { transaction: staged.id, step };
+        make(slot, &s.change, ground.touch)?;
+        crate::failpoint!("step");
+    }
+    if !guarded {
+        in_place(staged, ground)?;
+    }
+    Ok(())
+}
+
+/// All objects are live: make the renames durable, judge them where they stand, let the manager read them.
+fn in_place(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    let paths: Vec<&ManagedPath> = staged.plan.steps.iter().filter_map(|s| s.change.path()).collect();
+    if paths.is_empty() {
+        return Ok(());
+    }
+    ground.touch.sync_parents(&paths)?;
+    for guard in &staged.plan.guards {
+        check_in_place(guard, ground)?;
+    }
+    let owed = ground.state.owed(staged.id)?;
+    if let Some((seq, wake)) = owed.into_iter().find(|(_, wake)| *wake == Wake::DaemonReload) {
+        ground.touch.wake(&wake)?;
+        ground.state.wake_done(staged.id, seq)?;
+    }
+    Ok(())
+}
+
+fn check_in_place(guard: &GuardCall, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    let job = Job {
+        purpose: "guard",
+        argv: guard.argv.clone(),
+        input: Vec::new(),
+        sandbox: Sandbox::Live { user: None },
+        limit: GUARD_LIMIT,
+        output_limit: GUARD_OUTPUT,
+    };
+    let ran = ground.touch.run(&job, &mut |_| true)?;
+    if ran.ok() || guard.tolerates(&ran) {
+        return Ok(());
+    }
+    let said: Vec<String> = findings(&ran).into_iter().take(20).collect();
+    Err(ApplyError::Judged(format!("guard {} failed in place: {}", guard.name, said.join("\n"))))
+}
+
+/// The one rule, forward.
+fn make(slot: Slot, change: &Change, touch: &mut dyn Touch) -> HostResult<()> {
+    match change {
+        Change::Entry { path, before, after, .. } => {
+            let live = touch.object(path)?.object;
+            if live == *after {
+                return Ok(());
+            }
+            if live != *before {
+                return Err(foreign(path.as_str(), before, &live));
+            }
+            if cfg!(feature = "planted-in-place-write") {
+                return write_in_place(slot, path, touch);
+            }
+            touch.swap(slot, path, before, after)
+        }
+        Change::Dir { path, before, after } => {
+            let live = touch.directory(path)?;
+            match (live, before) {
+                _ if live == *after => Ok(()),
+                _ if live == *before => touch.set_directory(path, *after),
+                // Each field at before or after is ours: a half-done change of metadata.
+                (Some(live), Some(before)) if after.is_some_and(|after| live.is_between(before, &after)) => {
+                    touch.set_directory(path, *after)
+                }
+                _ => Err(HostError::Foreign {
+                    path: path.to_string(),
+                    expected: format!("{before:?}"),
+                    found: format!("{live:?}"),
+                }),
+            }
+        }
+        Change::Unit { unit, after, .. } => touch.set_unit(unit, after),
+    }
+}
+
+/// The mistake that the crash tests have to catch: the live file is rewritten instead of swapped.
+fn write_in_place(slot: Slot, path: &ManagedPath, touch: &mut dyn Touch) -> HostResult<()> {
+    let (_, content) = touch.staged(slot, path)?;
+    #[cfg(feature = "planted-in-place-write")]
+    {
+        use std::io::Write as _;
+        let fail = |source| HostError::Io { what: "planted".to_owned(), source };
+        let mut file = std::fs::File::create(path.as_path()).map_err(fail)?;
+        for half in content.chunks(content.len().div_ceil(2).max(1)) {
+            file.write_all(half).map_err(fail)?;
+            crate::failpoint!("step");
+        }
+    }
+    drop(content);
+    Ok(())
+}
+
+fn foreign(path: &str, expected: &Object, found: &Object) -> HostError {
+    HostError::Foreign { path: path.to_owned(), expected: expected.to_string(), found: found.to_string() }
+}
+
+fn carry_out_wakes(id: u64, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    for (seq, wake) in ground.state.owed(id)? {
+        ground.touch.wake(&wake)?;
+        (ground.say)(Progress::Good { text: wake.to_string() });
+        ground.state.wake_done(id, seq)?;
+        crate::failpoint!("woken");
+    }
+    Ok(())
+}
+
+/// Waits for what was started to show whether it stays, then judges what the plan touched and nothing else.
+fn settle(plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    if plan.touched.is_empty() {
+        return Ok(());
+    }
+    let restarts = |touch: &dyn Touch, unit: &str| touch.unit(unit).map(|seen| seen.restarts);
+    let before: Vec<u32> = plan.touched.iter().map(|u| restarts(ground.touch, u)).collect::<HostResult<_>>()?;
+    if plan.starts_units() || plan.manifest.probes.is_empty() {
+        ground.touch.pause(SETTLE);
+    }
+    for (unit, before) in plan.touched.iter().zip(before) {
+        let seen = ground.touch.unit(unit)?;
+        let wanted_down = plan.steps.iter().any(|s| {
+            matches!(&s.change, Change::Unit { unit: u, after, .. } if u == unit && after.active != Some(true))
+        });
+        let failing = seen.active == "failed" || seen.sub == "auto-restart" || seen.restarts > before;
+        if failing && !wanted_down {
+            let mut text = format!("{unit} did not stay up: it is {} ({}), result {}", seen.active, seen.sub, seen.result);
+            for line in ground.touch.journal(unit, 10).unwrap_or_default() {
+                text.push_str(&format!("\n  {unit}: {line}"));
+            }
+            return Err(ApplyError::Judged(text));
+        }
+    }
+    Ok(())
+}
+
+/// Takes a transaction back, wherever it stands: restores everything, then wakes. May be called again after a crash in the
+/// middle of it.
+///
+/// # Errors
+/// The store's; what the host refuses is in the answer instead.
+pub fn undo(open: &Open, reason: &str, ground: &mut Ground<'_>) -> Result<Undone, StateError> {
+    let id = open.id;
+    ground.state.advance(id, Event::Undo, Some(reason))?;
+    ground.state.owe_again(id, &open.plan.wakes)?;
+    crate::failpoint!("undoing");
+    let mut remains = restore(open, true, ground);
+    ground.state.set_remains(id, &remains)?;
+    ground.state.advance(id, Event::Restore, None)?;
+    crate::failpoint!("restored");
+    remains.extend(wake_after_restore(id, ground)?);
+    close(open, remains, ground)
+}
+
+/// Ends a transaction whose objects were all restored by an earlier run: owed wakes, then the end.
+///
+/// # Errors
+/// The store's.
+pub fn finish_restored(open: &Open, ground: &mut Ground<'_>) -> Result<Undone, StateError> {
+    let mut remains = open.remains.clone();
+    remains.extend(wake_after_restore(open.id, ground)?);
+    close(open, remains, ground)
+}
+
+fn close(open: &Open, remains: Vec<String>, ground: &mut Ground<'_>) -> Result<Undone, StateError> {
+    if !remains.is_empty() {
+        ground.state.set_remains(open.id, &remains)?;
+        ground.state.advance(open.id, Event::Stick, None)?;
+        return Ok(Undone::Stuck(remains));
+    }
+    ground.state.advance(open.id, Event::Close, None)?;
+    crate::failpoint!("closed");
+    // What is left over is swept at the next start.
+    let _ = ground.touch.sweep(open.id, &open.staging);
+    Ok(Undone::Restored)
+}
+
+/// Puts every object back, last change first. `with_manager` is false in early boot, where no manager answers: units then
+/// get back only the links that carry their enablement.
+pub fn restore(open: &Open, with_manager: bool, ground: &mut Ground<'_>) -> Vec<String> {
+    let mut remains = Vec::new();
+    let mut reload_due = with_manager && open.plan.wakes.contains(&Wake::DaemonReload);
+    let mut objects_done = false;
+    for (step, s) in open.plan.steps.iter().enumerate().rev() {
+        let is_unit = matches!(s.change, Change::Unit { .. });
+        if is_unit && objects_done && reload_due {
+            // What comes now is started from the restored files.
+            reload_due = ground.touch.wake(&Wake::DaemonReload).is_err();
+        }
+        objects_done |= !is_unit;
+        let slot = Slot { transaction: open.id, step };
+        let taken_back = take_back(slot, &s.change, with_manager, ground.touch);
+        // One more try: a unit may have been in the way of another.
+        let taken_back = taken_back.or_else(|_| take_back(slot, &s.change, with_manager, ground.touch));
+        if let Err(error) = taken_back {
+            keep_before(slot, &s.change, ground);
+            remains.push(format!("{}: {error}", s.change.target()));
+        }
+        crate::failpoint!("step-back");
+    }
+    let paths: Vec<&ManagedPath> = open.plan.steps.iter().filter_map(|s| s.change.path()).collect();
+    if let Err(error) = ground.touch.sync_parents(&paths) {
+        remains.push(format!("sync: {error}"));
+    }
+    remains
+}
+
+/// The one rule, backward.
+fn take_back(slot: Slot, change: &Change, with_manager: bool, touch: &mut dyn Touch) -> HostResult<()> {
+    match change {
+        Change::Entry { path, before, after, .. } => {
+            let live = touch.object(path)?.object;
+            if live == *before {
+                return Ok(());
+            }
+            if live != *after {
+                return Err(foreign(path.as_str(), after, &live));
+            }
+            touch.swap(slot, path, after, before)
+        }
+        Change::Dir { path, before, .. } => {
+            let live = touch.directory(path)?;
+            if live == *before { Ok(()) } else { touch.set_directory(path, *before) }
+        }
+        Change::Unit { unit, before, .. } if with_manager => touch.set_unit(unit, before),
+        Change::Unit { unit, before, after } if after.enabled.is_some() => touch.restore_links(unit, &before.links),
+        Change::Unit { .. } => Ok(()),
+    }
+}
+
+/// What cannot be put back is at least not lost with the staging directory.
+fn keep_before(slot: Slot, change: &Change, ground: &mut Ground<'_>) {
+    if let Change::Entry { path, before: Object::File(facts), .. } = change
+        && let Ok((_, content)) = ground.touch.staged(slot, path)
+    {
+        let kept = ground.state.objects().put(&facts.digest, &content);
+        if kept.and_then(|()| ground.state.objects().sync()).is_err() {
+            (ground.say)(Progress::Bad { text: format!("{path}: its earlier content could not be kept outside staging") });
+        }
+    }
+}
+
+fn wake_after_restore(id: u64, ground: &mut Ground<'_>) -> Result<Vec<String>, StateError> {
+    if cfg!(feature = "planted-forgotten-wake") {
+        return Ok(Vec::new());
+    }
+    let mut failed = Vec::new();
+    for (seq, wake) in ground.state.owed(id)? {
+        match ground.touch.wake(&wake).or_else(|_| ground.touch.wake(&wake)) {
+            Ok(()) => ground.state.wake_done(id, seq)?,
+            Err(error) => failed.push(format!("{wake}: {error}")),
+        }
+        crate::failpoint!("woken-back");
+    }
+    Ok(failed)
+}

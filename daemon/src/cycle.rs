@@ -1,0 +1,317 @@
+//! One pass, top to bottom: the only file that knows all stages. It has no I/O of its own; each stage's type can only be
+//! made by the stage before it, so that none can be skipped.
+
+mod ending;
+mod seeing;
+
+use std::time::Instant;
+
+use crate::apply::{self, Ground};
+use crate::audit::{AuditLog, ChangeRecord, Event, NewRecord, UtcTime};
+use crate::guard::Guards;
+use crate::host::Touch;
+use crate::manifest::{self, Manifest};
+use crate::plan::{Intent, Plan};
+use crate::policy::{self, Right};
+use crate::probe;
+use crate::rehearse::{self, Rehearsed};
+use crate::report::{Progress, Report, Verdict};
+use crate::source::{self, Commit};
+use crate::state::{Generation, Setting, State};
+
+pub use ending::Stop;
+
+/// Who is told what happens.
+pub type Say<'a> = &'a mut dyn FnMut(Progress);
+
+/// What the engine is to bring about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A revision goes live on `main`.
+    Deploy {
+        /// Which.
+        commit: String,
+        /// Who asks.
+        actor: String,
+        /// What the asker may do.
+        right: Right,
+    },
+    /// A revision is planned and rehearsed; nothing is applied.
+    Preview {
+        /// Which.
+        commit: String,
+        /// Who asks.
+        actor: String,
+        /// What the asker may do.
+        right: Right,
+    },
+    /// An earlier generation comes back.
+    Rollback {
+        /// Which.
+        generation: u64,
+        /// Who asks.
+        actor: String,
+    },
+    /// The host is healed to the live generation.
+    Repair {
+        /// Who asks: `drift` for the timer.
+        actor: String,
+        /// Asked for by a person: a repair that failed is tried again.
+        insist: bool,
+    },
+}
+
+impl Order {
+    fn intent(&self) -> Intent {
+        match self {
+            Self::Deploy { .. } => Intent::Deploy,
+            Self::Preview { .. } => Intent::Preview,
+            Self::Rollback { .. } => Intent::Rollback,
+            Self::Repair { .. } => Intent::Repair,
+        }
+    }
+
+    fn right(&self) -> Right {
+        match self {
+            Self::Deploy { right, .. } | Self::Preview { right, .. } => *right,
+            Self::Rollback { .. } | Self::Repair { .. } => Right::Deploy,
+        }
+    }
+
+    /// Who asks.
+    #[must_use]
+    pub fn actor(&self) -> &str {
+        match self {
+            Self::Deploy { actor, .. } | Self::Preview { actor, .. } | Self::Rollback { actor, .. } | Self::Repair { actor, .. } => actor,
+        }
+    }
+}
+
+/// Everything that a pass works with. It lives on the engine's thread and nowhere else.
+pub struct Engine {
+    /// The host.
+    pub host: Box<dyn Touch>,
+    /// The store.
+    pub state: State,
+    /// The audit log.
+    pub audit: AuditLog,
+    /// The host's guards.
+    pub guards: Guards,
+    /// Turns false when the daemon is asked to stop: what waits for probes is undone then.
+    pub go_on: Box<dyn Fn() -> bool>,
+    /// Told at each change of phase, for the status.
+    pub phase: Box<dyn Fn(&'static str)>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Engine")
+    }
+}
+
+/// What is wanted, before anybody has looked at the host.
+struct Wanted {
+    commit: Commit,
+    manifest: Manifest,
+}
+
+/// How a pass ended well.
+struct End {
+    verdict: Verdict,
+    commit: Option<String>,
+    generation: Option<u64>,
+}
+
+/// The times of the stages.
+#[derive(Debug)]
+struct Watch {
+    began: Instant,
+    stages: Vec<(String, u64)>,
+}
+
+impl Watch {
+    fn start() -> Self {
+        Self { began: Instant::now(), stages: Vec::new() }
+    }
+
+    fn lap(&mut self, stage: &str) {
+        let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.stages.push((stage.to_owned(), ms));
+        self.began = Instant::now();
+    }
+}
+
+impl Engine {
+    /// Carries out an order from beginning to end, and says how it went.
+    pub fn run(&mut self, order: &Order, say: Say<'_>) -> Report {
+        let mut watch = Watch::start();
+        let result = self.pass(order, &mut watch, say);
+        let mut report = match result {
+            Ok(end) => Report {
+                verdict: end.verdict,
+                commit: end.commit,
+                generation: end.generation,
+                reason: String::new(),
+                stages: Vec::new(),
+                audit_head: None,
+            },
+            Err(stop) => self.stopped(order, stop, &watch),
+        };
+        report.stages = watch.stages;
+        report.audit_head = self.audit.head().map(|head| head.to_string());
+        (self.phase)("idle");
+        report
+    }
+
+    fn pass(&mut self, order: &Order, watch: &mut Watch, say: Say<'_>) -> Result<End, Stop> {
+        (self.phase)("planning");
+        let live = self.state.live()?;
+        let Some(wanted) = self.wanted(order, live.as_ref())? else {
+            return Ok(End { verdict: Verdict::NothingToDo, commit: None, generation: None });
+        };
+        watch.lap("read");
+        let allow_empty = wanted.manifest.allow_empty;
+        let plan = self.plan(order, wanted)?;
+        if is_settled(&plan, live.as_ref()) {
+            watch.lap("plan");
+            let generation = live.map(|g| g.number);
+            return Ok(End { verdict: Verdict::NothingToDo, commit: Some(plan.commit.id), generation });
+        }
+        self.refuse_failed_repair(order, &plan)?;
+        show(&plan, say);
+        let changes = self.change_records(&plan);
+        watch.lap("plan");
+
+        let approved = policy::judge(plan, order.right(), allow_empty).map_err(Stop::denied)?;
+        (self.phase)("rehearsing");
+        let rehearsed = rehearse::rehearse(approved, &*self.host, &seeing::stored(&self.state), say)?;
+        watch.lap("rehearse");
+        if order.intent() == Intent::Preview {
+            let commit = Some(rehearsed.plan().commit.id.clone());
+            self.record_preview(order, rehearsed.plan(), changes, &watch.stages)?;
+            return Ok(End { verdict: Verdict::Accepted, commit, generation: live.map(|g| g.number) });
+        }
+        self.carry_out(order, rehearsed, live.as_ref(), changes, watch, say)
+    }
+
+    fn carry_out(
+        &mut self,
+        order: &Order,
+        rehearsed: Rehearsed,
+        live: Option<&Generation>,
+        changes: Vec<ChangeRecord>,
+        watch: &mut Watch,
+        say: Say<'_>,
+    ) -> Result<End, Stop> {
+        let baseline = probe::baseline(&*self.host, &rehearsed.plan().manifest.probes)?;
+        watch.lap("baseline");
+        (self.phase)("applying");
+        let staged = apply::stage(rehearsed, &mut self.ground(say)).map_err(Stop::before_live)?;
+        watch.lap("stage");
+        let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
+        let audit = &mut self.audit;
+        let applied = apply::apply(staged, &mut ground, &mut |plan, state| ending::record_intent(audit, state, plan, &changes));
+        watch.lap("apply");
+        let applied = match applied {
+            Ok(applied) => applied,
+            Err((error, staged)) => return Err(self.take_back(staged.into_parts(), error.to_string(), Vec::new(), changes, say)),
+        };
+
+        (self.phase)("probing");
+        let probes = &applied.plan().manifest.probes;
+        let verdicts = probe::run(&*self.host, probes, &mut |v| tell_probe(v, say), &*self.go_on);
+        watch.lap("probe");
+        let red = match &verdicts {
+            Ok(verdicts) => ending::first_red(verdicts, &baseline, applied.plan().intent),
+            Err(error) => Some(format!("the probes could not be asked: {error}")),
+        };
+        let verdicts = verdicts.unwrap_or_default();
+        if let Some(red) = red {
+            return Err(self.take_back(applied.into_parts(), red, verdicts, changes, say));
+        }
+
+        let left_behind = self.left_behind(order, live)?;
+        let committed = applied.commit(&mut self.ground(say), &UtcTime::now().to_string(), &left_behind);
+        let number = match committed {
+            Ok(number) => number,
+            Err(error) => return Err(self.take_back(applied.into_parts(), error.to_string(), verdicts, changes, say)),
+        };
+        self.publish(say);
+        watch.lap("commit");
+        self.record_outcome(order, applied.plan(), number, verdicts, changes, &watch.stages)?;
+        Ok(End { verdict: Verdict::Live, commit: Some(applied.plan().commit.id.clone()), generation: Some(number) })
+    }
+
+    fn ground<'a>(&'a mut self, say: Say<'a>) -> Ground<'a> {
+        Ground { touch: &mut *self.host, state: &mut self.state, say }
+    }
+
+    /// What the order asks for: a revision out of git, or the content of a generation. `None`: nothing was ever live.
+    fn wanted(&mut self, order: &Order, live: Option<&Generation>) -> Result<Option<Wanted>, Stop> {
+        match order {
+            Order::Repair { .. } => Ok(live.map(|g| Wanted { commit: g.commit.clone(), manifest: g.manifest.clone() })),
+            Order::Rollback { generation, .. } => {
+                let wanted = self.state.generation(*generation)?;
+                let wanted = wanted.ok_or_else(|| Stop::usage(format!("there is no generation {generation}; see reconcilectl history")))?;
+                Ok(Some(Wanted { commit: wanted.commit, manifest: wanted.manifest }))
+            }
+            Order::Deploy { commit, .. } => {
+                self.refuse_held(commit)?;
+                self.state.set_setting(Setting::Desired, Some(commit))?;
+                self.from_git(commit, live).map(Some)
+            }
+            Order::Preview { commit, .. } => self.from_git(commit, live).map(Some),
+        }
+    }
+
+    fn from_git(&self, commit: &str, live: Option<&Generation>) -> Result<Wanted, Stop> {
+        let base = live.map(|g| g.commit.id.as_str());
+        let received = source::read(&*self.host, commit, base)?;
+        if !received.descends {
+            return Err(Stop::usage(format!(
+                "it does not build on the live revision {}: fetch, rebase and push again (a forced push is never accepted; reconcilectl rollback goes back)",
+                base.map_or("", |b| &b[..12.min(b.len())])
+            )));
+        }
+        let manifest = manifest::read(&received.snapshot).map_err(|mistakes| Stop::invalid(&mistakes, &received.snapshot))?;
+        Ok(Wanted { commit: received.snapshot.commit, manifest })
+    }
+}
+
+/// Nothing to change, and the host is held at just this already.
+fn is_settled(plan: &Plan, live: Option<&Generation>) -> bool {
+    let same = |g: &Generation| {
+        g.commit.id == plan.commit.id && g.manifest.resources == plan.manifest.resources && g.manifest.probes == plan.manifest.probes
+    };
+    plan.is_empty() && plan.released.is_empty() && (plan.intent == Intent::Repair || live.is_some_and(same))
+}
+
+fn show(plan: &Plan, say: Say<'_>) {
+    for text in plan.lines() {
+        say(Progress::Line { text });
+    }
+    for text in &plan.notes {
+        say(Progress::Note { text: text.clone() });
+    }
+}
+
+fn tell_probe(verdict: &probe::Verdict, say: Say<'_>) {
+    let text = format!("probe {}", verdict.text);
+    say(match (verdict.passed, verdict.required) {
+        (true, _) => Progress::Good { text },
+        (false, true) => Progress::Bad { text },
+        (false, false) => Progress::Note { text: format!("{text} (not required)") },
+    });
+}
+
+/// A record of an order, with what every one of them says.
+fn record_for(event: Event, order: &Order, plan: Option<&Plan>) -> NewRecord {
+    let mut record = NewRecord::new(event, order.actor());
+    if let Some(plan) = plan {
+        record.commit = Some(plan.commit.id.clone()).filter(|id| !id.is_empty());
+        record.summary = Some(plan.commit.summary.clone()).filter(|s| !s.is_empty());
+        record.plan = Some(plan.digest());
+        record.wakes = plan.wakes.iter().map(ToString::to_string).collect();
+    }
+    record
+}

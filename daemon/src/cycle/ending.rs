@@ -1,0 +1,351 @@
+//! How a pass ends: refused, rolled back, stuck, or live; what is recorded and held for it.
+
+use std::path::PathBuf;
+
+use super::{Engine, Order, Watch, record_for};
+use crate::apply::{self, ApplyError, Ground, Undone};
+use crate::audit::{AuditLog, ChangeRecord, Event, NewRecord, Stage, Stamp, UtcTime};
+use crate::host::HostError;
+use crate::journal::State as Phase;
+use crate::manifest::Diagnostic;
+use crate::plan::{Intent, Plan};
+use crate::probe::{self, Verdict as Probed};
+use crate::rehearse::RehearseError;
+use crate::report::{Progress, Report, Verdict};
+use crate::source::{self, MAIN, Snapshot, SourceError};
+use crate::state::{Generation, Held, Open, Setting, State, StateError};
+
+/// Why a pass stopped.
+#[derive(Debug)]
+pub struct Stop {
+    verdict: Verdict,
+    reason: String,
+    /// The revision's own fault: it is held.
+    hold: bool,
+    /// The record is written already, with more in it than is known here.
+    recorded: bool,
+}
+
+impl Stop {
+    fn new(verdict: Verdict, reason: impl Into<String>) -> Self {
+        Self { verdict, reason: reason.into(), hold: false, recorded: false }
+    }
+
+    /// The revision is at fault; nothing was touched.
+    pub(super) fn refused(reason: impl Into<String>) -> Self {
+        Self { hold: true, ..Self::new(Verdict::Refused, reason) }
+    }
+
+    /// The order is at fault, not the revision.
+    pub(super) fn usage(reason: impl Into<String>) -> Self {
+        Self::new(Verdict::Refused, reason)
+    }
+
+    pub(super) fn denied(reasons: Vec<String>) -> Self {
+        Self::new(Verdict::Refused, format!("policy: {}", reasons.join("; ")))
+    }
+
+    pub(super) fn invalid(mistakes: &[Diagnostic], snapshot: &Snapshot) -> Self {
+        let source = |d: &Diagnostic| match snapshot.entries.get(&d.file) {
+            Some(source::SourceEntry::File { content, .. }) => std::str::from_utf8(content).ok(),
+            _ => None,
+        };
+        let text: Vec<String> = mistakes.iter().map(|d| d.render(source(d), false)).collect();
+        Self::refused(text.join("\n"))
+    }
+
+    /// A failure before anything live was touched: a full disk, a place that rename cannot reach.
+    pub(super) fn before_live(error: ApplyError) -> Self {
+        let verdict = if matches!(error, ApplyError::Host(HostError::Unfit(_))) { Verdict::Refused } else { Verdict::Failed };
+        Self::new(verdict, format!("nothing was touched: {error}"))
+    }
+}
+
+impl From<StateError> for Stop {
+    fn from(error: StateError) -> Self {
+        Self::new(Verdict::Failed, error.to_string())
+    }
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(Verdict::Failed, format!("audit log: {error}"))
+    }
+}
+
+impl From<HostError> for Stop {
+    fn from(error: HostError) -> Self {
+        match error {
+            HostError::Unfit(why) => Self::refused(why),
+            other => Self::new(Verdict::Failed, other.to_string()),
+        }
+    }
+}
+
+impl From<SourceError> for Stop {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::Refused(why) => Self::refused(why),
+            SourceError::Host(error) => Self::new(Verdict::Failed, error.to_string()),
+        }
+    }
+}
+
+impl From<RehearseError> for Stop {
+    fn from(error: RehearseError) -> Self {
+        match error {
+            RehearseError::Host(error) => Self::new(Verdict::Failed, error.to_string()),
+            rejected => Self::refused(rejected.to_string()),
+        }
+    }
+}
+
+impl Engine {
+    /// Records a stop and holds the revision where it is at fault.
+    pub(super) fn stopped(&mut self, order: &Order, stop: Stop, watch: &Watch) -> Report {
+        let commit = match order {
+            Order::Deploy { commit, .. } | Order::Preview { commit, .. } => Some(commit.clone()),
+            Order::Rollback { .. } | Order::Repair { .. } => None,
+        };
+        let generation = self.state.live().ok().flatten().map(|g| g.number);
+        if !stop.recorded {
+            let mut record = record_for(if stop.verdict == Verdict::Stuck { Event::Stuck } else { Event::Refused }, order, None);
+            record.commit.clone_from(&commit);
+            record.generation = generation;
+            record.stages = stages(&watch.stages);
+            (record.reason, record.details) = first_line(&stop.reason);
+            self.record(record);
+        }
+        if let (true, Order::Deploy { commit, .. }) = (stop.hold, order) {
+            self.hold(commit, &stop.reason);
+        }
+        if stop.verdict != Verdict::Refused {
+            tracing::error!(verdict = ?stop.verdict, actor = order.actor(), "{}", stop.reason);
+        }
+        Report { verdict: stop.verdict, commit, generation, reason: stop.reason, stages: Vec::new(), audit_head: None }
+    }
+
+    fn hold(&mut self, commit: &str, reason: &str) {
+        let held = Held { commit: commit.to_owned(), reason: reason.to_owned(), since: UtcTime::now().to_string() };
+        if let Err(error) = self.state.hold(&held) {
+            tracing::error!("{commit} could not be held: {error}");
+        }
+    }
+
+    /// Writes a record and notes the new head where a cut log shows.
+    pub fn record(&mut self, record: NewRecord) {
+        if let Err(error) = write_record(&mut self.audit, &mut self.state, record) {
+            tracing::error!("audit: {error}");
+        }
+    }
+
+    pub(super) fn refuse_held(&self, commit: &str) -> Result<(), Stop> {
+        let Some(held) = self.state.held(commit)? else { return Ok(()) };
+        let short = &commit[..12.min(commit.len())];
+        let reason = held.reason.lines().next().unwrap_or_default();
+        let why = format!("{short} is held since {}: {reason}; push a better commit, or: reconcilectl retry {short}", held.since);
+        Err(Stop::usage(why))
+    }
+
+    /// A repair that failed is not tried again until what it would do is another thing, or a person insists.
+    pub(super) fn refuse_failed_repair(&self, order: &Order, plan: &Plan) -> Result<(), Stop> {
+        let Order::Repair { insist: false, .. } = order else { return Ok(()) };
+        if self.state.setting(Setting::FailedRepair)?.as_deref() == Some(&plan.digest().to_string()) {
+            return Err(Stop { recorded: true, ..Stop::new(Verdict::Refused, "this repair has failed before: see reconcilectl audit log, then reconcilectl sync") });
+        }
+        Ok(())
+    }
+
+    /// Inverts a transaction, probes the restored state, and says how that went.
+    pub(super) fn take_back(
+        &mut self,
+        (id, plan, staging): (u64, Plan, Vec<PathBuf>),
+        reason: String,
+        mut probes: Vec<Probed>,
+        changes: Vec<ChangeRecord>,
+        say: &mut dyn FnMut(Progress),
+    ) -> Stop {
+        (self.phase)("rolling-back");
+        say(Progress::Bad { text: reason.clone() });
+        let open = Open { id, state: Phase::Acting, plan, staging, reason: reason.clone(), remains: Vec::new() };
+        let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
+        let undone = apply::undo(&open, &reason, &mut ground);
+        let restored = self.probe_restored(say);
+        probes.extend(restored);
+        let mut record = NewRecord::new(Event::RolledBack, &open.plan.actor);
+        record.commit = Some(open.plan.commit.id.clone()).filter(|c| !c.is_empty());
+        record.summary = Some(open.plan.commit.summary.clone()).filter(|s| !s.is_empty());
+        record.plan = Some(open.plan.digest());
+        record.generation = self.state.live().ok().flatten().map(|g| g.number);
+        record.probes = probes;
+        record.changes = changes;
+        let mut stop = Stop { hold: open.plan.intent == Intent::Deploy, recorded: true, ..Stop::new(Verdict::RolledBack, reason) };
+        match undone {
+            Ok(Undone::Restored) => {}
+            Ok(Undone::Stuck(remains)) => stop.stick(&remains.join("\n")),
+            Err(error) => stop.stick(&error.to_string()),
+        }
+        if stop.verdict == Verdict::Stuck {
+            record.event = Event::Stuck;
+        }
+        (record.reason, record.details) = first_line(&stop.reason);
+        self.record(record);
+        if open.plan.intent == Intent::Repair {
+            let digest = open.plan.digest().to_string();
+            if let Err(error) = self.state.set_setting(Setting::FailedRepair, Some(&digest)) {
+                tracing::error!("{error}");
+            }
+        }
+        self.publish(say);
+        stop
+    }
+
+    /// Asks the probes of the live generation after a rollback: the push returns only when that is known too.
+    fn probe_restored(&mut self, say: &mut dyn FnMut(Progress)) -> Vec<Probed> {
+        let live = self.state.live().ok().flatten();
+        let probes = live.map(|g| g.manifest.probes).unwrap_or_default();
+        let verdicts = probe::run(&*self.host, &probes, &mut |v| super::tell_probe(v, say), &*self.go_on).unwrap_or_default();
+        verdicts.into_iter().map(|v| Probed { text: format!("after the rollback: {}", v.text), ..v }).collect()
+    }
+
+    /// Ends what an earlier life of the daemon left open. Recovery goes back, unless `committed`.
+    ///
+    /// # Errors
+    /// The store's: then nothing was changed.
+    pub fn recover(&mut self) -> Result<(), StateError> {
+        let Some(open) = self.state.open_transaction()? else { return Ok(()) };
+        let say: &mut dyn FnMut(Progress) = &mut |p| tracing::info!("{}", p.text());
+        let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
+        let undone = match open.state {
+            Phase::Planned => {
+                if let Err(error) = apply::drop_planned(open.id, &open.staging, &mut ground) {
+                    tracing::error!("staging of transaction {}: {error}", open.id);
+                }
+                return Ok(());
+            }
+            Phase::Acting | Phase::Undoing => apply::undo(&open, "the daemon was interrupted", &mut ground)?,
+            Phase::Restored => apply::finish_restored(&open, &mut ground)?,
+            Phase::Stuck | Phase::Committed | Phase::RolledBack | Phase::Dropped => return Ok(()),
+        };
+        let mut record = NewRecord::new(Event::Recovered, &open.plan.actor);
+        record.commit = Some(open.plan.commit.id.clone()).filter(|c| !c.is_empty());
+        record.plan = Some(open.plan.digest());
+        record.reason = Some("the daemon was interrupted; the host is back where it was".to_owned());
+        if let Undone::Stuck(remains) = undone {
+            record.event = Event::Stuck;
+            record.reason = Some("the daemon was interrupted and not all could be taken back".to_owned());
+            record.details = Some(remains.join("\n"));
+            tracing::error!("STUCK: {}", remains.join("; "));
+        }
+        self.record(record);
+        if open.plan.intent == Intent::Deploy && self.state.count_interruption(&open.plan.commit.id)? > 1 {
+            self.hold(&open.plan.commit.id, "the daemon was interrupted twice while it was being applied");
+        }
+        Ok(())
+    }
+
+    /// Moves `main` to the live generation's commit. A failure does not undo what is live: the next start tries again.
+    pub fn publish(&mut self, say: &mut dyn FnMut(Progress)) {
+        let Ok(Some(live)) = self.state.live() else { return };
+        if live.commit.id.is_empty() {
+            return;
+        }
+        let moved = source::resolve(&*self.host, MAIN).and_then(|now| match now {
+            Some(now) if now == live.commit.id => Ok(()),
+            now => source::publish(&*self.host, MAIN, now.as_deref(), &live.commit.id),
+        });
+        if let Err(error) = moved {
+            tracing::error!("main could not be moved to {}: {error}", live.commit.id);
+            say(Progress::Note { text: format!("main could not be moved: {error}") });
+        }
+    }
+
+    /// The revisions that a rollback leaves behind: held, so that no pull brings them back.
+    pub(super) fn left_behind(&self, order: &Order, live: Option<&Generation>) -> Result<Vec<Held>, StateError> {
+        let (Order::Rollback { generation, actor }, Some(live)) = (order, live) else { return Ok(Vec::new()) };
+        let target = self.state.generation(*generation)?.map(|g| g.commit.id).unwrap_or_default();
+        let since = UtcTime::now().to_string();
+        let newer = self.state.generations(u32::MAX)?.into_iter().filter(|g| g.number > *generation && g.number <= live.number);
+        let mut held: Vec<Held> = newer
+            .filter(|g| g.commit.id != target)
+            .map(|g| Held { commit: g.commit.id, reason: format!("left behind by a rollback to generation {generation} by {actor}"), since: since.clone() })
+            .collect();
+        held.dedup_by(|a, b| a.commit == b.commit);
+        held.reverse();
+        Ok(held)
+    }
+
+    pub(super) fn record_preview(&mut self, order: &Order, plan: &Plan, changes: Vec<ChangeRecord>, times: &[(String, u64)]) -> Result<(), Stop> {
+        let mut record = record_for(Event::Preview, order, Some(plan));
+        record.changes = changes;
+        record.stages = stages(times);
+        Ok(write_record(&mut self.audit, &mut self.state, record)?)
+    }
+
+    pub(super) fn record_outcome(
+        &mut self,
+        order: &Order,
+        plan: &Plan,
+        number: u64,
+        probes: Vec<Probed>,
+        changes: Vec<ChangeRecord>,
+        times: &[(String, u64)],
+    ) -> Result<(), Stop> {
+        let event = if plan.intent == Intent::Repair { Event::DriftRepaired } else { Event::Live };
+        let mut record = record_for(event, order, Some(plan));
+        record.generation = Some(number);
+        record.probes = probes;
+        record.changes = changes;
+        record.stages = stages(times);
+        if plan.intent == Intent::Repair {
+            self.state.set_setting(Setting::FailedRepair, None)?;
+        }
+        write_record(&mut self.audit, &mut self.state, record)?;
+        Ok(())
+    }
+}
+
+impl Stop {
+    fn stick(&mut self, remains: &str) {
+        self.verdict = Verdict::Stuck;
+        self.reason = format!("{}\nand it could not all be taken back:\n{remains}", self.reason);
+    }
+}
+
+/// The record before the first change.
+pub(super) fn record_intent(audit: &mut AuditLog, state: &mut State, plan: &Plan, changes: &[ChangeRecord]) -> Result<(), ApplyError> {
+    let mut record = NewRecord::new(Event::Intent, &plan.actor);
+    record.commit = Some(plan.commit.id.clone()).filter(|c| !c.is_empty());
+    record.plan = Some(plan.digest());
+    // The outcome carries the differences; the intent only names what is about to change.
+    record.changes = changes.iter().map(|c| ChangeRecord { diff: None, ..c.clone() }).collect();
+    write_record(audit, state, record).map_err(|e| ApplyError::Judged(format!("no change without a record: {e}")))
+}
+
+fn write_record(audit: &mut AuditLog, state: &mut State, record: NewRecord) -> Result<(), std::io::Error> {
+    let head = audit.append(record, &Stamp::now())?;
+    tracing::info!("audit head {head}");
+    if let Err(error) = state.set_audit_head(&head) {
+        tracing::error!("the audit head could not be noted: {error}");
+    }
+    Ok(())
+}
+
+/// The first required probe that is red. A repair is not blamed for what was red before it.
+pub(super) fn first_red(verdicts: &[Probed], baseline: &[Probed], intent: Intent) -> Option<String> {
+    let was_red = |name: &str| baseline.iter().any(|b| b.name == name && !b.passed);
+    let red = verdicts.iter().find(|v| v.required && !v.passed && !(intent == Intent::Repair && was_red(&v.name)))?;
+    let before = if was_red(&red.name) { " (it was red before)" } else { "" };
+    Some(format!("probe {}{before}", red.text))
+}
+
+fn stages(times: &[(String, u64)]) -> Vec<Stage> {
+    times.iter().map(|(name, ms)| Stage { name: name.clone(), ms: *ms }).collect()
+}
+
+fn first_line(reason: &str) -> (Option<String>, Option<String>) {
+    match reason.split_once('\n') {
+        Some((first, rest)) => (Some(first.to_owned()), Some(rest.to_owned())),
+        None => (Some(reason.to_owned()), None),
+    }
+}

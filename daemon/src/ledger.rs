@@ -1,0 +1,86 @@
+//! What we own and what stood there before us: how things that left the repository are given back. No kind-specific word.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::change::{Change, Object};
+use crate::host::{HostError, HostResult, Look};
+use crate::kind::Claim;
+use crate::path::ManagedPath;
+
+/// What the ledger gives up for one plan.
+#[derive(Debug, Default)]
+pub struct Releases {
+    /// Changes that bring back what stood there before us.
+    pub claims: Vec<Claim>,
+    /// Targets that leave the ledger.
+    pub targets: Vec<String>,
+    /// Remarks on what stays.
+    pub notes: Vec<String>,
+}
+
+/// Compares the ledger with what a plan claims.
+///
+/// # Errors
+/// When the host cannot be read.
+pub fn releases(ledger: &BTreeMap<String, Change>, claimed: &[&Change], host: &dyn Look) -> HostResult<Releases> {
+    let targets: BTreeSet<String> = claimed.iter().map(|c| c.target()).collect();
+    let paths: Vec<&ManagedPath> = claimed.iter().filter(|c| !removes(c)).filter_map(|c| c.path()).collect();
+    let mut releases = Releases::default();
+    for (target, displaced) in ledger.iter().filter(|(target, _)| !targets.contains(*target)) {
+        if is_still_needed(displaced, &paths) {
+            continue;
+        }
+        releases.targets.push(target.clone());
+        match give_back(displaced, host) {
+            Ok(Some(claim)) => releases.claims.push(claim),
+            Ok(None) => {}
+            // Its place is not as it was: nothing is forced there.
+            Err(HostError::Unfit(why)) => releases.notes.push(format!("{target} is let go: {why}")),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(releases)
+}
+
+fn removes(change: &Change) -> bool {
+    change.sign() == '-'
+}
+
+/// A directory that we made for something is needed as long as anything declared stands in it.
+fn is_still_needed(displaced: &Change, paths: &[&ManagedPath]) -> bool {
+    match displaced {
+        Change::Dir { path, .. } => paths.iter().any(|p| p.is_below(path)),
+        _ => false,
+    }
+}
+
+fn give_back(displaced: &Change, host: &dyn Look) -> HostResult<Option<Claim>> {
+    let change = match displaced {
+        Change::Entry { path, before: displaced, secret, .. } => {
+            let live = host.object(path)?.object;
+            if matches!(live, Object::Other { .. }) || matches!(displaced, Object::Other { .. }) {
+                return Err(HostError::Unfit(format!("{path} is {live} now")));
+            }
+            Change::Entry { path: path.clone(), before: live, after: displaced.clone(), secret: *secret }
+        }
+        Change::Dir { path, before: displaced, .. } => {
+            let live = host.directory(path)?;
+            if live.is_none() {
+                return Ok(None);
+            }
+            Change::Dir { path: path.clone(), before: live, after: *displaced }
+        }
+        Change::Unit { unit, before: displaced, .. } => {
+            let seen = host.unit(unit)?.facts();
+            let mut after = displaced.clone();
+            after.links.clear();
+            Change::Unit { unit: unit.clone(), before: after.managed_part_of(&seen), after }
+        }
+    };
+    let reason = match &change {
+        Change::Entry { after: Object::Absent, .. } | Change::Dir { after: None, .. } => "left the repository",
+        Change::Unit { .. } => "left the repository: as it was before",
+        _ => "left the repository: what stood here before comes back",
+    };
+    Ok(Some(Claim { change, reason: reason.to_owned() }))
+}

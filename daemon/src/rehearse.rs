@@ -1,0 +1,196 @@
+//! Guards against the future: the candidate configuration in a private view of the whole host. Never touches live paths.
+//!
+//! A verdict is the difference between the host as it is and as it will be: what a check finds in both is a note.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::change::{Change, Object};
+use crate::digest::Digest;
+use crate::guard::{GuardCall, findings};
+use crate::host::{HostError, HostResult, Job, Look, Ran, Sandbox};
+use crate::plan::{Plan, Step};
+use crate::policy::{Approved, Right};
+use crate::report::Progress;
+use crate::worker::PROGRAM;
+
+/// Limit of a whole rehearsal.
+const LIMIT: Duration = Duration::from_secs(120);
+/// Most output of all guards together, in bytes.
+const OUTPUT: usize = 4 * 1024 * 1024;
+
+/// A plan whose guards have passed. Only this module can make one.
+#[derive(Debug)]
+pub struct Rehearsed {
+    plan: Plan,
+}
+
+impl Rehearsed {
+    /// The plan.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub(crate) fn into_plan(self) -> Plan {
+        self.plan
+    }
+}
+
+/// Why a rehearsal did not pass.
+#[derive(Debug, thiserror::Error)]
+pub enum RehearseError {
+    /// It could not be held.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// A guard's verdict, in its own words.
+    #[error("guard {guard}: {}", findings.join("\n"))]
+    Rejected {
+        /// Which guard.
+        guard: String,
+        /// What it found that was not so before.
+        findings: Vec<String>,
+    },
+}
+
+/// What the worker is asked to do; the contents of the files follow behind it on the pipe.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// The plan's file part.
+    pub changes: Vec<Change>,
+    /// Contents in the order in which they follow, with their lengths in bytes.
+    pub contents: Vec<(Digest, u64)>,
+    /// The checks.
+    pub guards: Vec<GuardCall>,
+}
+
+/// One check's result.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GuardRan {
+    /// Which guard.
+    pub name: String,
+    /// Exit code; `None` when it was killed or could not be started.
+    pub code: Option<i32>,
+    /// Its program is not installed.
+    #[serde(default)]
+    pub missing: bool,
+    /// Standard output and error.
+    pub output: String,
+}
+
+/// Gives contents that did not come with the plan, by digest.
+pub type Contents<'a> = &'a dyn Fn(&Digest) -> HostResult<Vec<u8>>;
+
+/// Rehearses an approved plan.
+///
+/// # Errors
+/// A guard's rejection, or that the rehearsal could not be held.
+pub fn rehearse(approved: Approved, host: &dyn Look, contents: Contents<'_>, say: &mut dyn FnMut(Progress)) -> Result<Rehearsed, RehearseError> {
+    let right = approved.right();
+    let mut plan = approved.into_plan();
+    let (asked, deferred): (Vec<_>, Vec<_>) = plan.guards.iter().cloned().partition(|g| right == Right::Deploy || !g.executes);
+    for guard in deferred {
+        say(Progress::Note { text: format!("guard {}: deferred, it runs code of the candidate and this key may only preview", guard.name) });
+    }
+    if asked.is_empty() {
+        return Ok(Rehearsed { plan });
+    }
+    let future = run(&plan.steps, &asked, host, &|d| own_or(&plan, d, contents))?;
+    let mut failed: Vec<&GuardCall> = Vec::new();
+    for guard in &asked {
+        let ran = future.get(&guard.name).ok_or_else(|| HostError::Unfit(format!("guard {} gave no verdict", guard.name)))?;
+        if ran.missing {
+            return Err(missing(guard));
+        }
+        if ran.code == Some(0) {
+            say(Progress::Good { text: format!("guard {}: {}", guard.name, guard.argv.join(" ")) });
+        } else {
+            failed.push(guard);
+        }
+    }
+    if failed.is_empty() {
+        return Ok(Rehearsed { plan });
+    }
+    let failed: Vec<GuardCall> = failed.into_iter().cloned().collect();
+    let present = run(&[], &failed, host, contents)?;
+    for guard in &failed {
+        let known = tolerated(guard, &future, &present)?;
+        say(Progress::Note { text: format!("guard {}: as before this change: {}", guard.name, known.join("; ")) });
+        for call in plan.guards.iter_mut().filter(|g| g.name == guard.name) {
+            call.known.clone_from(&known);
+        }
+    }
+    Ok(Rehearsed { plan })
+}
+
+fn own_or(plan: &Plan, digest: &Digest, stored: Contents<'_>) -> HostResult<Vec<u8>> {
+    plan.manifest.contents.get(digest).map_or_else(|| stored(digest), |content| Ok(content.clone()))
+}
+
+fn missing(guard: &GuardCall) -> RehearseError {
+    let program = guard.argv.first().cloned().unwrap_or_default();
+    let name = guard.package.clone().unwrap_or(program);
+    let remedy = format!("{name} is not installed and no package installs it: install it first (apt-get install {name})");
+    RehearseError::Rejected { guard: guard.name.clone(), findings: vec![remedy] }
+}
+
+/// What a guard finds in the future is let pass when the present has all of it too.
+fn tolerated(guard: &GuardCall, future: &BTreeMap<String, GuardRan>, present: &BTreeMap<String, GuardRan>) -> Result<Vec<String>, RehearseError> {
+    let lines = |ran: Option<&GuardRan>| -> BTreeSet<String> {
+        ran.map(|r| findings(&Ran { code: r.code, result: String::new(), stdout: Vec::new(), stderr: r.output.clone().into_bytes() }))
+            .unwrap_or_default()
+            .into_iter()
+            .collect()
+    };
+    let (after, before) = (lines(future.get(&guard.name)), lines(present.get(&guard.name)));
+    let was_failing = present.get(&guard.name).is_some_and(|r| r.code != Some(0));
+    let new: Vec<String> = after.difference(&before).take(40).cloned().collect();
+    if was_failing && new.is_empty() && !after.is_empty() {
+        return Ok(after.into_iter().collect());
+    }
+    let findings = if new.is_empty() { vec!["the check failed and said nothing".to_owned()] } else { new };
+    Err(RehearseError::Rejected { guard: guard.name.clone(), findings })
+}
+
+fn run(steps: &[Step], guards: &[GuardCall], host: &dyn Look, contents: Contents<'_>) -> Result<BTreeMap<String, GuardRan>, RehearseError> {
+    let job = Job {
+        purpose: "rehearsal",
+        // A process namespace of its own: no way to other processes, nor through /proc/PID/root to the live tree.
+        argv: ["/usr/bin/unshare", "--pid", "--fork", "--kill-child", "--", PROGRAM, "worker", "rehearse"].map(str::to_owned).to_vec(),
+        input: request(steps, guards, contents)?,
+        sandbox: Sandbox::Rehearsal,
+        limit: LIMIT,
+        output_limit: OUTPUT,
+    };
+    let ran = host.run(&job, &mut |_| true)?;
+    if !ran.ok() {
+        let said = String::from_utf8_lossy(&ran.stderr);
+        let said = crate::path::escape(said.trim());
+        return Err(HostError::Unfit(format!("the rehearsal could not be held ({}, {:?}): {said}", ran.result, ran.code)).into());
+    }
+    let mut verdicts = BTreeMap::new();
+    for line in String::from_utf8_lossy(&ran.stdout).lines() {
+        let verdict: GuardRan =
+            serde_json::from_str(line).map_err(|e| HostError::Unfit(format!("the rehearsal answered nonsense: {e}")))?;
+        verdicts.insert(verdict.name.clone(), verdict);
+    }
+    Ok(verdicts)
+}
+
+fn request(steps: &[Step], guards: &[GuardCall], contents: Contents<'_>) -> HostResult<Vec<u8>> {
+    let changes: Vec<Change> = steps.iter().map(|s| s.change.clone()).filter(|c| c.path().is_some()).collect();
+    let mut bodies = BTreeMap::new();
+    for change in &changes {
+        if let Change::Entry { after: Object::File(facts), .. } = change {
+            bodies.insert(facts.digest, contents(&facts.digest)?);
+        }
+    }
+    let list = bodies.iter().map(|(digest, body)| (*digest, body.len() as u64)).collect();
+    let request = Request { changes, contents: list, guards: guards.to_vec() };
+    let mut input = serde_json::to_vec(&request).map_err(|e| HostError::Unfit(format!("the rehearsal cannot be asked: {e}")))?;
+    input.push(b'\n');
+    bodies.values().for_each(|body| input.extend_from_slice(body));
+    Ok(input)
+}

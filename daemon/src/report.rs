@@ -1,0 +1,133 @@
+//! What is told while it happens and at the end; the text on the pusher's terminal and the JSON of `reconcilectl` come from
+//! the same values. Pure.
+
+use serde::{Deserialize, Serialize};
+
+/// How an order ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// The revision is live and healthy.
+    Live,
+    /// The host was as wanted already.
+    NothingToDo,
+    /// A preview that would be accepted.
+    Accepted,
+    /// Nothing live was touched.
+    Refused,
+    /// It was live for a moment, failed, and the host is back where it was.
+    RolledBack,
+    /// A newer push took its place while it waited.
+    Superseded,
+    /// Undo failed: a person is needed.
+    Stuck,
+    /// The daemon could not carry the order out.
+    Failed,
+}
+
+impl Verdict {
+    /// The exit code of `reconcilectl` (DESIGN: 0 done, 1 refused or rolled back, 5 stuck).
+    #[must_use]
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Live | Self::NothingToDo | Self::Accepted => 0,
+            Self::Refused | Self::RolledBack | Self::Superseded | Self::Failed => 1,
+            Self::Stuck => 5,
+        }
+    }
+
+    /// Whether what was asked for is so.
+    #[must_use]
+    pub fn is_good(self) -> bool {
+        self.exit_code() == 0
+    }
+}
+
+/// The end of an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// How it ended.
+    pub verdict: Verdict,
+    /// The revision it was about.
+    pub commit: Option<String>,
+    /// The live generation now.
+    pub generation: Option<u64>,
+    /// Why, in one line; git shows it beside the ref.
+    pub reason: String,
+    /// Milliseconds of each stage, in order.
+    pub stages: Vec<(String, u64)>,
+    /// The audit log's head: keep it, and a cut log shows.
+    pub audit_head: Option<String>,
+}
+
+/// One thing told to whoever follows an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "told", rename_all = "kebab-case")]
+pub enum Progress {
+    /// A line of the plan or a remark of a stage.
+    Line {
+        /// The text, without a line break, safe to show.
+        text: String,
+    },
+    /// Something passed.
+    Good {
+        /// The text.
+        text: String,
+    },
+    /// Something failed.
+    Bad {
+        /// The text.
+        text: String,
+    },
+    /// A remark that fails nothing.
+    Note {
+        /// The text.
+        text: String,
+    },
+    /// The end.
+    Done {
+        /// The result.
+        report: Report,
+    },
+}
+
+impl Progress {
+    /// The text for a terminal. The leading words are those that git itself colours in what a remote says
+    /// (`color.remote`, git-config(1)).
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Line { text } => text.clone(),
+            Self::Good { text } => format!("ok    {text}"),
+            Self::Bad { text } => format!("error: {text}"),
+            Self::Note { text } => format!("hint: {text}"),
+            Self::Done { report } => report.text(),
+        }
+    }
+}
+
+impl Report {
+    /// The summary line with the stage times.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let what = match (self.verdict, self.generation) {
+            (Verdict::Live, Some(n)) => format!("success: live and healthy: generation {n}"),
+            (Verdict::Live, None) => "success: live and healthy".to_owned(),
+            (Verdict::NothingToDo, Some(n)) => format!("success: nothing to do: generation {n} is live"),
+            (Verdict::NothingToDo, None) => "success: nothing to do".to_owned(),
+            (Verdict::Accepted, _) => "success: preview: this would be accepted; nothing was applied".to_owned(),
+            (Verdict::Refused, _) => format!("error: refused, nothing was touched: {}", self.reason),
+            (Verdict::RolledBack, Some(n)) => format!("error: rolled back to generation {n}: {}", self.reason),
+            (Verdict::RolledBack, None) => format!("error: rolled back to what stood here before: {}", self.reason),
+            (Verdict::Superseded, _) => format!("error: not tried: {}", self.reason),
+            (Verdict::Stuck, _) => format!("error: STUCK, a person is needed: {}", self.reason),
+            (Verdict::Failed, _) => format!("error: {}", self.reason),
+        };
+        if self.stages.is_empty() {
+            return what;
+        }
+        let total: u64 = self.stages.iter().map(|(_, ms)| ms).sum();
+        let times: Vec<String> = self.stages.iter().map(|(name, ms)| format!("{name} {ms}")).collect();
+        format!("{what} ({total} ms: {})", times.join(", "))
+    }
+}

@@ -1,0 +1,506 @@
+//! The durable store: SQLite with WAL and `synchronous=FULL`. Journal, generations, ledger and held revisions share it so
+//! that committing a generation is one atomic step. Sole holder of the connection; decides nothing.
+
+mod objects;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::audit::Head;
+use crate::change::{Change, Wake};
+use crate::journal::{self, Event, Illegal, State as Phase};
+use crate::manifest::Manifest;
+use crate::plan::Plan;
+use crate::source::Commit;
+
+pub use objects::Objects;
+
+/// Where everything durable lives.
+pub const STATE_DIR: &str = "/var/lib/reconciled";
+/// Version of the store's format (`PRAGMA user_version`).
+const FORMAT: u32 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE txn (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    state TEXT NOT NULL,
+    plan TEXT NOT NULL,
+    staging TEXT NOT NULL,
+    reason TEXT NOT NULL DEFAULT '',
+    remains TEXT NOT NULL DEFAULT '[]'
+);
+CREATE TABLE owed (
+    txn INTEGER NOT NULL REFERENCES txn(id),
+    seq INTEGER NOT NULL,
+    wake TEXT NOT NULL,
+    PRIMARY KEY (txn, seq)
+);
+CREATE TABLE generation (
+    number INTEGER PRIMARY KEY,
+    commit_id TEXT NOT NULL,
+    commit_json TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    at TEXT NOT NULL,
+    manifest TEXT NOT NULL
+);
+CREATE TABLE ledger (target TEXT PRIMARY KEY, displaced TEXT NOT NULL);
+CREATE TABLE held (commit_id TEXT PRIMARY KEY, reason TEXT NOT NULL, since TEXT NOT NULL, seq INTEGER NOT NULL);
+CREATE TABLE interrupted (commit_id TEXT PRIMARY KEY, times INTEGER NOT NULL);
+CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+";
+
+/// What went wrong with the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// SQLite's own.
+    #[error("state.db: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// A row that does not check: nothing is done on the strength of it.
+    #[error("state.db: {what} cannot be read: {source}")]
+    Corrupt {
+        /// Which row.
+        what: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// Made by another version.
+    #[error("state.db has format {found}, this version knows {FORMAT}: install the version that wrote it; nothing was changed")]
+    Version {
+        /// Its format.
+        found: u32,
+    },
+    /// A word or transition that this version does not know.
+    #[error("state.db: transaction {id} is in the unknown state `{word}`: nothing was changed")]
+    Unknown {
+        /// Which transaction.
+        id: u64,
+        /// The word.
+        word: String,
+    },
+    /// A step that the journal does not allow.
+    #[error(transparent)]
+    Illegal(#[from] Illegal),
+    /// The object store.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+/// Shorthand of this module and its users.
+pub type StateResult<T> = Result<T, StateError>;
+
+/// A committed transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generation {
+    /// From 1.
+    pub number: u64,
+    /// The revision that it carries out.
+    pub commit: Commit,
+    /// Who asked for it.
+    pub actor: String,
+    /// When, RFC 3339.
+    pub at: String,
+    /// What the host is held at.
+    #[serde(skip)]
+    pub manifest: Manifest,
+}
+
+/// A revision that is not tried again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Which.
+    pub commit: String,
+    /// Why, one paragraph.
+    pub reason: String,
+    /// Since when, RFC 3339.
+    pub since: String,
+}
+
+/// A transaction that recovery has to end.
+#[derive(Clone, Debug)]
+pub struct Open {
+    /// Its number.
+    pub id: u64,
+    /// Where it stands.
+    pub state: Phase,
+    /// What it set out to do.
+    pub plan: Plan,
+    /// Where its objects wait.
+    pub staging: Vec<PathBuf>,
+    /// Why it is being undone.
+    pub reason: String,
+    /// Targets that undo could not restore.
+    pub remains: Vec<String>,
+}
+
+/// What a commit writes in one step.
+#[derive(Debug)]
+pub struct Commitment<'a> {
+    /// The transaction.
+    pub id: u64,
+    /// Its plan.
+    pub plan: &'a Plan,
+    /// When, RFC 3339.
+    pub at: &'a str,
+    /// Revisions to hold: those that a rollback leaves behind.
+    pub hold: &'a [Held],
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct State {
+    db: Connection,
+    objects: Objects,
+}
+
+impl State {
+    /// Opens or makes the store below a directory.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or was written by an unknown version.
+    pub fn open(dir: &Path) -> StateResult<Self> {
+        let db = Connection::open(dir.join("state.db"))?;
+        db.busy_timeout(std::time::Duration::from_secs(5))?;
+        db.pragma_update(None, "journal_mode", "WAL")?;
+        db.pragma_update(None, "synchronous", "FULL")?;
+        db.pragma_update(None, "foreign_keys", true)?;
+        let found: u32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        match found {
+            FORMAT => {}
+            0 => db.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;"))?,
+            found => return Err(StateError::Version { found }),
+        }
+        Ok(Self { db, objects: Objects::new(dir.join("objects"))? })
+    }
+
+    /// The contents of generations and displaced files.
+    #[must_use]
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// A new transaction, `planned`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn begin(&mut self, plan: &Plan, staging: &[PathBuf]) -> StateResult<u64> {
+        let (plan_json, staging) = (json("plan", plan)?, json("staging", &staging)?);
+        let tx = self.db.transaction()?;
+        tx.execute("INSERT INTO txn (state, plan, staging) VALUES (?1, ?2, ?3)", params![Phase::Planned.word(), plan_json, staging])?;
+        let id = tx.last_insert_rowid();
+        for (seq, wake) in plan.wakes.iter().enumerate() {
+            let seq = i64::try_from(seq).unwrap_or(i64::MAX);
+            tx.execute("INSERT INTO owed (txn, seq, wake) VALUES (?1, ?2, ?3)", params![id, seq, json("wake", wake)?])?;
+        }
+        tx.commit()?;
+        Ok(id.unsigned_abs())
+    }
+
+    /// Moves a transaction on; durable when this returns.
+    ///
+    /// # Errors
+    /// For a transition that the journal does not allow, or SQLite's.
+    pub fn advance(&mut self, id: u64, event: Event, reason: Option<&str>) -> StateResult<Phase> {
+        let to = journal::next(self.phase_of(id)?, event)?;
+        self.db.execute("UPDATE txn SET state = ?2, reason = COALESCE(?3, reason) WHERE id = ?1", params![key(id), to.word(), reason])?;
+        Ok(to)
+    }
+
+    fn phase_of(&self, id: u64) -> StateResult<Phase> {
+        let word: String = self.db.query_row("SELECT state FROM txn WHERE id = ?1", [key(id)], |row| row.get(0))?;
+        Phase::from_word(&word).ok_or(StateError::Unknown { id, word })
+    }
+
+    /// Notes what undo could not restore.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn set_remains(&mut self, id: u64, targets: &[String]) -> StateResult<()> {
+        self.db.execute("UPDATE txn SET remains = ?2 WHERE id = ?1", params![key(id), json("remains", &targets)?])?;
+        Ok(())
+    }
+
+    /// The transaction that is not over yet; there is never more than one.
+    ///
+    /// # Errors
+    /// SQLite's; a row that cannot be read, or a state that this version does not know.
+    pub fn open_transaction(&self) -> StateResult<Option<Open>> {
+        let mut query = self.db.prepare("SELECT id, state, plan, staging, reason, remains FROM txn ORDER BY id DESC LIMIT 1")?;
+        let row = query
+            .query_row([], |r| {
+                Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?, r.get::<_, String>(2)?, r.get::<_, String>(3)?, r.get(4)?, r.get::<_, String>(5)?))
+            })
+            .optional()?;
+        let Some((id, word, plan, staging, reason, remains)) = row else { return Ok(None) };
+        let id = id.unsigned_abs();
+        let state = Phase::from_word(&word).ok_or(StateError::Unknown { id, word })?;
+        if state.is_over() {
+            return Ok(None);
+        }
+        let what = format!("transaction {id}");
+        Ok(Some(Open { id, state, plan: parse(&what, &plan)?, staging: parse(&what, &staging)?, reason, remains: parse(&what, &remains)? }))
+    }
+
+    /// The wakes that a transaction still owes, in order.
+    ///
+    /// # Errors
+    /// SQLite's, or a row that cannot be read.
+    pub fn owed(&self, id: u64) -> StateResult<Vec<(u64, Wake)>> {
+        let mut query = self.db.prepare("SELECT seq, wake FROM owed WHERE txn = ?1 ORDER BY seq")?;
+        let rows = query.query_map([key(id)], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?)))?;
+        rows.map(|row| row.map_err(StateError::from).and_then(|(seq, wake)| Ok((seq.unsigned_abs(), parse("wake", &wake)?)))).collect()
+    }
+
+    /// Records a wake as done.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn wake_done(&mut self, id: u64, seq: u64) -> StateResult<()> {
+        self.db.execute("DELETE FROM owed WHERE txn = ?1 AND seq = ?2", params![key(id), key(seq)])?;
+        Ok(())
+    }
+
+    /// Every wake of the plan is owed again: what was woken has read the state that is being taken back.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn owe_again(&mut self, id: u64, wakes: &[Wake]) -> StateResult<()> {
+        let tx = self.db.transaction()?;
+        for (seq, wake) in wakes.iter().enumerate() {
+            let seq = i64::try_from(seq).unwrap_or(i64::MAX);
+            tx.execute("INSERT OR REPLACE INTO owed (txn, seq, wake) VALUES (?1, ?2, ?3)", params![key(id), seq, json("wake", wake)?])?;
+        }
+        tx.commit()?;
+        Ok(())
+    }
+
+    /// Commits: journal closed, generation written, ledger changed, held list changed, in one step.
+    ///
+    /// # Errors
+    /// For a transition that the journal does not allow, or SQLite's.
+    pub fn commit(&mut self, commitment: &Commitment<'_>) -> StateResult<u64> {
+        let Commitment { id, plan, at, hold } = commitment;
+        let to = journal::next(self.phase_of(*id)?, Event::Commit)?;
+        let tx = self.db.transaction()?;
+        tx.execute("UPDATE txn SET state = ?2 WHERE id = ?1", params![key(*id), to.word()])?;
+        tx.execute("DELETE FROM owed WHERE txn = ?1", [key(*id)])?;
+        let last: Option<i64> = tx.query_row("SELECT MAX(number) FROM generation", [], |r| r.get(0))?;
+        let number = if plan.intent == crate::plan::Intent::Repair { last.unwrap_or(0) } else { last.unwrap_or(0) + 1 };
+        if plan.intent != crate::plan::Intent::Repair {
+            tx.execute(
+                "INSERT INTO generation (number, commit_id, commit_json, actor, at, manifest) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![number, plan.commit.id, json("commit", &plan.commit)?, plan.actor, at, json("manifest", &plan.manifest)?],
+            )?;
+            tx.execute("DELETE FROM held WHERE commit_id = ?1", [&plan.commit.id])?;
+        }
+        for (target, change) in &plan.claimed {
+            // What stood there before us is what the first claim saw; later ones see our own work.
+            tx.execute("INSERT OR IGNORE INTO ledger (target, displaced) VALUES (?1, ?2)", params![target, json("ledger", change)?])?;
+        }
+        for target in &plan.released {
+            tx.execute("DELETE FROM ledger WHERE target = ?1", [target])?;
+        }
+        for held in *hold {
+            insert_held(&tx, held)?;
+        }
+        tx.execute("DELETE FROM interrupted WHERE commit_id = ?1", [&plan.commit.id])?;
+        // Closed transactions are history; the audit log has them.
+        tx.execute("DELETE FROM owed WHERE txn < ?1", [key(*id)])?;
+        tx.execute("DELETE FROM txn WHERE id < ?1", [key(*id)])?;
+        tx.commit()?;
+        Ok(number.unsigned_abs())
+    }
+
+    /// A generation by its number.
+    ///
+    /// # Errors
+    /// SQLite's, or a row that cannot be read.
+    pub fn generation(&self, number: u64) -> StateResult<Option<Generation>> {
+        Ok(self.generations_where("WHERE number = ?1", key(number))?.pop())
+    }
+
+    /// The live generation.
+    ///
+    /// # Errors
+    /// SQLite's, or a row that cannot be read.
+    pub fn live(&self) -> StateResult<Option<Generation>> {
+        Ok(self.generations_where("ORDER BY number DESC LIMIT ?1", 1)?.pop())
+    }
+
+    /// The newest generations, newest first.
+    ///
+    /// # Errors
+    /// SQLite's, or a row that cannot be read.
+    pub fn generations(&self, limit: u32) -> StateResult<Vec<Generation>> {
+        self.generations_where("ORDER BY number DESC LIMIT ?1", i64::from(limit))
+    }
+
+    fn generations_where(&self, clause: &str, argument: i64) -> StateResult<Vec<Generation>> {
+        let mut query = self.db.prepare(&format!("SELECT number, commit_json, actor, at, manifest FROM generation {clause}"))?;
+        let rows = query.query_map([argument], |r| {
+            Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?, r.get(2)?, r.get(3)?, r.get::<_, String>(4)?))
+        })?;
+        rows.map(|row| {
+            let (number, commit, actor, at, manifest) = row?;
+            let what = format!("generation {number}");
+            Ok(Generation { number: number.unsigned_abs(), commit: parse(&what, &commit)?, actor, at, manifest: parse(&what, &manifest)? })
+        })
+        .collect()
+    }
+
+    /// What we own, and what stood there before us.
+    ///
+    /// # Errors
+    /// SQLite's, or a row that cannot be read.
+    pub fn ledger(&self) -> StateResult<BTreeMap<String, Change>> {
+        let mut query = self.db.prepare("SELECT target, displaced FROM ledger")?;
+        let rows = query.query_map([], |r| Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?)))?;
+        rows.map(|row| {
+            let (target, displaced) = row?;
+            let change = parse(&target, &displaced)?;
+            Ok((target, change))
+        })
+        .collect()
+    }
+
+    /// Holds a revision.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn hold(&mut self, held: &Held) -> StateResult<()> {
+        insert_held(&self.db, held)
+    }
+
+    /// Lets a revision be tried again; whether it was held.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn unhold(&mut self, commit: &str) -> StateResult<bool> {
+        Ok(self.db.execute("DELETE FROM held WHERE commit_id = ?1", [commit])? > 0)
+    }
+
+    /// Whether a revision is held.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn held(&self, commit: &str) -> StateResult<Option<Held>> {
+        self.held_where("WHERE commit_id = ?1", &[&commit])
+    }
+
+    /// The revision that was held last.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn newest_held(&self) -> StateResult<Option<Held>> {
+        self.held_where("ORDER BY seq DESC LIMIT 1", &[])
+    }
+
+    fn held_where(&self, clause: &str, arguments: &[&dyn rusqlite::ToSql]) -> StateResult<Option<Held>> {
+        let sql = format!("SELECT commit_id, reason, since FROM held {clause}");
+        let held = |r: &rusqlite::Row<'_>| Ok(Held { commit: r.get(0)?, reason: r.get(1)?, since: r.get(2)? });
+        Ok(self.db.query_row(&sql, arguments, held).optional()?)
+    }
+
+    /// Counts an attempt that the daemon's death ended; how many there were.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn count_interruption(&mut self, commit: &str) -> StateResult<u32> {
+        let sql = "INSERT INTO interrupted (commit_id, times) VALUES (?1, 1)
+                   ON CONFLICT (commit_id) DO UPDATE SET times = times + 1 RETURNING times";
+        Ok(self.db.query_row(sql, [commit], |r| r.get(0))?)
+    }
+
+    /// A single value kept under a name.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn setting(&self, name: Setting) -> StateResult<Option<String>> {
+        Ok(self.db.query_row("SELECT value FROM setting WHERE key = ?1", [name.word()], |r| r.get(0)).optional()?)
+    }
+
+    /// Keeps a single value, or forgets it.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn set_setting(&mut self, name: Setting, value: Option<&str>) -> StateResult<()> {
+        match value {
+            Some(value) => self.db.execute("INSERT OR REPLACE INTO setting (key, value) VALUES (?1, ?2)", [name.word(), value])?,
+            None => self.db.execute("DELETE FROM setting WHERE key = ?1", [name.word()])?,
+        };
+        Ok(())
+    }
+
+    /// The head of the audit log as it was last written.
+    ///
+    /// # Errors
+    /// SQLite's, or a value that cannot be read.
+    pub fn audit_head(&self) -> StateResult<Option<Head>> {
+        self.setting(Setting::AuditHead)?.map(|text| parse("audit head", &text)).transpose()
+    }
+
+    /// Notes the head of the audit log.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn set_audit_head(&mut self, head: &Head) -> StateResult<()> {
+        self.set_setting(Setting::AuditHead, Some(&json("audit head", head)?))
+    }
+}
+
+/// Single values in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// The newest revision asked for.
+    Desired,
+    /// Who paused, since when and why (JSON); absent when not paused.
+    Paused,
+    /// The audit log's newest sequence number and hash (JSON).
+    AuditHead,
+    /// Digest of the repair plan that failed last: the same is not tried again.
+    FailedRepair,
+    /// The accepted tip of each remote in pull mode (JSON).
+    Pins,
+}
+
+impl Setting {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Desired => "desired",
+            Self::Paused => "paused",
+            Self::AuditHead => "audit-head",
+            Self::FailedRepair => "failed-repair",
+            Self::Pins => "pins",
+        }
+    }
+}
+
+fn insert_held(db: &Connection, held: &Held) -> StateResult<()> {
+    db.execute(
+        "INSERT OR REPLACE INTO held (commit_id, reason, since, seq)
+         VALUES (?1, ?2, ?3, (SELECT COALESCE(MAX(seq), 0) + 1 FROM held))",
+        params![held.commit, held.reason, held.since],
+    )?;
+    Ok(())
+}
+
+/// SQLite's integers are signed.
+fn key(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn json<T: Serialize>(what: &str, value: &T) -> StateResult<String> {
+    serde_json::to_string(value).map_err(|source| StateError::Corrupt { what: what.to_owned(), source })
+}
+
+fn parse<T: DeserializeOwned>(what: &str, text: &str) -> StateResult<T> {
+    serde_json::from_str(text).map_err(|source| StateError::Corrupt { what: what.to_owned(), source })
+}

@@ -1,0 +1,314 @@
+//! The rehearsal's own side: builds the future in private mounts, gives up what it does not need, runs the guards.
+//!
+//! It is started as root in a mount and a process namespace of its own. Over every writable mount of the host goes an
+//! overlay whose upper side is a sized tmpfs; the plan's file part is carried out in that merged view with the executor's
+//! own code; then the merged view becomes the root, and the live one is gone from sight.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::mount::{self, MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
+
+use crate::change::{Change, Object};
+use crate::digest::Digest;
+use crate::guard::GuardCall;
+use crate::host::linux::Files;
+use crate::host::{HostResult, Slot};
+use crate::rehearse::{GuardRan, Request};
+
+/// Where the private mounts are made: a directory of the daemon that every boot has.
+const PLACE: &str = "/run/reconciled";
+/// Size of the tmpfs that takes all writes of a rehearsal.
+const TMPFS: &str = "size=512m,mode=0700";
+/// Limit of one guard.
+const GUARD_LIMIT: Duration = Duration::from_secs(60);
+/// Most output that is kept of one guard, in bytes.
+const OUTPUT: u64 = 256 * 1024;
+
+type Result<T> = std::result::Result<T, String>;
+
+/// Runs the worker: request on standard input, one JSON line per guard on standard output.
+#[must_use]
+pub fn main() -> ExitCode {
+    match rehearse() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn rehearse() -> Result<()> {
+    let (request, contents) = read_request()?;
+    let sockets: Vec<String> = request.guards.iter().flat_map(|g| g.sockets.clone()).collect();
+    enter_future(&sockets)?;
+    carry_out(&request.changes, &contents)?;
+    drop(contents);
+    let needed: Vec<&str> = request.guards.iter().flat_map(|g| &g.capabilities).map(String::as_str).collect();
+    keep_only(&needed)?;
+    let mut out = std::io::stdout();
+    for guard in &request.guards {
+        let ran = check(guard);
+        let line = serde_json::to_string(&ran).map_err(|e| e.to_string())?;
+        writeln!(out, "{line}").map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+fn read_request() -> Result<(Request, BTreeMap<Digest, Vec<u8>>)> {
+    let mut stdin = std::io::stdin().lock();
+    let mut line = Vec::new();
+    stdin.read_until(b'\n', &mut line).map_err(|e| e.to_string())?;
+    let request: Request = serde_json::from_slice(&line).map_err(|e| format!("request: {e}"))?;
+    let mut contents = BTreeMap::new();
+    for (digest, size) in &request.contents {
+        let mut content = Vec::new();
+        stdin.by_ref().take(*size).read_to_end(&mut content).map_err(|e| e.to_string())?;
+        if Digest::of(&content) != *digest {
+            return Err(format!("the content {} arrived damaged", digest.short()));
+        }
+        contents.insert(*digest, content);
+    }
+    Ok((request, contents))
+}
+
+/// Builds the merged view and makes it the root directory.
+fn enter_future(sockets: &[String]) -> Result<()> {
+    let fail = |what: &str| {
+        let what = what.to_owned();
+        move |e: rustix::io::Errno| format!("{what}: {e}")
+    };
+    let mounts = mounts()?;
+    mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(fail("make mounts private"))?;
+    mount::mount("tmpfs", PLACE, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(&*c(TMPFS))).map_err(fail("mount a tmpfs"))?;
+    let root = PathBuf::from(PLACE).join("root");
+    std::fs::create_dir(&root).map_err(|e| format!("make {}: {e}", root.display()))?;
+    for (number, entry) in mounts.iter().enumerate() {
+        entry.show_in(&root, number)?;
+    }
+    for socket in sockets {
+        let target = under(&root, Path::new(socket));
+        if Path::new(socket).exists() {
+            mount::mount_bind(socket.as_str(), &target).map_err(fail(&format!("bind {socket}")))?;
+        }
+    }
+    let proc = root.join("proc");
+    mount::mount("proc", &proc, "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None).map_err(fail("mount /proc"))?;
+    rustix::process::chdir(&root).map_err(fail("enter the merged view"))?;
+    rustix::process::pivot_root(".", ".").map_err(fail("make the merged view the root"))?;
+    mount::unmount(".", UnmountFlags::DETACH).map_err(fail("leave the live root"))?;
+    rustix::process::chdir("/").map_err(fail("enter the merged view"))
+}
+
+/// A mount of the host, as proc_pid_mountinfo(5) lists it.
+#[derive(Debug)]
+struct Mount {
+    point: PathBuf,
+    writable: bool,
+    kind: String,
+}
+
+impl Mount {
+    fn show_in(&self, root: &Path, number: usize) -> Result<()> {
+        let target = under(root, &self.point);
+        if self.point.starts_with("/proc") || self.point.starts_with(PLACE) {
+            return Ok(());
+        }
+        let is_dir = self.point.is_dir();
+        let overlaid = self.writable && is_dir && !self.is_kernel_interface();
+        if overlaid && self.overlay(&target, number).is_ok() {
+            return Ok(());
+        }
+        if !target.exists() {
+            // Shadowed by another mount: not reachable in the live tree either.
+            return Ok(());
+        }
+        mount::mount_bind(&self.point, &target).map_err(|e| format!("bind {}: {e}", self.point.display()))?;
+        if self.point.starts_with("/dev") {
+            return Ok(());
+        }
+        mount::mount_remount(&target, MountFlags::BIND | MountFlags::RDONLY, c"")
+            .or_else(|_| mount::mount_remount(&target, MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, c""))
+            .map_err(|e| format!("make {} read-only: {e}", self.point.display()))
+    }
+
+    fn is_kernel_interface(&self) -> bool {
+        ["/sys", "/dev"].iter().any(|tree| self.point.starts_with(tree))
+            || matches!(self.kind.as_str(), "proc" | "sysfs" | "cgroup" | "cgroup2" | "devtmpfs" | "devpts" | "mqueue" | "bpf" | "autofs")
+    }
+
+    fn overlay(&self, target: &Path, number: usize) -> Result<()> {
+        let side = |name: &str| -> Result<PathBuf> {
+            let dir = PathBuf::from(PLACE).join(format!("{name}{number}"));
+            std::fs::create_dir(&dir).map_err(|e| e.to_string())?;
+            Ok(dir)
+        };
+        let lower = self.point.to_str().filter(|p| !p.contains([':', ',', '\\'])).ok_or("a mount point with an odd name")?;
+        let (upper, work) = (side("upper")?, side("work")?);
+        copy_look(&self.point, &upper);
+        let options = format!("lowerdir={lower},upperdir={},workdir={}", upper.display(), work.display());
+        mount::mount("overlay", target, "overlay", MountFlags::empty(), Some(&*c(&options))).map_err(|e| e.to_string())
+    }
+}
+
+/// The upper directory decides the mode and owner of the merged root of a mount.
+fn copy_look(from: &Path, to: &Path) {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    if let Ok(meta) = std::fs::metadata(from) {
+        // Without them the view is merely less exact.
+        let _ = std::os::unix::fs::chown(to, Some(meta.uid()), Some(meta.gid()));
+        let _ = std::fs::set_permissions(to, std::fs::Permissions::from_mode(meta.mode() & 0o7777));
+    }
+}
+
+fn mounts() -> Result<Vec<Mount>> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").map_err(|e| format!("read mountinfo: {e}"))?;
+    Ok(text.lines().filter_map(mount_of_line).collect())
+}
+
+fn mount_of_line(line: &str) -> Option<Mount> {
+    let (front, back) = line.split_once(" - ")?;
+    let mut fields = front.split(' ').skip(4);
+    let point = PathBuf::from(unescape(fields.next()?));
+    let writable = fields.next()?.split(',').any(|o| o == "rw");
+    let mut back = back.split(' ');
+    let kind = back.next()?.to_owned();
+    let writable = writable && back.nth(1)?.split(',').any(|o| o == "rw");
+    Some(Mount { point, writable, kind })
+}
+
+/// mountinfo writes blanks and backslashes as `\040`, `\011`, `\012`, `\134`.
+fn unescape(field: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")].iter().fold(field.to_owned(), |s, (code, c)| s.replace(code, c))
+}
+
+fn under(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+fn c(text: &str) -> std::ffi::CString {
+    std::ffi::CString::new(text).unwrap_or_default()
+}
+
+/// Carries out the plan's file part in the merged view, by the same staging and swaps as on the live host.
+fn carry_out(changes: &[Change], contents: &BTreeMap<Digest, Vec<u8>>) -> Result<()> {
+    let files = Files::open_root().map_err(|e| e.to_string())?;
+    changes.iter().enumerate().try_for_each(|(step, change)| one(&files, step, change, contents)).map_err(|e| e.to_string())
+}
+
+fn one(files: &Files, step: usize, change: &Change, contents: &BTreeMap<Digest, Vec<u8>>) -> HostResult<()> {
+    let slot = Slot { transaction: 0, step };
+    match change {
+        Change::Dir { path, after, .. } => files.set_directory(path, *after),
+        Change::Entry { path, before, after, .. } => {
+            let content = match after {
+                Object::File(facts) => contents.get(&facts.digest).map(Vec::as_slice).unwrap_or_default(),
+                _ => &[],
+            };
+            if before == after {
+                return Ok(());
+            }
+            files.stage(slot, path, after, content)?;
+            files.swap(slot, path, before, after)
+        }
+        Change::Unit { .. } => Ok(()),
+    }
+}
+
+/// Gives up every capability that no guard needs, for good: also for what is executed from here on.
+fn keep_only(names: &[&str]) -> Result<()> {
+    let keep: CapabilitySet = names.iter().filter_map(|name| capability(name)).collect();
+    for one in CapabilitySet::all().iter().filter(|one| !keep.contains(*one)) {
+        // EINVAL: a capability that this kernel does not know.
+        match remove_capability_from_bounding_set(one) {
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(e) => return Err(format!("give up {one:?}: {e}")),
+        }
+    }
+    let sets = rustix::thread::CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets).map_err(|e| format!("give up capabilities: {e}"))?;
+    rustix::thread::set_no_new_privs(true).map_err(|e| format!("no_new_privs: {e}"))
+}
+
+/// A capability by its name (capabilities(7)). Those that would undo the rehearsal's privacy cannot be asked for.
+fn capability(name: &str) -> Option<CapabilitySet> {
+    Some(match name {
+        "CAP_CHOWN" => CapabilitySet::CHOWN,
+        "CAP_DAC_OVERRIDE" => CapabilitySet::DAC_OVERRIDE,
+        "CAP_DAC_READ_SEARCH" => CapabilitySet::DAC_READ_SEARCH,
+        "CAP_FOWNER" => CapabilitySet::FOWNER,
+        "CAP_FSETID" => CapabilitySet::FSETID,
+        "CAP_SETGID" => CapabilitySet::SETGID,
+        "CAP_SETUID" => CapabilitySet::SETUID,
+        "CAP_NET_BIND_SERVICE" => CapabilitySet::NET_BIND_SERVICE,
+        _ => return None,
+    })
+}
+
+fn check(guard: &GuardCall) -> GuardRan {
+    let answer = |code, missing, output: String| GuardRan { name: guard.name.clone(), code, missing, output };
+    let Some((program, arguments)) = guard.argv.split_first() else { return answer(None, true, String::new()) };
+    if !Path::new(program).exists() {
+        return answer(None, true, String::new());
+    }
+    let spawned = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C.UTF-8")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = match spawned {
+        Ok(child) => child,
+        Err(e) => return answer(None, false, format!("{program}: {e}")),
+    };
+    let readers: Vec<_> = [child.stderr.take().map(boxed), child.stdout.take().map(boxed)]
+        .into_iter()
+        .flatten()
+        .map(|stream| std::thread::spawn(move || read_some(stream)))
+        .collect();
+    let code = wait(&mut child);
+    let mut output: String = readers.into_iter().filter_map(|r| r.join().ok()).collect();
+    if code.is_none() {
+        output.push_str(&format!("\n{program} was killed, or gave no answer within {} s", GUARD_LIMIT.as_secs()));
+    }
+    answer(code, false, output)
+}
+
+fn boxed(stream: impl Read + Send + 'static) -> Box<dyn Read + Send> {
+    Box::new(stream)
+}
+
+fn read_some(mut stream: Box<dyn Read + Send>) -> String {
+    let mut kept = Vec::new();
+    let _ = stream.by_ref().take(OUTPUT).read_to_end(&mut kept);
+    // What is beyond is read and dropped, so that the program is not blocked by it.
+    let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+fn wait(child: &mut std::process::Child) -> Option<i32> {
+    let end = Instant::now() + GUARD_LIMIT;
+    let mut nap = Duration::from_millis(1);
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return status.code(),
+            Ok(None) if Instant::now() < end => std::thread::sleep(nap),
+            _ => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return None;
+            }
+        }
+        nap = (nap * 2).min(Duration::from_millis(20));
+    }
+}
+
