@@ -212,7 +212,7 @@ impl Repo {
     #[must_use]
     pub fn start_push(&self, args: &[&str]) -> Pushing {
         let commit = self.head();
-        let mut command = self.git_command(&[["push", "--progress", "origin"].as_slice(), args].concat());
+        let mut command = self.git_command(&[["push", "origin"].as_slice(), args].concat());
         let shown = run::shown(&command);
         let start = Instant::now();
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();

@@ -1,0 +1,55 @@
+# What a developer or CI asks for. Each target does its own set-up on a fresh Debian or Ubuntu that has git and make.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+export PATH := $(CURDIR)/target/tools/bin:$(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+PROFILE ?= release
+# Hosts that run side by side: a few more than cores, since most of their time is waiting.
+THREADS ?= 4
+SCENARIO ?=
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+TESTED := $(TARGET)/tested-deb
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | column -ts $$'\t'
+
+.PHONY: setup
+setup: ## install what build and tests need
+	@tests/setup
+
+.PHONY: deb
+deb: setup ## build the package; the last line of output is its path
+	@PROFILE=$(PROFILE) packaging/build-deb
+
+# The package that lint and e2e look at, built once for both; its path is kept in a file.
+.PHONY: tested-deb
+tested-deb: setup
+	@mkdir -p $(TARGET)
+	@PROFILE=ci packaging/build-deb | tee $(TESTED).log
+	@realpath "$$(tail -n 1 $(TESTED).log)" >$(TESTED)
+
+.PHONY: test
+test: lint unit e2e ## everything: lints, unit tests, and scenarios on both Debian releases
+
+.PHONY: lint
+lint: tested-deb ## fmt, clippy, rustdoc, generated files, shellcheck, cargo deny, lintian
+	@tests/lint "$$(cat $(TESTED))"
+
+.PHONY: unit
+unit: setup ## tests that need no host
+	@cargo test --workspace --exclude reconciled-tests --all-features --no-fail-fast
+	@cargo test -p reconciled-tests --lib --bins --test tidy
+
+.PHONY: e2e
+e2e: tested-deb ## scenarios on booted hosts, both releases; SCENARIO=part-of-a-name for some, KEEP_HOSTS=1 to look at failed ones
+	@RECONCILED_DEB="$$(cat $(TESTED))" cargo test -p reconciled-tests --test '*' --no-fail-fast -- --test-threads=$(THREADS) $(SCENARIO)
+
+.PHONY: demo
+demo: setup ## the story in a terminal: a push goes live, a bad one is refused, a broken one rolled back
+	@PROFILE=$(PROFILE) tests/demo
+
+.PHONY: clean-hosts
+clean-hosts: ## destroy every test host, and the images and package mirrors they boot from
+	@tests/testhost/testhost clean
