@@ -1,0 +1,1 @@
+complete -W 'init key status plan sync history diff rollback retry pause resume resolve validate audit' reconcilectl
