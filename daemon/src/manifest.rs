@@ -1,11 +1,42 @@
-//! Bytes to declarations: `reconciled.toml` and the `files/` tree of a snapshot become resources and probes. Pure.
+//! Bytes to declarations: `reconciled.toml` and the `files/` tree of a snapshot become resources and probes. Pure: no
+//! file, clock or environment is read here.
+//!
+//! ```text
+//!  reconciled.toml ─► document ─► table (one table, its mistakes explained) ─┐
+//!  files/ ──────────► tree ───────────────────────────────► overlay ─────────┴─► claims ─► Manifest, notes
+//! ```
+
+mod claims;
+mod diagnostic;
+mod document;
+mod notes;
+mod overlay;
+mod probes;
+mod suggest;
+mod table;
+#[cfg(test)]
+mod tests;
+mod tree;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use self::claims::{Claim, Content};
+pub use self::diagnostic::Diagnostic;
+use self::diagnostic::{Faults, Text};
+use self::document::Document;
+use self::tree::Tree;
 use crate::digest::Digest;
+use crate::kind::{FileSpec, Spec as _};
 use crate::probe::Probe;
+use crate::source::{Snapshot, SourceEntry};
+
+/// The manifest of a repository.
+pub const MANIFEST: &str = "reconciled.toml";
+/// Largest manifest, in bytes: far more than a person writes, and little enough to be read in no time.
+const MANIFEST_LIMIT: usize = 1 << 20;
 
 /// Where something was declared, for messages: `reconciled.toml:12:5`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,4 +78,88 @@ pub struct Manifest {
     /// An empty repository is meant.
     #[serde(skip)]
     pub allow_empty: bool,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&crate::path::escape(&self.file))?;
+        if self.line > 0 { write!(f, ":{}:{}", self.line, self.column) } else { Ok(()) }
+    }
+}
+
+/// Reads what a repository declares.
+///
+/// # Errors
+/// All mistakes that were found, in order, at most a screenful.
+pub fn read(snapshot: &Snapshot) -> Result<Manifest, Vec<Diagnostic>> {
+    let mut faults = Faults::default();
+    let mut text = Text::new(MANIFEST, manifest_text(snapshot, &mut faults));
+    let document = document::read(&mut text, &mut faults);
+    let tree = tree::read(snapshot, &mut faults);
+    let manifest = assemble(document, &tree, &text, &mut faults);
+    if !faults.is_empty() {
+        return Err(faults.into_sorted(MANIFEST));
+    }
+    if manifest.resources.is_empty() && !manifest.allow_empty {
+        return Err(vec![nothing()]);
+    }
+    let notes = notes::all(snapshot, &tree, &manifest);
+    Ok(Manifest { notes, ..manifest })
+}
+
+/// The text of the file that a diagnostic is about, for [`Diagnostic::render`].
+#[must_use]
+pub fn source_of<'a>(snapshot: &'a Snapshot, diagnostic: &Diagnostic) -> Option<&'a str> {
+    match snapshot.entries.get(&diagnostic.file) {
+        Some(SourceEntry::File { content, .. }) => std::str::from_utf8(content).ok(),
+        _ => None,
+    }
+}
+
+fn nothing() -> Diagnostic {
+    let message = "the repository declares nothing: this would remove everything that is managed on the host";
+    Diagnostic::of_file(MANIFEST, message).help("add a file under files/ or a table, or set allow_empty = true")
+}
+
+/// The text of the manifest; a repository without one only has its tree.
+fn manifest_text<'a>(snapshot: &'a Snapshot, faults: &mut Faults) -> &'a str {
+    let content = match snapshot.entries.get(MANIFEST) {
+        None => return "",
+        Some(SourceEntry::Link { .. }) => {
+            faults.push(Diagnostic::of_file(MANIFEST, "the manifest is a symbolic link").help("put the file itself there"));
+            return "";
+        }
+        Some(SourceEntry::File { content, .. }) => content,
+    };
+    if content.len() > MANIFEST_LIMIT {
+        let message = format!("the manifest is larger than {MANIFEST_LIMIT} bytes");
+        faults.push(Diagnostic::of_file(MANIFEST, &message).help("put long contents under files/"));
+        return "";
+    }
+    std::str::from_utf8(content).unwrap_or_else(|error| {
+        let line = content[..error.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+        let fault = Diagnostic::of_file(MANIFEST, "not UTF-8 text").help("save it as UTF-8");
+        faults.push(Diagnostic { line, column: 1, ..fault });
+        ""
+    })
+}
+
+/// Puts tables and tree together and checks the whole.
+fn assemble(document: Document, tree: &Tree<'_>, text: &Text<'_>, faults: &mut Faults) -> Manifest {
+    let (tables, others): (Vec<_>, Vec<_>) = document.declared.into_iter().partition(|d| d.kind == FileSpec::KIND);
+    let mut claims = overlay::merge(tree, &tables, text, faults);
+    claims.extend(others.iter().map(|d| Claim::of_table(d, d.spec.clone(), text, Content::None)));
+    claims::check(&claims, text, faults);
+    let mut manifest = Manifest { allow_empty: document.allow_empty, ..Manifest::default() };
+    for Claim { resource, content, .. } in claims {
+        let bytes = match content {
+            Content::None => None,
+            Content::File(bytes) => Some(bytes.to_vec()),
+            Content::Text(text) => Some(text.into_bytes()),
+        };
+        manifest.contents.extend(bytes.map(|bytes| (Digest::of(&bytes), bytes)));
+        manifest.resources.push(resource);
+    }
+    manifest.probes = document.probes;
+    manifest
 }

@@ -82,7 +82,7 @@ pub struct Http {
 /// Accepted HTTP status codes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(untagged)]
+#[serde(untagged, expecting = "it must be a number or a list of numbers; write status = 200 or [200, 204]")]
 pub enum Status {
     /// Exactly this one.
     One(u16),

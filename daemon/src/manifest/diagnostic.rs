@@ -36,6 +36,15 @@ pub struct Diagnostic {
     pub private: bool,
 }
 
+/// A source line as it may be shown.
+struct Excerpt {
+    line: String,
+    /// The bytes of `line` that are at fault.
+    fault: Range<usize>,
+    /// The line is shown from its beginning.
+    whole: bool,
+}
+
 impl Diagnostic {
     /// A mistake of a whole file.
     #[must_use]
@@ -63,10 +72,20 @@ impl Diagnostic {
     #[must_use]
     pub fn render(&self, source: Option<&str>, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
-        let mut group = Level::ERROR.primary_title(self.message.as_str()).element(self.place());
-        if let Some((line, span)) = source.and_then(|s| self.excerpt(s)) {
-            group = group.element(Snippet::source(line).line_start(self.line).annotation(AnnotationKind::Primary.span(span)));
-        }
+        let title = Level::ERROR.primary_title(self.message.as_str());
+        let mut group = match source.and_then(|s| self.excerpt(s)) {
+            None => title.element(self.place()),
+            Some(excerpt) => {
+                let snippet = Snippet::source(excerpt.line).line_start(self.line);
+                let snippet = snippet.annotation(AnnotationKind::Primary.span(excerpt.fault));
+                // The renderer counts columns in what it is given, which is wrong for a line that was cut at its head.
+                if excerpt.whole {
+                    title.element(snippet.path(self.file.as_str()))
+                } else {
+                    title.element(self.place()).element(snippet)
+                }
+            }
+        };
         if let Some(help) = &self.help {
             group = group.element(Level::HELP.message(help.as_str()));
         }
@@ -78,23 +97,23 @@ impl Diagnostic {
         if self.line == 0 { place } else { place.line(self.line).char_column(self.column) }
     }
 
-    /// The line of the fault as it may be shown, and where in it the fault is.
-    fn excerpt(&self, source: &str) -> Option<(String, Range<usize>)> {
+    /// The line of the fault as it may be shown.
+    fn excerpt(&self, source: &str) -> Option<Excerpt> {
         let span = self.span.clone().filter(|_| !self.private)?;
         let before = source.get(..span.start)?;
         let start = before.rfind('\n').map_or(0, |i| i + 1);
         let end = source[span.start..].find('\n').map_or(source.len(), |i| span.start + i);
-        let first = source.ceil_char_boundary(start.max(span.start.saturating_sub(LINE_LIMIT / 2)));
-        let last = source.floor_char_boundary(end.min(span.start + LINE_LIMIT));
-        let stop = source.floor_char_boundary(span.end.clamp(span.start, last.max(span.start)));
+        let first = ceil(source, start.max(span.start.saturating_sub(LINE_LIMIT / 2)));
+        let last = floor(source, end.min(span.start + LINE_LIMIT));
+        let stop = floor(source, span.end.clamp(span.start, last.max(span.start)));
         let cut = |cut: bool| if cut { "…" } else { "" };
         let head = format!("{}{}", cut(first > start), visible(&source[first..span.start]));
         let fault = visible(&source[span.start..stop]);
         let tail = if last > stop { visible(&source[stop..last]) } else { String::new() };
-        let marked = head.len()..head.len() + fault.len().max(1);
         // A caret behind the last character needs something to stand under.
         let line = format!("{head}{fault}{tail}{} ", cut(last < end));
-        Some((line, marked))
+        let next = line[head.len()..].chars().next().map_or(0, char::len_utf8);
+        Some(Excerpt { line, fault: head.len()..head.len() + fault.len().max(next), whole: first == start })
     }
 }
 
@@ -115,6 +134,16 @@ pub(super) fn clip(text: &str, limit: usize) -> String {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text.to_owned(),
     }
+}
+
+/// The last place between two characters that is not behind a byte.
+fn floor(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or_default()
+}
+
+/// The first place between two characters that is not before a byte.
+fn ceil(text: &str, at: usize) -> usize {
+    (at..text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(text.len())
 }
 
 /// A piece of a source line without anything that a terminal would obey.
@@ -153,17 +182,22 @@ impl<'a> Text<'a> {
         let line = self.line(offset);
         let start = self.starts[line];
         // A line that is longer than anybody's editor has no exact column: counting must not cost more than reading.
-        let from = self.text.get(start..self.text.floor_char_boundary(offset.min(start + 4096))).unwrap_or_default();
+        let from = self.text.get(start..floor(self.text, offset.min(start + 4096))).unwrap_or_default();
         Origin { file: self.file.to_owned(), line: line + 1, column: from.chars().count() + 1 }
     }
 
     pub(super) fn fault(&self, span: &Range<usize>, message: &str) -> Diagnostic {
         let Origin { line, column, .. } = self.origin(span.start);
         // Both ends stand on characters, whatever the parser counted.
-        let start = self.text.floor_char_boundary(span.start);
-        let end = self.text.ceil_char_boundary(span.end.max(start));
+        let start = floor(self.text, span.start);
+        let end = ceil(self.text, span.end.max(start));
         let private = self.is_private(span.start);
         Diagnostic { line, column, span: Some(start..end), private, ..Diagnostic::of_file(self.file, message) }
+    }
+
+    /// The line that a byte stands in.
+    pub(super) fn line_at(&self, offset: usize) -> &str {
+        self.text[self.starts[self.line(offset)]..].lines().next().unwrap_or_default()
     }
 
     fn line(&self, offset: usize) -> usize {
@@ -196,6 +230,11 @@ impl Faults {
 
     pub(super) fn is_empty(&self) -> bool {
         self.kept.is_empty()
+    }
+
+    /// So many that looking for more is not worth the time.
+    pub(super) fn is_full(&self) -> bool {
+        self.more > FAULT_LIMIT * 10
     }
 
     /// In the order of the repository: the manifest's by line, then the tree's by path.

@@ -63,11 +63,9 @@ fn check_times(probe: &Probe) -> Result<(), Fault> {
     if probe.timeout == TimeSpan::millis(0) {
         return fault(&["timeout"], "an attempt needs some time", "write timeout = \"5s\"");
     }
-    for (path, span) in [
-        (&["timeout"][..], probe.timeout),
-        (&["interval"][..], probe.interval),
-        (&["stable_for"][..], probe.stable_for),
-    ] {
+    for (path, span) in
+        [(&["timeout"][..], probe.timeout), (&["interval"][..], probe.interval), (&["stable_for"][..], probe.stable_for)]
+    {
         if span > SPAN_LIMIT {
             return fault(path, "a push would wait longer than an hour", "write \"1h\" at most");
         }

@@ -1,0 +1,110 @@
+//! Remarks that fail no push: what is legal but seldom meant.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::Manifest;
+use super::tree::{Entry, Tree};
+use crate::kind::{FileSpec, Spec as _, UnitSpec};
+use crate::path::escape;
+use crate::source::{Snapshot, SourceEntry};
+
+/// Where an administrator's unit files live.
+const UNIT_FOLDER: &str = "/etc/systemd/system/";
+/// Unit files that are started by what names them, or by their own install section.
+const UNIT_ENDINGS: [&str; 6] = [".service", ".socket", ".timer", ".path", ".mount", ".target"];
+/// Units that start the service of the same name.
+const TRIGGERS: [&str; 3] = [".socket", ".timer", ".path"];
+/// Folders of the language that are planned.
+const PLANNED: [&str; 3] = ["roles", "hosts", "secrets"];
+/// Longest text that might be a link.
+const LINK_LIMIT: usize = 255;
+/// Endings of what editors and patch tools leave behind.
+const LEFTOVERS: [&str; 5] = ["~", ".swp", ".orig", ".rej", ".bak"];
+
+/// All remarks, in a fixed order.
+pub(super) fn all(snapshot: &Snapshot, tree: &Tree<'_>, manifest: &Manifest) -> Vec<String> {
+    let mut notes: Vec<String> = PLANNED.iter().filter_map(|folder| planned(snapshot, folder)).collect();
+    if manifest.probes.is_empty() && !manifest.resources.is_empty() {
+        notes.push("no probes are declared: only the units that a push touches decide whether it is healthy".to_owned());
+    }
+    if manifest.allow_empty && !manifest.resources.is_empty() {
+        notes.push("allow_empty = true, but the repository is not empty: remove it, so that it protects again".to_owned());
+    }
+    let names = named(manifest, UnitSpec::KIND);
+    let files = named(manifest, FileSpec::KIND);
+    for (path, Entry { source, entry }) in tree {
+        let (SourceEntry::File { content, .. }, Some(spec)) = (entry, files.get(path.as_str())) else { continue };
+        let shown = escape(source);
+        if let Some(unit) = unnamed_unit(path, &names) {
+            notes.push(format!("{shown}: no [[unit]] names {}: it is neither enabled nor started", escape(unit)));
+        }
+        notes.extend(suspicion(path, content, spec).map(|what| format!("{shown}: {what}")));
+    }
+    notes
+}
+
+fn planned(snapshot: &Snapshot, folder: &str) -> Option<String> {
+    let inside = format!("{folder}/");
+    let any = snapshot.entries.range(inside.clone()..).next().is_some_and(|(path, _)| path.starts_with(&inside));
+    any.then(|| format!("{folder}/ is ignored: not supported by this version"))
+}
+
+/// The declarations of a kind by name.
+fn named<'m>(manifest: &'m Manifest, kind: &str) -> BTreeMap<&'m str, &'m Value> {
+    manifest.resources.iter().filter(|r| r.kind == kind).map(|r| (r.name.as_str(), &r.spec)).collect()
+}
+
+/// The name of a unit file that nothing declared starts.
+fn unnamed_unit<'p>(path: &'p str, names: &BTreeMap<&str, &Value>) -> Option<&'p str> {
+    let unit = path.strip_prefix(UNIT_FOLDER).filter(|u| !u.contains('/'))?;
+    let (stem, ending) = UNIT_ENDINGS.iter().find_map(|ending| unit.strip_suffix(ending).map(|stem| (stem, *ending)))?;
+    let named = if stem.ends_with('@') {
+        names.keys().any(|name| name.starts_with(stem) && name.ends_with(ending))
+    } else {
+        names.contains_key(unit) || TRIGGERS.iter().any(|trigger| names.contains_key(format!("{stem}{trigger}").as_str()))
+    };
+    (!named).then_some(unit)
+}
+
+/// What a file looks like that it should not.
+fn suspicion(path: &str, content: &[u8], spec: &Value) -> Option<&'static str> {
+    let mode = spec["mode"].as_str().and_then(|m| u32::from_str_radix(m, 8).ok()).unwrap_or_default();
+    if LEFTOVERS.iter().any(|ending| path.ends_with(ending)) {
+        return Some("looks like an editor's leftover");
+    }
+    if content.starts_with(b"version https://git-lfs.github.com/spec/") {
+        return Some("is a pointer of git-lfs, not the file itself");
+    }
+    if lost_link(content) {
+        return Some("its only content is a path: was it a symbolic link? (git config core.symlinks true, and add it again)");
+    }
+    if content.starts_with(b"#!") && mode & 0o111 == 0 {
+        return Some("begins with #! but is not executable (git update-index --chmod=+x)");
+    }
+    if conflicted(content) {
+        return Some("holds the markers of an unfinished merge");
+    }
+    if spec["secret"] != true && content.starts_with(b"-----BEGIN ") && first_line(content).ends_with(b"PRIVATE KEY-----") {
+        return Some("is a private key: set secret = true and a mode in a [[file]] table, or keep it out of git");
+    }
+    None
+}
+
+/// One line without its end, that is a path: how git writes a symbolic link where there are none.
+fn lost_link(content: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(content) else { return false };
+    text.len() <= LINK_LIMIT
+        && ["../", "./", "/"].iter().any(|start| text.starts_with(start) && text.len() > start.len())
+        && !text.chars().any(|c| c.is_whitespace() || c.is_control())
+}
+
+fn conflicted(content: &[u8]) -> bool {
+    let mut lines = content.split(|b| *b == b'\n');
+    lines.any(|line| line.starts_with(b"<<<<<<< ")) && lines.any(|line| line.starts_with(b">>>>>>> "))
+}
+
+fn first_line(content: &[u8]) -> &[u8] {
+    content.split(|b| matches!(b, b'\r' | b'\n')).next().unwrap_or_default()
+}

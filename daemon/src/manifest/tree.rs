@@ -1,0 +1,68 @@
+//! The `files/` tree of a repository: what stands at `files/etc/x` is wanted at `/etc/x`.
+
+use std::collections::BTreeMap;
+
+use super::diagnostic::{Diagnostic, Faults};
+use crate::path::{ManagedPath, is_hidden};
+use crate::source::{Snapshot, SourceEntry};
+
+/// The folder of the tree.
+pub(super) const FILES: &str = "files";
+/// Git keeps no empty directories; this is how people keep one anyway.
+const PLACEHOLDER: &str = ".gitkeep";
+/// Endings of the languages that are planned, and what they mean.
+const PLANNED: [(&str, &str); 2] = [(".j2", "templates"), (".age", "sealed files")];
+
+/// The entries of the tree by their place on the host.
+pub(super) type Tree<'a> = BTreeMap<String, Entry<'a>>;
+
+/// One entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry<'a> {
+    /// Its path in the repository.
+    pub(super) source: &'a str,
+    pub(super) entry: &'a SourceEntry,
+}
+
+/// Reads the tree.
+pub(super) fn read<'a>(snapshot: &'a Snapshot, faults: &mut Faults) -> Tree<'a> {
+    if snapshot.entries.contains_key(FILES) {
+        faults.push(Diagnostic::of_file(FILES, "`files` is no directory").help("make it one: files/etc/x is /etc/x"));
+    }
+    let mut tree = Tree::new();
+    for (source, entry) in snapshot.entries.range(format!("{FILES}/")..format!("{FILES}0")) {
+        if source.rsplit('/').next() == Some(PLACEHOLDER) {
+            continue;
+        }
+        match check(source, entry) {
+            Ok(path) => drop(tree.insert(path.as_str().to_owned(), Entry { source, entry })),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    tree
+}
+
+fn check(source: &str, entry: &SourceEntry) -> Result<ManagedPath, Diagnostic> {
+    if let Some((ending, meaning)) = PLANNED.iter().find(|(ending, _)| source.ends_with(ending)) {
+        let message = format!("{ending} files ({meaning}) are not supported by this version");
+        return Err(Diagnostic::of_file(source, &message).help(&format!("write the file out, without {ending}")));
+    }
+    let path = ManagedPath::new(&source[FILES.len()..])
+        .map_err(|why| Diagnostic::of_file(source, &why).help("remove it from files/"))?;
+    if let SourceEntry::Link { target } = entry
+        && let Some(why) = unfit_target(target)
+    {
+        return Err(Diagnostic::of_file(source, why).help("make the link again: ln -s ../sites-available/shop"));
+    }
+    Ok(path)
+}
+
+/// Why a text can be no link's target.
+pub(super) fn unfit_target(target: &str) -> Option<&'static str> {
+    match target {
+        "" => Some("the link has no target"),
+        target if target.len() >= crate::path::PATH_LIMIT => Some("the link's target is too long"),
+        target if target.chars().any(is_hidden) => Some("the link's target has an invisible character"),
+        _ => None,
+    }
+}
