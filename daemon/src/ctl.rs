@@ -1,0 +1,3 @@
+//! `reconcilectl`: the operator's verbs, one file each.
+
+pub mod validate;
