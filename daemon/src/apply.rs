@@ -291,7 +291,7 @@ fn check_in_place(guard: &GuardCall, ground: &mut Ground<'_>) -> Result<(), Appl
         output_limit: GUARD_OUTPUT,
     };
     let ran = ground.touch.run(&job, &mut |_| true)?;
-    if ran.ok() || guard.tolerates(&ran) {
+    if guard.passes(&ran) || guard.tolerates(&ran) {
         return Ok(());
     }
     let said: Vec<String> = findings(&ran).into_iter().take(20).collect();
@@ -377,9 +377,10 @@ fn settle(plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
     }
     for (unit, before) in plan.touched.iter().zip(before) {
         let seen = ground.touch.unit(unit)?;
-        let wanted_down = plan.steps.iter().any(|s| {
-            matches!(&s.change, Change::Unit { unit: u, after, .. } if u == unit && after.active != Some(true))
-        });
+        let wanted_down = plan
+            .steps
+            .iter()
+            .any(|s| matches!(&s.change, Change::Unit { unit: u, after, .. } if u == unit && after.active != Some(true)));
         let failing = seen.active == "failed" || seen.sub == "auto-restart" || seen.restarts > before;
         if failing && !wanted_down {
             let mut text = format!("{unit} did not stay up: it is {} ({}), result {}", seen.active, seen.sub, seen.result);

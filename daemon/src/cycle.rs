@@ -1,6 +1,7 @@
 //! One pass, top to bottom: the only file that knows all stages. It has no I/O of its own; each stage's type can only be
 //! made by the stage before it, so that none can be skipped.
 
+mod asides;
 mod ending;
 mod seeing;
 
@@ -8,6 +9,7 @@ use std::time::Instant;
 
 use crate::apply::{self, Ground};
 use crate::audit::{AuditLog, ChangeRecord, Event, NewRecord, UtcTime};
+use crate::digest::Digest;
 use crate::guard::Guards;
 use crate::host::Touch;
 use crate::manifest::{self, Manifest};
@@ -82,7 +84,10 @@ impl Order {
     #[must_use]
     pub fn actor(&self) -> &str {
         match self {
-            Self::Deploy { actor, .. } | Self::Preview { actor, .. } | Self::Rollback { actor, .. } | Self::Repair { actor, .. } => actor,
+            Self::Deploy { actor, .. }
+            | Self::Preview { actor, .. }
+            | Self::Rollback { actor, .. }
+            | Self::Repair { actor, .. } => actor,
         }
     }
 }
@@ -99,6 +104,8 @@ pub struct Engine {
     pub guards: Guards,
     /// Turns false when the daemon is asked to stop: what waits for probes is undone then.
     pub go_on: Box<dyn Fn() -> bool>,
+    /// The drift that was reported last, so that it is not reported again.
+    pub reported_drift: Option<Digest>,
     /// Told at each change of phase, for the status.
     pub phase: Box<dyn Fn(&'static str)>,
 }
@@ -252,7 +259,8 @@ impl Engine {
             Order::Repair { .. } => Ok(live.map(|g| Wanted { commit: g.commit.clone(), manifest: g.manifest.clone() })),
             Order::Rollback { generation, .. } => {
                 let wanted = self.state.generation(*generation)?;
-                let wanted = wanted.ok_or_else(|| Stop::usage(format!("there is no generation {generation}; see reconcilectl history")))?;
+                let wanted = wanted
+                    .ok_or_else(|| Stop::usage(format!("there is no generation {generation}; see reconcilectl history")))?;
                 Ok(Some(Wanted { commit: wanted.commit, manifest: wanted.manifest }))
             }
             Order::Deploy { commit, .. } => {
@@ -266,7 +274,13 @@ impl Engine {
 
     fn from_git(&self, commit: &str, live: Option<&Generation>) -> Result<Wanted, Stop> {
         let base = live.map(|g| g.commit.id.as_str());
-        let received = source::read(&*self.host, commit, base)?;
+        let full = match commit.len() {
+            40 => Some(commit.to_owned()),
+            _ => source::resolve(&*self.host, if commit == "main" { source::MAIN } else { commit })?,
+        };
+        let full =
+            full.ok_or_else(|| Stop::usage(format!("there is no revision {} in this repository", crate::path::escape(commit))))?;
+        let received = source::read(&*self.host, &full, base)?;
         if !received.descends {
             return Err(Stop::usage(format!(
                 "it does not build on the live revision {}: fetch, rebase and push again (a forced push is never accepted; reconcilectl rollback goes back)",
@@ -281,7 +295,9 @@ impl Engine {
 /// Nothing to change, and the host is held at just this already.
 fn is_settled(plan: &Plan, live: Option<&Generation>) -> bool {
     let same = |g: &Generation| {
-        g.commit.id == plan.commit.id && g.manifest.resources == plan.manifest.resources && g.manifest.probes == plan.manifest.probes
+        g.commit.id == plan.commit.id
+            && g.manifest.resources == plan.manifest.resources
+            && g.manifest.probes == plan.manifest.probes
     };
     plan.is_empty() && plan.released.is_empty() && (plan.intent == Intent::Repair || live.is_some_and(same))
 }

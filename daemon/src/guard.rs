@@ -20,6 +20,9 @@ pub struct Guard {
     pub globs: Vec<String>,
     /// The check: program and arguments; `{units}` stands for the names of the changed units. Exit code 0 is a pass.
     pub check: Vec<String>,
+    /// A check that passes says nothing: whatever it says is a finding, also with exit code 0.
+    #[serde(default)]
+    pub quiet: bool,
     /// The Debian package that brings the program.
     #[serde(default)]
     pub package: Option<String>,
@@ -79,6 +82,9 @@ pub struct GuardCall {
     pub name: String,
     /// Program and arguments, complete.
     pub argv: Vec<String>,
+    /// See [`Guard::quiet`].
+    #[serde(default)]
+    pub quiet: bool,
     /// See [`Guard::package`].
     pub package: Option<String>,
     /// See [`Guard::executes`].
@@ -93,6 +99,12 @@ pub struct GuardCall {
 }
 
 impl GuardCall {
+    /// Whether a check passed: exit code 0, and silence where that is part of it.
+    #[must_use]
+    pub fn passes(&self, ran: &Ran) -> bool {
+        ran.ok() && (!self.quiet || findings(ran).is_empty())
+    }
+
     /// Whether a failed check found nothing but what was known before.
     #[must_use]
     pub fn tolerates(&self, ran: &Ran) -> bool {
@@ -154,6 +166,7 @@ impl Guards {
             GuardCall {
                 name: guard.name.clone(),
                 argv: words.collect(),
+                quiet: guard.quiet,
                 package: guard.package.clone(),
                 executes: guard.executes,
                 sockets: guard.sockets.clone(),

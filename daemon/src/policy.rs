@@ -46,7 +46,10 @@ pub fn judge(plan: Plan, right: Right, allow_empty: bool) -> Result<Approved, Ve
         reasons.push(format!("the key {} may only preview: push to another branch than main", plan.actor));
     }
     if plan.intent != Intent::Repair && plan.manifest.resources.is_empty() && !plan.released.is_empty() && !allow_empty {
-        reasons.push("this would remove everything that is managed here: set allow_empty = true in reconciled.toml if that is meant".to_owned());
+        reasons.push(
+            "this would remove everything that is managed here: set allow_empty = true in reconciled.toml if that is meant"
+                .to_owned(),
+        );
     }
     if reasons.is_empty() { Ok(Approved { plan, right }) } else { Err(reasons) }
 }

@@ -80,6 +80,14 @@ pub struct GuardRan {
     pub output: String,
 }
 
+impl GuardRan {
+    /// As a process that ran, for the guard to judge.
+    fn ran(&self) -> Ran {
+        let result = if self.code.is_some() { "success" } else { "killed" };
+        Ran { code: self.code, result: result.to_owned(), stdout: Vec::new(), stderr: self.output.clone().into_bytes() }
+    }
+}
+
 /// Gives contents that did not come with the plan, by digest.
 pub type Contents<'a> = &'a dyn Fn(&Digest) -> HostResult<Vec<u8>>;
 
@@ -87,12 +95,19 @@ pub type Contents<'a> = &'a dyn Fn(&Digest) -> HostResult<Vec<u8>>;
 ///
 /// # Errors
 /// A guard's rejection, or that the rehearsal could not be held.
-pub fn rehearse(approved: Approved, host: &dyn Look, contents: Contents<'_>, say: &mut dyn FnMut(Progress)) -> Result<Rehearsed, RehearseError> {
+pub fn rehearse(
+    approved: Approved,
+    host: &dyn Look,
+    contents: Contents<'_>,
+    say: &mut dyn FnMut(Progress),
+) -> Result<Rehearsed, RehearseError> {
     let right = approved.right();
     let mut plan = approved.into_plan();
     let (asked, deferred): (Vec<_>, Vec<_>) = plan.guards.iter().cloned().partition(|g| right == Right::Deploy || !g.executes);
     for guard in deferred {
-        say(Progress::Note { text: format!("guard {}: deferred, it runs code of the candidate and this key may only preview", guard.name) });
+        say(Progress::Note {
+            text: format!("guard {}: deferred, it runs code of the candidate and this key may only preview", guard.name),
+        });
     }
     if asked.is_empty() {
         return Ok(Rehearsed { plan });
@@ -104,7 +119,7 @@ pub fn rehearse(approved: Approved, host: &dyn Look, contents: Contents<'_>, say
         if ran.missing {
             return Err(missing(guard));
         }
-        if ran.code == Some(0) {
+        if guard.passes(&ran.ran()) {
             say(Progress::Good { text: format!("guard {}: {}", guard.name, guard.argv.join(" ")) });
         } else {
             failed.push(guard);
@@ -137,15 +152,16 @@ fn missing(guard: &GuardCall) -> RehearseError {
 }
 
 /// What a guard finds in the future is let pass when the present has all of it too.
-fn tolerated(guard: &GuardCall, future: &BTreeMap<String, GuardRan>, present: &BTreeMap<String, GuardRan>) -> Result<Vec<String>, RehearseError> {
+fn tolerated(
+    guard: &GuardCall,
+    future: &BTreeMap<String, GuardRan>,
+    present: &BTreeMap<String, GuardRan>,
+) -> Result<Vec<String>, RehearseError> {
     let lines = |ran: Option<&GuardRan>| -> BTreeSet<String> {
-        ran.map(|r| findings(&Ran { code: r.code, result: String::new(), stdout: Vec::new(), stderr: r.output.clone().into_bytes() }))
-            .unwrap_or_default()
-            .into_iter()
-            .collect()
+        ran.map(|r| findings(&r.ran())).unwrap_or_default().into_iter().collect()
     };
     let (after, before) = (lines(future.get(&guard.name)), lines(present.get(&guard.name)));
-    let was_failing = present.get(&guard.name).is_some_and(|r| r.code != Some(0));
+    let was_failing = present.get(&guard.name).is_some_and(|r| !guard.passes(&r.ran()));
     let new: Vec<String> = after.difference(&before).take(40).cloned().collect();
     if was_failing && new.is_empty() && !after.is_empty() {
         return Ok(after.into_iter().collect());
@@ -154,11 +170,18 @@ fn tolerated(guard: &GuardCall, future: &BTreeMap<String, GuardRan>, present: &B
     Err(RehearseError::Rejected { guard: guard.name.clone(), findings })
 }
 
-fn run(steps: &[Step], guards: &[GuardCall], host: &dyn Look, contents: Contents<'_>) -> Result<BTreeMap<String, GuardRan>, RehearseError> {
+fn run(
+    steps: &[Step],
+    guards: &[GuardCall],
+    host: &dyn Look,
+    contents: Contents<'_>,
+) -> Result<BTreeMap<String, GuardRan>, RehearseError> {
     let job = Job {
         purpose: "rehearsal",
         // A process namespace of its own: no way to other processes, nor through /proc/PID/root to the live tree.
-        argv: ["/usr/bin/unshare", "--pid", "--fork", "--kill-child", "--", PROGRAM, "worker", "rehearse"].map(str::to_owned).to_vec(),
+        argv: ["/usr/bin/unshare", "--pid", "--fork", "--kill-child", "--", PROGRAM, "worker", "rehearse"]
+            .map(str::to_owned)
+            .to_vec(),
         input: request(steps, guards, contents)?,
         sandbox: Sandbox::Rehearsal,
         limit: LIMIT,

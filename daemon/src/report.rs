@@ -107,6 +107,12 @@ impl Progress {
 }
 
 impl Report {
+    /// A report with only a verdict and a reason.
+    #[must_use]
+    pub fn short(verdict: Verdict, reason: &str) -> Self {
+        Self { verdict, commit: None, generation: None, reason: reason.to_owned(), stages: Vec::new(), audit_head: None }
+    }
+
     /// The summary line with the stage times.
     #[must_use]
     pub fn text(&self) -> String {

@@ -194,7 +194,10 @@ impl State {
     pub fn begin(&mut self, plan: &Plan, staging: &[PathBuf]) -> StateResult<u64> {
         let (plan_json, staging) = (json("plan", plan)?, json("staging", &staging)?);
         let tx = self.db.transaction()?;
-        tx.execute("INSERT INTO txn (state, plan, staging) VALUES (?1, ?2, ?3)", params![Phase::Planned.word(), plan_json, staging])?;
+        tx.execute(
+            "INSERT INTO txn (state, plan, staging) VALUES (?1, ?2, ?3)",
+            params![Phase::Planned.word(), plan_json, staging],
+        )?;
         let id = tx.last_insert_rowid();
         for (seq, wake) in plan.wakes.iter().enumerate() {
             let seq = i64::try_from(seq).unwrap_or(i64::MAX);
@@ -210,7 +213,10 @@ impl State {
     /// For a transition that the journal does not allow, or SQLite's.
     pub fn advance(&mut self, id: u64, event: Event, reason: Option<&str>) -> StateResult<Phase> {
         let to = journal::next(self.phase_of(id)?, event)?;
-        self.db.execute("UPDATE txn SET state = ?2, reason = COALESCE(?3, reason) WHERE id = ?1", params![key(id), to.word(), reason])?;
+        self.db.execute(
+            "UPDATE txn SET state = ?2, reason = COALESCE(?3, reason) WHERE id = ?1",
+            params![key(id), to.word(), reason],
+        )?;
         Ok(to)
     }
 
@@ -236,7 +242,14 @@ impl State {
         let mut query = self.db.prepare("SELECT id, state, plan, staging, reason, remains FROM txn ORDER BY id DESC LIMIT 1")?;
         let row = query
             .query_row([], |r| {
-                Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?, r.get::<_, String>(2)?, r.get::<_, String>(3)?, r.get(4)?, r.get::<_, String>(5)?))
+                Ok((
+                    r.get::<_, i64>(0)?,
+                    r.get::<_, String>(1)?,
+                    r.get::<_, String>(2)?,
+                    r.get::<_, String>(3)?,
+                    r.get(4)?,
+                    r.get::<_, String>(5)?,
+                ))
             })
             .optional()?;
         let Some((id, word, plan, staging, reason, remains)) = row else { return Ok(None) };
@@ -246,7 +259,14 @@ impl State {
             return Ok(None);
         }
         let what = format!("transaction {id}");
-        Ok(Some(Open { id, state, plan: parse(&what, &plan)?, staging: parse(&what, &staging)?, reason, remains: parse(&what, &remains)? }))
+        Ok(Some(Open {
+            id,
+            state,
+            plan: parse(&what, &plan)?,
+            staging: parse(&what, &staging)?,
+            reason,
+            remains: parse(&what, &remains)?,
+        }))
     }
 
     /// The wakes that a transaction still owes, in order.
@@ -256,7 +276,8 @@ impl State {
     pub fn owed(&self, id: u64) -> StateResult<Vec<(u64, Wake)>> {
         let mut query = self.db.prepare("SELECT seq, wake FROM owed WHERE txn = ?1 ORDER BY seq")?;
         let rows = query.query_map([key(id)], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?)))?;
-        rows.map(|row| row.map_err(StateError::from).and_then(|(seq, wake)| Ok((seq.unsigned_abs(), parse("wake", &wake)?)))).collect()
+        rows.map(|row| row.map_err(StateError::from).and_then(|(seq, wake)| Ok((seq.unsigned_abs(), parse("wake", &wake)?))))
+            .collect()
     }
 
     /// Records a wake as done.
@@ -276,7 +297,10 @@ impl State {
         let tx = self.db.transaction()?;
         for (seq, wake) in wakes.iter().enumerate() {
             let seq = i64::try_from(seq).unwrap_or(i64::MAX);
-            tx.execute("INSERT OR REPLACE INTO owed (txn, seq, wake) VALUES (?1, ?2, ?3)", params![key(id), seq, json("wake", wake)?])?;
+            tx.execute(
+                "INSERT OR REPLACE INTO owed (txn, seq, wake) VALUES (?1, ?2, ?3)",
+                params![key(id), seq, json("wake", wake)?],
+            )?;
         }
         tx.commit()?;
         Ok(())
@@ -303,7 +327,10 @@ impl State {
         }
         for (target, change) in &plan.claimed {
             // What stood there before us is what the first claim saw; later ones see our own work.
-            tx.execute("INSERT OR IGNORE INTO ledger (target, displaced) VALUES (?1, ?2)", params![target, json("ledger", change)?])?;
+            tx.execute(
+                "INSERT OR IGNORE INTO ledger (target, displaced) VALUES (?1, ?2)",
+                params![target, json("ledger", change)?],
+            )?;
         }
         for target in &plan.released {
             tx.execute("DELETE FROM ledger WHERE target = ?1", [target])?;
@@ -351,7 +378,13 @@ impl State {
         rows.map(|row| {
             let (number, commit, actor, at, manifest) = row?;
             let what = format!("generation {number}");
-            Ok(Generation { number: number.unsigned_abs(), commit: parse(&what, &commit)?, actor, at, manifest: parse(&what, &manifest)? })
+            Ok(Generation {
+                number: number.unsigned_abs(),
+                commit: parse(&what, &commit)?,
+                actor,
+                at,
+                manifest: parse(&what, &manifest)?,
+            })
         })
         .collect()
     }
@@ -433,7 +466,9 @@ impl State {
     /// SQLite's.
     pub fn set_setting(&mut self, name: Setting, value: Option<&str>) -> StateResult<()> {
         match value {
-            Some(value) => self.db.execute("INSERT OR REPLACE INTO setting (key, value) VALUES (?1, ?2)", [name.word(), value])?,
+            Some(value) => {
+                self.db.execute("INSERT OR REPLACE INTO setting (key, value) VALUES (?1, ?2)", [name.word(), value])?
+            }
             None => self.db.execute("DELETE FROM setting WHERE key = ?1", [name.word()])?,
         };
         Ok(())

@@ -31,6 +31,11 @@ impl Stop {
         Self { verdict, reason: reason.into(), hold: false, recorded: false }
     }
 
+    /// The report of a stop outside of a pass.
+    pub(super) fn into_report(self) -> Report {
+        Report::short(self.verdict, &self.reason)
+    }
+
     /// The revision is at fault; nothing was touched.
     pub(super) fn refused(reason: impl Into<String>) -> Self {
         Self { hold: true, ..Self::new(Verdict::Refused, reason) }
@@ -151,7 +156,10 @@ impl Engine {
     pub(super) fn refuse_failed_repair(&self, order: &Order, plan: &Plan) -> Result<(), Stop> {
         let Order::Repair { insist: false, .. } = order else { return Ok(()) };
         if self.state.setting(Setting::FailedRepair)?.as_deref() == Some(&plan.digest().to_string()) {
-            return Err(Stop { recorded: true, ..Stop::new(Verdict::Refused, "this repair has failed before: see reconcilectl audit log, then reconcilectl sync") });
+            return Err(Stop {
+                recorded: true,
+                ..Stop::new(Verdict::Refused, "this repair has failed before: see reconcilectl audit log, then reconcilectl sync")
+            });
         }
         Ok(())
     }
@@ -179,7 +187,8 @@ impl Engine {
         record.generation = self.state.live().ok().flatten().map(|g| g.number);
         record.probes = probes;
         record.changes = changes;
-        let mut stop = Stop { hold: open.plan.intent == Intent::Deploy, recorded: true, ..Stop::new(Verdict::RolledBack, reason) };
+        let mut stop =
+            Stop { hold: open.plan.intent == Intent::Deploy, recorded: true, ..Stop::new(Verdict::RolledBack, reason) };
         match undone {
             Ok(Undone::Restored) => {}
             Ok(Undone::Stuck(remains)) => stop.stick(&remains.join("\n")),
@@ -268,14 +277,24 @@ impl Engine {
         let newer = self.state.generations(u32::MAX)?.into_iter().filter(|g| g.number > *generation && g.number <= live.number);
         let mut held: Vec<Held> = newer
             .filter(|g| g.commit.id != target)
-            .map(|g| Held { commit: g.commit.id, reason: format!("left behind by a rollback to generation {generation} by {actor}"), since: since.clone() })
+            .map(|g| Held {
+                commit: g.commit.id,
+                reason: format!("left behind by a rollback to generation {generation} by {actor}"),
+                since: since.clone(),
+            })
             .collect();
         held.dedup_by(|a, b| a.commit == b.commit);
         held.reverse();
         Ok(held)
     }
 
-    pub(super) fn record_preview(&mut self, order: &Order, plan: &Plan, changes: Vec<ChangeRecord>, times: &[(String, u64)]) -> Result<(), Stop> {
+    pub(super) fn record_preview(
+        &mut self,
+        order: &Order,
+        plan: &Plan,
+        changes: Vec<ChangeRecord>,
+        times: &[(String, u64)],
+    ) -> Result<(), Stop> {
         let mut record = record_for(Event::Preview, order, Some(plan));
         record.changes = changes;
         record.stages = stages(times);
@@ -313,7 +332,12 @@ impl Stop {
 }
 
 /// The record before the first change.
-pub(super) fn record_intent(audit: &mut AuditLog, state: &mut State, plan: &Plan, changes: &[ChangeRecord]) -> Result<(), ApplyError> {
+pub(super) fn record_intent(
+    audit: &mut AuditLog,
+    state: &mut State,
+    plan: &Plan,
+    changes: &[ChangeRecord],
+) -> Result<(), ApplyError> {
     let mut record = NewRecord::new(Event::Intent, &plan.actor);
     record.commit = Some(plan.commit.id.clone()).filter(|c| !c.is_empty());
     record.plan = Some(plan.digest());

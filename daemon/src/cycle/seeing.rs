@@ -57,7 +57,9 @@ impl Engine {
             };
             match kind.claims(resource, &sight) {
                 Ok(found) => claims.push((kind.phase(), format!("{}:{}", resource.kind, resource.name), found)),
-                Err(kind::KindError::Host(error @ (HostError::Io { .. } | HostError::Timeout { .. }))) => return Err(error.into()),
+                Err(kind::KindError::Host(error @ (HostError::Io { .. } | HostError::Timeout { .. }))) => {
+                    return Err(error.into());
+                }
                 Err(error) => impossible.push(format!("{}: {error}", resource.origin)),
             }
         }

@@ -14,7 +14,7 @@ use crate::change::{DirFacts, Object, UnitFacts, Wake};
 use crate::host::{Account, HostError, HostResult, Job, Look, Process, Ran, Seen, Slot, Touch, UnitSeen};
 use crate::path::ManagedPath;
 
-pub use files::Files;
+pub use files::{Files, accounts};
 pub use systemd::Manager;
 
 /// Counts the engine's signs of life; the watchdog is fed only while it moves.
@@ -38,7 +38,8 @@ impl Pulse {
 #[derive(Debug)]
 pub struct Linux {
     files: Files,
-    manager: Manager,
+    manager: Option<Manager>,
+    pulse: Pulse,
 }
 
 impl Linux {
@@ -47,13 +48,25 @@ impl Linux {
     /// # Errors
     /// When the root directory cannot be opened.
     pub fn new(manager: Manager) -> HostResult<Self> {
-        Ok(Self { files: Files::open_root()?, manager })
+        Ok(Self { files: Files::open_root()?, pulse: manager.pulse().clone(), manager: Some(manager) })
+    }
+
+    /// A host in early boot: its files, and no manager to ask.
+    ///
+    /// # Errors
+    /// When the root directory cannot be opened.
+    pub fn without_manager() -> HostResult<Self> {
+        Ok(Self { files: Files::open_root()?, pulse: Pulse::default(), manager: None })
+    }
+
+    fn manager(&self) -> HostResult<&Manager> {
+        self.manager.as_ref().ok_or_else(|| HostError::Unfit("no manager can be asked in early boot".to_owned()))
     }
 }
 
 impl Look for Linux {
     fn object(&self, path: &ManagedPath) -> HostResult<Seen> {
-        self.manager.pulse().beat();
+        self.pulse.beat();
         self.files.object(path)
     }
     fn directory(&self, path: &ManagedPath) -> HostResult<Option<DirFacts>> {
@@ -72,19 +85,22 @@ impl Look for Linux {
         files::group(name)
     }
     fn unit(&self, unit: &str) -> HostResult<UnitSeen> {
-        self.manager.unit(unit)
+        self.manager()?.unit(unit)
     }
     fn children(&self, unit: &str) -> HostResult<Vec<Process>> {
-        Ok(processes::children_of(self.manager.unit(unit)?.main_pid))
+        Ok(processes::children_of(self.manager()?.unit(unit)?.main_pid))
     }
     fn journal(&self, unit: &str, lines: usize) -> HostResult<Vec<String>> {
-        self.manager.journal(unit, lines)
+        self.manager()?.journal(unit, lines)
     }
     fn run(&self, job: &Job, on_line: &mut dyn FnMut(&str) -> bool) -> HostResult<Ran> {
-        self.manager.run(job, on_line)
+        self.manager()?.run(job, on_line)
     }
     fn pause(&self, time: Duration) {
-        self.manager.pause(time);
+        match &self.manager {
+            Some(manager) => manager.pause(time),
+            None => std::thread::sleep(time),
+        }
     }
 }
 
@@ -93,14 +109,14 @@ impl Touch for Linux {
         self.files.staging_of(path)
     }
     fn stage(&mut self, slot: Slot, path: &ManagedPath, object: &Object, content: &[u8]) -> HostResult<()> {
-        self.manager.pulse().beat();
+        self.pulse.beat();
         self.files.stage(slot, path, object, content)
     }
     fn sync(&mut self, staging: &[PathBuf]) -> HostResult<()> {
         files::sync(staging)
     }
     fn swap(&mut self, slot: Slot, path: &ManagedPath, before: &Object, after: &Object) -> HostResult<()> {
-        self.manager.pulse().beat();
+        self.pulse.beat();
         self.files.swap(slot, path, before, after)
     }
     fn staged(&self, slot: Slot, path: &ManagedPath) -> HostResult<(Object, Vec<u8>)> {
@@ -116,13 +132,13 @@ impl Touch for Linux {
         files::sweep(transaction, staging)
     }
     fn set_unit(&mut self, unit: &str, facts: &UnitFacts) -> HostResult<()> {
-        self.manager.set_unit(unit, facts)
+        self.manager()?.set_unit(unit, facts)
     }
     fn restore_links(&mut self, unit: &str, links: &[(String, String)]) -> HostResult<()> {
         files::restore_links(unit, links)
     }
     fn wake(&mut self, wake: &Wake) -> HostResult<()> {
-        self.manager.wake(wake)
+        self.manager()?.wake(wake)
     }
 }
 

@@ -85,7 +85,8 @@ fn enter_future(sockets: &[String]) -> Result<()> {
     };
     let mounts = mounts()?;
     mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(fail("make mounts private"))?;
-    mount::mount("tmpfs", PLACE, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(&*c(TMPFS))).map_err(fail("mount a tmpfs"))?;
+    mount::mount("tmpfs", PLACE, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(&*c(TMPFS)))
+        .map_err(fail("mount a tmpfs"))?;
     let root = PathBuf::from(PLACE).join("root");
     std::fs::create_dir(&root).map_err(|e| format!("make {}: {e}", root.display()))?;
     for (number, entry) in mounts.iter().enumerate() {
@@ -98,7 +99,8 @@ fn enter_future(sockets: &[String]) -> Result<()> {
         }
     }
     let proc = root.join("proc");
-    mount::mount("proc", &proc, "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None).map_err(fail("mount /proc"))?;
+    mount::mount("proc", &proc, "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
+        .map_err(fail("mount /proc"))?;
     rustix::process::chdir(&root).map_err(fail("enter the merged view"))?;
     rustix::process::pivot_root(".", ".").map_err(fail("make the merged view the root"))?;
     mount::unmount(".", UnmountFlags::DETACH).map_err(fail("leave the live root"))?;
@@ -133,13 +135,22 @@ impl Mount {
             return Ok(());
         }
         mount::mount_remount(&target, MountFlags::BIND | MountFlags::RDONLY, c"")
-            .or_else(|_| mount::mount_remount(&target, MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, c""))
+            .or_else(|_| {
+                mount::mount_remount(
+                    &target,
+                    MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+                    c"",
+                )
+            })
             .map_err(|e| format!("make {} read-only: {e}", self.point.display()))
     }
 
     fn is_kernel_interface(&self) -> bool {
         ["/sys", "/dev"].iter().any(|tree| self.point.starts_with(tree))
-            || matches!(self.kind.as_str(), "proc" | "sysfs" | "cgroup" | "cgroup2" | "devtmpfs" | "devpts" | "mqueue" | "bpf" | "autofs")
+            || matches!(
+                self.kind.as_str(),
+                "proc" | "sysfs" | "cgroup" | "cgroup2" | "devtmpfs" | "devpts" | "mqueue" | "bpf" | "autofs"
+            )
     }
 
     fn overlay(&self, target: &Path, number: usize) -> Result<()> {
@@ -184,7 +195,9 @@ fn mount_of_line(line: &str) -> Option<Mount> {
 
 /// mountinfo writes blanks and backslashes as `\040`, `\011`, `\012`, `\134`.
 fn unescape(field: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")].iter().fold(field.to_owned(), |s, (code, c)| s.replace(code, c))
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(field.to_owned(), |s, (code, c)| s.replace(code, c))
 }
 
 fn under(root: &Path, path: &Path) -> PathBuf {
@@ -311,4 +324,3 @@ fn wait(child: &mut std::process::Child) -> Option<i32> {
         nap = (nap * 2).min(Duration::from_millis(20));
     }
 }
-

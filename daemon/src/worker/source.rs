@@ -122,7 +122,10 @@ impl<'r> Walk<'r> {
         for entry in &tree {
             self.walked += 1;
             if self.walked > self.budget.entries {
-                return Err(format!("the tree has more than {} entries: keep only desired state in this repository", self.budget.entries));
+                return Err(format!(
+                    "the tree has more than {} entries: keep only desired state in this repository",
+                    self.budget.entries
+                ));
             }
             let name = std::str::from_utf8(entry.name_bytes())
                 .map_err(|_| format!("{prefix}{}: the name is not UTF-8", String::from_utf8_lossy(entry.name_bytes())))?;
@@ -132,7 +135,11 @@ impl<'r> Walk<'r> {
                 TREE => self.tree(entry.id(), &format!("{path}/"), depth + 1)?,
                 mode if mode == LINK || REGULAR.contains(&mode) => self.blob(&path, entry.id(), mode)?,
                 0o160_000 => return Err(format!("{path} is a submodule: commit the files themselves")),
-                mode => return Err(format!("{path} has the git mode {mode:o}; accepted are 100644, 100755 and 120000: commit it anew")),
+                mode => {
+                    return Err(format!(
+                        "{path} has the git mode {mode:o}; accepted are 100644, 100755 and 120000: commit it anew"
+                    ));
+                }
             }
         }
         Ok(())

@@ -449,7 +449,11 @@ pub(super) fn restore_links(unit: &str, links: &[(String, String)]) -> HostResul
     Ok(())
 }
 
-pub(super) fn accounts() -> HostResult<Vec<Account>> {
+/// All accounts of passwd(5).
+///
+/// # Errors
+/// When `/etc/passwd` cannot be read.
+pub fn accounts() -> HostResult<Vec<Account>> {
     let text = read_database("/etc/passwd")?;
     let account = |line: &str| {
         let mut fields = line.split(':');

@@ -1,0 +1,152 @@
+//! `reconcilectl audit`: review the log; verify it with nothing but the file.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+
+use super::{Problem, USAGE};
+use crate::audit::{self, Event, Filter, Head, UtcTime};
+use crate::state::STATE_DIR;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// List records, one line each, oldest first
+    Log {
+        /// Only since then: 2026-04-01, 2026-04-01T12:00:00Z, or 2h for two hours ago
+        #[arg(long)]
+        since: Option<String>,
+        /// Only until then
+        #[arg(long)]
+        until: Option<String>,
+        /// Only what changed this path or something below it
+        #[arg(long)]
+        path: Option<String>,
+        /// Only what touched this unit
+        #[arg(long)]
+        unit: Option<String>,
+        /// Only this outcome: live, refused, rolled-back, drift-repaired, stuck…
+        #[arg(long)]
+        outcome: Option<String>,
+        /// Only what this actor asked for
+        #[arg(long)]
+        actor: Option<String>,
+        /// Only the newest so many
+        #[arg(long, short = 'n')]
+        limit: Option<usize>,
+        /// Print JSON, one record a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one record whole, with its differences
+    Show {
+        /// Its number
+        seq: u64,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check the chain: an edited, dropped, swapped or cut record is found
+    Verify {
+        /// A copy of the log; this host's own by default
+        file: Option<PathBuf>,
+        /// A head that was noted elsewhere (SEQ:HASH), as every push prints it
+        #[arg(long)]
+        head: Vec<Head>,
+    },
+    /// Print the log as it is, for keeping it elsewhere
+    Export,
+}
+
+fn own() -> PathBuf {
+    Path::new(STATE_DIR).join("audit/audit.jsonl")
+}
+
+fn open(path: &Path) -> Result<BufReader<File>, Problem> {
+    File::open(path).map(BufReader::new).map_err(|e| {
+        let exit = if e.kind() == std::io::ErrorKind::PermissionDenied { 4 } else { 1 };
+        Problem { message: format!("{}: {e}", path.display()), exit }
+    })
+}
+
+fn cannot_read(error: impl std::fmt::Display) -> Problem {
+    Problem::new(format!("the audit log cannot be read: {error}"))
+}
+
+pub(super) fn run(verb: Verb) -> Result<String, Problem> {
+    match verb {
+        Verb::Export => std::fs::read_to_string(own()).map_err(cannot_read),
+        Verb::Show { seq, json } => {
+            let record = audit::find(open(&own())?, seq).map_err(cannot_read)?;
+            let record = record.ok_or_else(|| Problem::new(format!("there is no record {seq}")))?;
+            if json { serde_json::to_string_pretty(&record).map_err(cannot_read) } else { Ok(audit::full(&record)) }
+        }
+        Verb::Verify { file, head } => verify(file, head),
+        Verb::Log { since, until, path, unit, outcome, actor, limit, json } => {
+            let usage = |message| Problem { message, exit: USAGE };
+            let now = UtcTime::now();
+            let when = |text: Option<String>| text.map(|t| UtcTime::parse_when(&t, now)).transpose().map_err(usage);
+            let outcome = outcome.map(|o| o.parse::<Event>()).transpose().map_err(usage)?;
+            let filter = Filter { since: when(since)?, until: when(until)?, path, unit, outcome, actor, limit };
+            log(&filter, json)
+        }
+    }
+}
+
+fn log(filter: &Filter, json: bool) -> Result<String, Problem> {
+    let selection = audit::select(open(&own())?, filter).map_err(cannot_read)?;
+    if selection.unreadable > 0 {
+        eprintln!("reconcilectl: {} lines are no records: reconcilectl audit verify", selection.unreadable);
+    }
+    let line =
+        |record: &audit::Record| if json { serde_json::to_string(record).unwrap_or_default() } else { audit::line(record) };
+    Ok(selection.records.iter().map(|r| line(r) + "\n").collect())
+}
+
+/// Compares with the heads given; for this host's own log also with those in state.db and the journal.
+fn verify(file: Option<PathBuf>, mut anchors: Vec<Head>) -> Result<String, Problem> {
+    let is_own = file.is_none();
+    let path = file.unwrap_or_else(own);
+    let reader = open(&path)?;
+    if is_own {
+        anchors.extend(known_heads()?);
+    }
+    match audit::verify(reader, &anchors) {
+        Ok(verified) => {
+            let head = verified.head.map_or_else(|| "empty".to_owned(), |h| h.to_string());
+            let anchored = match verified.anchored {
+                Some(seq) => format!("anchored up to record {seq}"),
+                None => "no head to compare with: a cut tail would not show (--head)".to_owned(),
+            };
+            Ok(format!("{}: {} records, unbroken; {anchored}\nhead {head}", path.display(), verified.records))
+        }
+        Err(broken) => Err(Problem::new(format!("{}: {broken}", path.display()))),
+    }
+}
+
+/// The heads that state.db and the journal know of.
+fn known_heads() -> Result<Vec<Head>, Problem> {
+    let state =
+        rusqlite::Connection::open_with_flags(Path::new(STATE_DIR).join("state.db"), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
+    let stored =
+        state.and_then(|db| db.query_row("SELECT value FROM setting WHERE key = 'audit-head'", [], |r| r.get::<_, String>(0)));
+    let mut heads: Vec<Head> = match stored {
+        Ok(text) => serde_json::from_str(&text).into_iter().collect(),
+        Err(rusqlite::Error::QueryReturnedNoRows) => Vec::new(),
+        Err(error) => {
+            return Err(Problem {
+                message: format!("state.db cannot be read ({error}): run it with sudo, or name a copy of the log"),
+                exit: 4,
+            });
+        }
+    };
+    let journal = std::process::Command::new("/usr/bin/journalctl")
+        .args(["--unit=reconciled.service", "--output=cat", "--no-pager", "--quiet", "--grep=^audit head "])
+        .output();
+    if let Ok(journal) = journal {
+        let text = String::from_utf8_lossy(&journal.stdout);
+        heads.extend(text.lines().filter_map(|l| l.strip_prefix("audit head ")?.trim().parse::<Head>().ok()));
+    }
+    Ok(heads)
+}

@@ -1,0 +1,172 @@
+//! `reconcilectl key`: who may push. The file is root's; each line forces a command that knows the key's name.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use clap::Subcommand;
+
+use super::{Problem, USAGE, need_root};
+use crate::worker::PROGRAM;
+
+/// sshd reads it as the account's own (sshd(8)).
+const FILE: &str = "/var/lib/reconciled/.ssh/authorized_keys";
+/// Key types that are taken: RSA keys and DSA keys are left to the past.
+const TYPES: [&str; 5] =
+    ["ssh-ed25519", "sk-ssh-ed25519@openssh.com", "ecdsa-sha2-nistp256", "sk-ecdsa-sha2-nistp256@openssh.com", "ssh-rsa"];
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Let the public key on standard input push
+    Add {
+        /// The name under which its pushes are recorded: letters, digits, - _ . @
+        name: String,
+        /// It may only preview: plan and rehearse, never apply
+        #[arg(long)]
+        preview: bool,
+    },
+    /// List the keys
+    List,
+    /// Take a key's right to push away
+    Remove {
+        /// Its name
+        name: String,
+    },
+}
+
+/// One line of the file.
+#[derive(Debug, PartialEq, Eq)]
+struct Key {
+    name: String,
+    preview: bool,
+    public: String,
+}
+
+pub(super) fn run(verb: Verb) -> Result<String, Problem> {
+    match verb {
+        Verb::List => Ok(read()?
+            .iter()
+            .map(|k| format!("{}{}  {}\n", k.name, if k.preview { " (preview)" } else { "" }, k.public))
+            .collect()),
+        Verb::Add { name, preview } => {
+            need_root()?;
+            add(name, preview)
+        }
+        Verb::Remove { name } => {
+            need_root()?;
+            let mut keys = read()?;
+            keys.retain(|k| k.name != name);
+            write(&keys)?;
+            Ok(format!("{name} may not push"))
+        }
+    }
+}
+
+fn add(name: String, preview: bool) -> Result<String, Problem> {
+    let usage = |message: &str| Problem { message: message.to_owned(), exit: USAGE };
+    let valid = !name.is_empty() && name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@".contains(c));
+    if !valid || name.starts_with('-') {
+        return Err(usage("a key's name has letters, digits and - _ . @"));
+    }
+    let mut input = String::new();
+    std::io::stdin().take(64 * 1024).read_to_string(&mut input).map_err(|e| usage(&format!("standard input: {e}")))?;
+    let public = public_key(&input).map_err(|why| usage(&why))?;
+    let mut keys = read()?;
+    if let Some(other) = keys.iter().find(|k| k.public == public && k.name != name) {
+        return Err(usage(&format!("this key is there already, as {}: remove that one first", other.name)));
+    }
+    keys.retain(|k| k.name != name);
+    let what = if preview { "may preview" } else { "may push" };
+    keys.push(Key { name: name.clone(), preview, public });
+    write(&keys)?;
+    Ok(format!("{name} {what}"))
+}
+
+/// Reads exactly one public key (`TYPE BASE64 [COMMENT]`), without options.
+fn public_key(input: &str) -> Result<String, String> {
+    let mut lines = input.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+    let line = lines.next().ok_or("no public key on standard input: reconcilectl key add NAME < id_ed25519.pub")?;
+    if lines.next().is_some() {
+        return Err("more than one key on standard input: add them one at a time".to_owned());
+    }
+    if line.contains("PRIVATE KEY") {
+        return Err("this is a private key: give the public one (id_ed25519.pub)".to_owned());
+    }
+    let mut words = line.split_ascii_whitespace();
+    let (kind, body) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    if !TYPES.contains(&kind) {
+        return Err(format!("`{}` is not an accepted key type; make one with: ssh-keygen -t ed25519", crate::path::escape(kind)));
+    }
+    let base64 = body.len() >= 60 && body.len() < 4096 && body.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b));
+    if !base64 {
+        return Err("the key is cut short or damaged: copy the whole line of the .pub file".to_owned());
+    }
+    Ok(format!("{kind} {body}"))
+}
+
+fn read() -> Result<Vec<Key>, Problem> {
+    match fs::read_to_string(FILE) {
+        Ok(text) => Ok(text.lines().filter_map(parse).collect()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(Problem::new(format!("{FILE}: {e}"))),
+    }
+}
+
+fn parse(line: &str) -> Option<Key> {
+    let rest = line.strip_prefix("restrict,command=\"")?;
+    let (command, public) = rest.split_once("\" ")?;
+    let mut words = command.split(' ').skip(2);
+    Some(Key { name: words.next()?.to_owned(), preview: words.next() == Some("--preview"), public: public.trim().to_owned() })
+}
+
+fn line(key: &Key) -> String {
+    let preview = if key.preview { " --preview" } else { "" };
+    format!("restrict,command=\"{PROGRAM} serve {}{preview}\" {}\n", key.name, key.public)
+}
+
+fn write(keys: &[Key]) -> Result<(), Problem> {
+    let fail = |e: std::io::Error| Problem::new(format!("{FILE}: {e}"));
+    let text: String = keys.iter().map(line).collect();
+    if let Some(dir) = Path::new(FILE).parent() {
+        fs::create_dir_all(dir).map_err(fail)?;
+    }
+    let temporary = format!("{FILE}.new");
+    let _ = fs::remove_file(&temporary);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary).map_err(fail)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(fail)?;
+    // sshd reads it as the account, which is not root: the umask must not hide it.
+    fs::set_permissions(&temporary, std::os::unix::fs::PermissionsExt::from_mode(0o644)).map_err(fail)?;
+    fs::rename(&temporary, FILE).map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Key, line, parse, public_key};
+
+    const BODY: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIJ0dGqHnTJt1Hk3cDJ0p3tZyJ8h9x1jzjzjzjzjzjzjz";
+
+    #[test]
+    fn lines_round_trip() {
+        for preview in [false, true] {
+            let key = Key { name: "anna@laptop".to_owned(), preview, public: format!("ssh-ed25519 {BODY}") };
+            assert_eq!(parse(line(&key).trim_end()), Some(key));
+        }
+        assert_eq!(parse("ssh-ed25519 AAAA someone"), None);
+    }
+
+    #[test]
+    fn only_one_plain_public_key() {
+        assert_eq!(public_key(&format!("ssh-ed25519 {BODY} anna\n")).unwrap(), format!("ssh-ed25519 {BODY}"));
+        for bad in [
+            "",
+            "-----BEGIN OPENSSH PRIVATE KEY-----",
+            "ssh-dss AAAA",
+            "ssh-ed25519 AAAA",
+            &format!("command=\"id\" ssh-ed25519 {BODY}"),
+            &format!("ssh-ed25519 {BODY}\nssh-ed25519 {BODY}\n"),
+        ] {
+            assert!(public_key(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Beside the pipeline: what differs, what drifted while paused, and the end of a stuck transaction.
+
+use super::{Engine, Order, Say, Wanted};
+use crate::apply;
+use crate::audit::{ChangeRecord, Event, NewRecord};
+use crate::change::{Change, Object};
+use crate::host::{HostResult, Slot};
+use crate::journal::{Event as Step, State as Phase};
+use crate::plan::Plan;
+use crate::report::{Progress, Report, Verdict};
+use crate::state::{Open, StateResult};
+
+impl Engine {
+    /// Says how the host differs from a generation, with the text of each difference that is no secret. A difference is
+    /// exit code 1, as with diff(1).
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn diff(&mut self, generation: Option<u64>, actor: &str, say: Say<'_>) -> StateResult<Report> {
+        let wanted = match generation {
+            Some(number) => self.state.generation(number)?,
+            None => self.state.live()?,
+        };
+        let Some(wanted) = wanted else {
+            return Ok(Report::short(Verdict::Refused, "there is no such generation; see reconcilectl history"));
+        };
+        let plan = match self.difference(Wanted { commit: wanted.commit, manifest: wanted.manifest }, actor) {
+            Ok(plan) => plan,
+            Err(report) => return Ok(report),
+        };
+        if plan.is_empty() {
+            return Ok(Report::short(Verdict::NothingToDo, ""));
+        }
+        for record in self.change_records(&plan) {
+            say(Progress::Line { text: format!("{} {} ({})", record.sign, record.target, record.reason) });
+            for line in record.diff.iter().flat_map(|d| d.lines()) {
+                say(Progress::Line { text: crate::path::escape(line) });
+            }
+        }
+        Ok(Report::short(Verdict::Refused, &format!("the host differs in {} places", plan.steps.len())))
+    }
+
+    fn difference(&mut self, wanted: Wanted, actor: &str) -> Result<Plan, Report> {
+        let order = Order::Repair { actor: actor.to_owned(), insist: false };
+        self.plan(&order, wanted).map_err(super::Stop::into_report)
+    }
+
+    /// Records how the host differs from the live generation and leaves it so; the same difference is recorded once.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn report_drift(&mut self, actor: &str, say: Say<'_>) -> StateResult<Report> {
+        let Some(live) = self.state.live()? else { return Ok(Report::short(Verdict::NothingToDo, "")) };
+        let plan = match self.difference(Wanted { commit: live.commit, manifest: live.manifest }, actor) {
+            Ok(plan) => plan,
+            Err(report) => return Ok(report),
+        };
+        let digest = Some(plan.digest()).filter(|_| !plan.is_empty());
+        if self.reported_drift != digest {
+            self.reported_drift = digest;
+            if digest.is_some() {
+                let changes: Vec<ChangeRecord> = self.change_records(&plan);
+                let mut record = NewRecord::new(Event::DriftFound, actor);
+                record.generation = Some(live.number);
+                record.changes = changes;
+                self.record(record);
+            }
+        }
+        for text in plan.lines() {
+            say(Progress::Line { text });
+        }
+        Ok(Report::short(Verdict::NothingToDo, ""))
+    }
+
+    /// Ends what a stuck transaction left about a path: what stands there stays, or what stood there comes back. When
+    /// nothing is left, its wakes are carried out and the transaction is over.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn resolve(&mut self, path: &str, restore: bool, actor: &str, say: Say<'_>) -> StateResult<Report> {
+        let Some(mut open) = self.state.open_transaction()?.filter(|o| o.state == Phase::Stuck) else {
+            return Ok(Report::short(Verdict::NothingToDo, ""));
+        };
+        let concerns = |remain: &str| {
+            path == "all"
+                || remain.split_once(": ").is_some_and(|(t, _)| t == path || t.split_once(':').is_some_and(|(_, p)| p == path))
+        };
+        let (mine, rest): (Vec<String>, Vec<String>) = open.remains.iter().cloned().partition(|r| concerns(r));
+        if mine.is_empty() {
+            return Ok(Report::short(Verdict::Refused, &format!("nothing is stuck on {path}: {}", open.remains.join("; "))));
+        }
+        if restore {
+            for (step, planned) in open.plan.steps.iter().enumerate() {
+                let target = planned.change.target();
+                if !mine.iter().any(|m| m.starts_with(&format!("{target}: "))) {
+                    continue;
+                }
+                if let Err(error) = self.force_back(&open, step, &planned.change) {
+                    return Ok(Report::short(Verdict::Stuck, &format!("{target}: {error}")));
+                }
+            }
+        }
+        let mut record = NewRecord::new(Event::Resolved, actor);
+        record.reason = Some(format!("{}: {}", if restore { "restored" } else { "kept" }, mine.join("; ")));
+        self.record(record);
+        self.state.set_remains(open.id, &rest)?;
+        open.remains = rest;
+        if !open.remains.is_empty() {
+            return Ok(Report::short(Verdict::Stuck, &open.remains.join("; ")));
+        }
+        for (seq, wake) in self.state.owed(open.id)? {
+            match self.host.wake(&wake) {
+                Ok(()) => self.state.wake_done(open.id, seq)?,
+                Err(error) => say(Progress::Note { text: format!("{wake}: {error}") }),
+            }
+        }
+        self.state.advance(open.id, Step::Resolve, None)?;
+        // What is left over is swept at the next start.
+        let _ = self.host.sweep(open.id, &open.staging);
+        Ok(Report::short(Verdict::NothingToDo, ""))
+    }
+
+    fn force_back(&mut self, open: &Open, step: usize, change: &Change) -> HostResult<()> {
+        match change {
+            Change::Entry { path, before, .. } => {
+                let live = self.host.object(path)?.object;
+                if live == *before {
+                    return Ok(());
+                }
+                // A slot of its own: the step's own one may still hold what a person will want to look at.
+                let slot = Slot { transaction: open.id, step: open.plan.steps.len() + step };
+                let content = match before {
+                    Object::File(facts) => super::seeing::stored(&self.state)(&facts.digest)?,
+                    _ => Vec::new(),
+                };
+                self.host.stage(slot, path, before, &content)?;
+                self.host.swap(slot, path, &live, before)
+            }
+            Change::Dir { path, before, .. } => self.host.set_directory(path, *before),
+            Change::Unit { unit, before, .. } => self.host.set_unit(unit, before),
+        }
+    }
+
+    /// Early boot: puts files, directories and enablement links of an open transaction back from the store alone; whether
+    /// PID 1 has to read its units again.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn restore_at_boot(&mut self) -> StateResult<bool> {
+        let Some(open) = self.state.open_transaction()? else { return Ok(false) };
+        if !matches!(open.state, Phase::Acting | Phase::Undoing) {
+            return Ok(false);
+        }
+        self.state.advance(open.id, Step::Undo, Some("the host went down in the middle of it"))?;
+        self.state.owe_again(open.id, &open.plan.wakes)?;
+        let say: Say<'_> = &mut |p| eprintln!("{}", p.text());
+        let remains = apply::restore(&open, false, &mut self.ground(say));
+        self.state.set_remains(open.id, &remains)?;
+        self.state.advance(open.id, Step::Restore, None)?;
+        Ok(open.plan.wakes.contains(&crate::change::Wake::DaemonReload)
+            || open.plan.steps.iter().any(|s| matches!(s.change, Change::Unit { .. })))
+    }
+}

@@ -1,0 +1,340 @@
+//! The main thread: bus, timers, signals, watchdog, and the engine's thread beside it. No decisions.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use tokio::sync::{mpsc, watch};
+use zbus::Connection;
+
+use crate::audit::{AuditLog, Event as Recorded, NewRecord};
+use crate::bus::{self, Service};
+use crate::config::{self, Settings};
+use crate::cycle::{Engine, Order};
+use crate::desk::{Desk, Task};
+use crate::host::linux::{Linux, Manager, Pulse};
+use crate::state::{STATE_DIR, State};
+use crate::tasks::{Published, Worker};
+
+/// How long after SIGTERM a transaction may still wait for its probes before it is taken back instead.
+const PATIENCE_AT_STOP: Duration = Duration::from_secs(20);
+
+/// Everything that can happen to the main thread.
+#[derive(Debug)]
+enum Event {
+    Signal(i32),
+    Look,
+    Poll(String),
+    Watchdog,
+    EngineStarted(Result<(), String>),
+    EngineEnded,
+    BusLost,
+}
+
+/// Runs the daemon until it is told to stop.
+#[must_use]
+pub fn main() -> ExitCode {
+    start_logging();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("no runtime: {error}")),
+    };
+    match runtime.block_on(run(runtime.handle().clone())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => fail(&why),
+    }
+}
+
+fn fail(why: &str) -> ExitCode {
+    tracing::error!("{why}");
+    let _ = sd_notify::notify(&[NotifyState::Status(why.lines().next().unwrap_or_default())]);
+    ExitCode::FAILURE
+}
+
+/// To the journal with its fields where there is one, to standard error otherwise.
+fn start_logging() {
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("RECONCILED_LOG").unwrap_or_else(|_| "info,zbus=warn".into());
+    let registry = tracing_subscriber::registry().with(filter);
+    match tracing_journald::layer() {
+        Ok(journal) => registry.with(journal).init(),
+        Err(_) => registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).init(),
+    }
+}
+
+async fn run(handle: tokio::runtime::Handle) -> Result<(), String> {
+    let mut settings = Settings::read()?;
+    let connection = Connection::system().await.map_err(|e| format!("the system bus cannot be reached: {e}"))?;
+    let desk = Desk::default();
+    let pulse = Pulse::default();
+    let give_up = Arc::new(AtomicBool::new(false));
+    let reload = Arc::new(AtomicBool::new(false));
+    let (publish, published) = watch::channel(Published::default());
+    let (events, mut happens) = mpsc::unbounded_channel();
+    watch_signals(&events)?;
+    watch_bus(connection.clone(), &events);
+    feed_watchdog(&events);
+    let engine = Start {
+        manager: Manager::new(connection.clone(), handle, pulse.clone()),
+        desk: desk.clone(),
+        publish: Arc::new(publish),
+        pulse: pulse.clone(),
+        give_up: give_up.clone(),
+        reload: reload.clone(),
+    };
+    let thread = engine.spawn(events.clone())?;
+    let mut timers = Timers::default();
+    let mut fed = 0;
+    let result = loop {
+        match happens.recv().await {
+            None => break Ok(()),
+            Some(Event::EngineStarted(Err(why))) => break Err(why),
+            Some(Event::EngineStarted(Ok(()))) => {
+                let service = Service { desk: desk.clone(), published: published.clone() };
+                serve(&connection, service).await?;
+                timers.start(&settings, &events);
+                show_status(published.clone());
+                let _ = sd_notify::notify(&[NotifyState::Ready]);
+            }
+            Some(Event::Look) => drop(desk.submit(Task::Order(Order::Repair { actor: "drift".to_owned(), insist: false }))),
+            Some(Event::Poll(remote)) => drop(desk.submit(Task::Poll { remote })),
+            Some(Event::Watchdog) => {
+                // Fed by the engine's progress, not by the timer.
+                let count = pulse.count();
+                if count != fed {
+                    fed = count;
+                    let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+                }
+                if reload.swap(false, Ordering::AcqRel) {
+                    reread(&mut settings, &mut timers, &events);
+                }
+            }
+            Some(Event::Signal(SIGHUP)) => {
+                reread(&mut settings, &mut timers, &events);
+                drop(desk.submit(Task::Reload));
+            }
+            Some(Event::Signal(SIGUSR1)) => drop(desk.submit(Task::Sync { actor: "SIGUSR1".to_owned() })),
+            Some(Event::Signal(_)) => {
+                tracing::info!("stopping: what is in flight is finished or undone first");
+                let _ = sd_notify::notify(&[NotifyState::Stopping]);
+                desk.stop();
+                let give_up = give_up.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(PATIENCE_AT_STOP).await;
+                    give_up.store(true, Ordering::Release);
+                });
+            }
+            Some(Event::BusLost) if desk.is_idle() => {
+                desk.stop();
+                break Err("the system bus went away".to_owned());
+            }
+            // The engine reconnects and looks; the next idle moment ends this process.
+            Some(Event::BusLost) => {}
+            Some(Event::EngineEnded) if desk.is_stopping() => break Ok(()),
+            Some(Event::EngineEnded) => break Err("the engine ended: this is a bug".to_owned()),
+        }
+    };
+    drop(thread);
+    result
+}
+
+async fn serve(connection: &Connection, service: Service) -> Result<(), String> {
+    let fail = |e: zbus::Error| format!("the D-Bus service cannot be offered: {e}");
+    connection.object_server().at(bus::PATH, service).await.map_err(fail)?;
+    connection.request_name(bus::NAME).await.map_err(fail)
+}
+
+fn reread(settings: &mut Settings, timers: &mut Timers, events: &mpsc::UnboundedSender<Event>) {
+    match Settings::read() {
+        Ok(fresh) => {
+            *settings = fresh;
+            timers.start(settings, events);
+            tracing::info!("settings were read again");
+        }
+        Err(why) => tracing::error!("settings stay as they are: {why}"),
+    }
+}
+
+fn watch_signals(events: &mpsc::UnboundedSender<Event>) -> Result<(), String> {
+    let mut signals = signal_hook_tokio::Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1]).map_err(|e| format!("signals: {e}"))?;
+    let events = events.clone();
+    tokio::spawn(async move {
+        while let Some(signal) = signals.next().await {
+            if events.send(Event::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// The stream of messages ends when the connection does.
+fn watch_bus(connection: Connection, events: &mpsc::UnboundedSender<Event>) {
+    let events = events.clone();
+    tokio::spawn(async move {
+        let mut messages = zbus::MessageStream::from(connection);
+        while messages.next().await.is_some() {}
+        loop {
+            if events.send(Event::BusLost).is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+}
+
+fn feed_watchdog(events: &mpsc::UnboundedSender<Event>) {
+    let period = sd_notify::watchdog_enabled().map_or(Duration::from_secs(10), |limit| limit / 4);
+    repeat(period.min(Duration::from_secs(10)), events, || Event::Watchdog);
+}
+
+fn repeat(
+    period: Duration,
+    events: &mpsc::UnboundedSender<Event>,
+    event: impl Fn() -> Event + Send + 'static,
+) -> tokio::task::AbortHandle {
+    let events = events.clone();
+    let task = tokio::spawn(async move {
+        while events.send(event()).is_ok() {
+            tokio::time::sleep(period).await;
+        }
+    });
+    task.abort_handle()
+}
+
+/// The timers that settings decide on.
+#[derive(Debug, Default)]
+struct Timers(Vec<tokio::task::AbortHandle>);
+
+impl Timers {
+    fn start(&mut self, settings: &Settings, events: &mpsc::UnboundedSender<Event>) {
+        self.0.drain(..).for_each(|timer| timer.abort());
+        self.0.push(repeat(settings.look_interval.0, events, || Event::Look));
+        for remote in &settings.remotes {
+            let name = remote.name.clone();
+            self.0.push(repeat(remote.interval.0, events, move || Event::Poll(name.clone())));
+        }
+    }
+}
+
+/// Keeps `systemctl status` honest.
+fn show_status(mut published: watch::Receiver<Published>) {
+    tokio::spawn(async move {
+        loop {
+            let text = published.borrow_and_update().status.line();
+            let _ = sd_notify::notify(&[NotifyState::Status(&text)]);
+            if published.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// What the engine's thread is made from.
+struct Start {
+    manager: Manager,
+    desk: Desk,
+    publish: Arc<watch::Sender<Published>>,
+    pulse: Pulse,
+    give_up: Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
+}
+
+impl Start {
+    fn spawn(self, events: mpsc::UnboundedSender<Event>) -> Result<std::thread::JoinHandle<()>, String> {
+        let body = move || {
+            match self.begin() {
+                Ok(mut worker) => {
+                    let _ = events.send(Event::EngineStarted(Ok(())));
+                    worker.work();
+                }
+                Err(why) => {
+                    let _ = events.send(Event::EngineStarted(Err(why)));
+                }
+            }
+            let _ = events.send(Event::EngineEnded);
+        };
+        std::thread::Builder::new().name("engine".to_owned()).spawn(body).map_err(|e| format!("no thread for the engine: {e}"))
+    }
+
+    fn begin(self) -> Result<Worker, String> {
+        let dir = Path::new(STATE_DIR);
+        let mut state = State::open(dir).map_err(|e| e.to_string())?;
+        let audit = open_audit(dir, &mut state)?;
+        let host = Linux::new(self.manager).map_err(|e| e.to_string())?;
+        let (give_up, publish) = (self.give_up, self.publish.clone());
+        let engine = Engine {
+            host: Box::new(host),
+            state,
+            audit,
+            guards: config::guards()?,
+            go_on: Box::new(move || !give_up.load(Ordering::Acquire)),
+            reported_drift: None,
+            phase: Box::new(move |phase| {
+                publish.send_modify(|p: &mut Published| phase.clone_into(&mut p.status.phase));
+            }),
+        };
+        let mut worker = Worker { engine, desk: self.desk, published: self.publish, pulse: self.pulse, reload: self.reload };
+        worker.engine.recover().map_err(|e| e.to_string())?;
+        worker.engine.record(NewRecord::new(Recorded::Started, "daemon"));
+        worker.engine.publish(&mut |_| {});
+        worker.publish(None);
+        Ok(worker)
+    }
+}
+
+fn open_audit(dir: &Path, state: &mut State) -> Result<AuditLog, String> {
+    let head = state.audit_head().map_err(|e| e.to_string())?;
+    let path = dir.join("audit/audit.jsonl");
+    let (mut log, opened) = AuditLog::open(&path, head).map_err(|e| format!("{}: {e}", path.display()))?;
+    for finding in &opened.findings {
+        if finding.is_alarm() {
+            tracing::error!("ALARM: {finding}");
+            let mut record = NewRecord::new(Recorded::Alarm, "daemon");
+            record.reason = Some(finding.to_string());
+            log.append(record, &crate::audit::Stamp::now()).map_err(|e| e.to_string())?;
+        } else {
+            tracing::warn!("{finding}");
+        }
+    }
+    Ok(log)
+}
+
+/// Early boot: takes an open transaction's files back before anything reads them (`reconciled recover`).
+#[must_use]
+pub fn recover() -> ExitCode {
+    let recover = || -> Result<bool, String> {
+        let state = State::open(Path::new(STATE_DIR)).map_err(|e| e.to_string())?;
+        let host = Linux::without_manager().map_err(|e| e.to_string())?;
+        let (audit, _) = AuditLog::open(Path::new("/dev/null"), None).map_err(|e| e.to_string())?;
+        let mut engine = Engine {
+            host: Box::new(host),
+            state,
+            audit,
+            guards: crate::guard::Guards::default(),
+            go_on: Box::new(|| true),
+            reported_drift: None,
+            phase: Box::new(|_| {}),
+        };
+        engine.restore_at_boot().map_err(|e| e.to_string())
+    };
+    match recover() {
+        Ok(reload) => {
+            if reload {
+                // PID 1 has read the torn unit files; in early boot there is no bus to ask it over (systemd(1), SIGHUP).
+                let _ = rustix::process::kill_process(rustix::process::Pid::INIT, rustix::process::Signal::HUP);
+            }
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}

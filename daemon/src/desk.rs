@@ -1,0 +1,249 @@
+//! Where orders wait for the engine: one is in flight, the newest push waits, the rest queue. It decides only who is next.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::cycle::Order;
+use crate::report::{Progress, Report, Verdict};
+
+/// Something for the engine to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// A pass of the pipeline.
+    Order(Order),
+    /// Let a held revision be tried again, and try it.
+    Retry {
+        /// The revision or the beginning of its id; the newest held one when empty.
+        commit: String,
+        /// Who asks.
+        actor: String,
+    },
+    /// Apply nothing until further notice.
+    Pause {
+        /// Who asks.
+        actor: String,
+        /// Why.
+        reason: String,
+    },
+    /// Go on.
+    Resume {
+        /// Who asks.
+        actor: String,
+    },
+    /// End the part of a stuck transaction that is about this path.
+    Resolve {
+        /// Which path, or `all`.
+        path: String,
+        /// Put back what stood there (else: keep what stands there now).
+        restore: bool,
+        /// Who asks.
+        actor: String,
+    },
+    /// How the host differs from a generation.
+    Diff {
+        /// Which; the live one when absent.
+        generation: Option<u64>,
+        /// Who asks.
+        actor: String,
+    },
+    /// Fetch the remotes, then heal.
+    Sync {
+        /// Who asks.
+        actor: String,
+    },
+    /// Ask one remote.
+    Poll {
+        /// Its name.
+        remote: String,
+    },
+    /// Read the settings again.
+    Reload,
+}
+
+/// Those who follow a task.
+#[derive(Clone, Debug, Default)]
+pub struct Followers(Arc<Mutex<Vec<UnboundedSender<Progress>>>>);
+
+impl Followers {
+    /// Tells all of them. One that has gone away is forgotten.
+    pub fn tell(&self, progress: &Progress) {
+        lock(&self.0).retain(|follower| follower.send(progress.clone()).is_ok());
+    }
+
+    fn join(&self) -> UnboundedReceiver<Progress> {
+        let (sender, receiver) = unbounded_channel();
+        lock(&self.0).push(sender);
+        receiver
+    }
+}
+
+/// A task with its followers.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    /// What to do.
+    pub task: Task,
+    /// Who is told.
+    pub followers: Followers,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    in_flight: Option<Ticket>,
+    waiting: Option<Ticket>,
+    queue: VecDeque<Ticket>,
+    stopping: bool,
+}
+
+/// The desk, shared by the main thread and the engine.
+#[derive(Clone, Debug, Default)]
+pub struct Desk(Arc<(Mutex<Inner>, Condvar)>);
+
+/// How many other tasks may wait at once.
+const QUEUE_LIMIT: usize = 64;
+
+impl Desk {
+    /// Hands a task in and returns what is told about it. The last thing told is always `Done`.
+    #[must_use]
+    pub fn submit(&self, task: Task) -> UnboundedReceiver<Progress> {
+        let ticket = Ticket { task, followers: Followers::default() };
+        let receiver = ticket.followers.join();
+        let mut inner = self.lock();
+        if inner.stopping {
+            reject(&ticket, Verdict::Failed, "the daemon is stopping: try again in a moment");
+            return receiver;
+        }
+        let Task::Order(Order::Deploy { commit, .. }) = &ticket.task else {
+            if inner.queue.len() >= QUEUE_LIMIT {
+                reject(&ticket, Verdict::Failed, "too many orders are waiting");
+            } else if !is_superfluous(&inner.queue, &ticket.task) {
+                inner.queue.push_back(ticket);
+            } else {
+                reject(&ticket, Verdict::Superseded, "the same order is waiting already");
+            }
+            self.0.1.notify_all();
+            return receiver;
+        };
+        if let Some(flying) = &inner.in_flight
+            && let Task::Order(Order::Deploy { commit: other, .. }) = &flying.task
+        {
+            if other == commit {
+                let joined = flying.followers.join();
+                flying.followers.tell(&note("another push of this revision has joined"));
+                return joined;
+            }
+            let short = &other[..12.min(other.len())];
+            ticket.followers.tell(&note(&format!("{short} is being applied: waiting for it to end")));
+        }
+        if let Some(older) = inner.waiting.replace(ticket) {
+            reject(&older, Verdict::Superseded, "a newer push took its place");
+        }
+        self.0.1.notify_all();
+        receiver
+    }
+
+    /// The next task; waits for one at most so long. `None`: nothing came, or the daemon is stopping.
+    #[must_use]
+    pub fn take(&self, patience: Duration) -> Option<Ticket> {
+        let mut inner = self.lock();
+        inner.in_flight = None;
+        if !inner.stopping && inner.waiting.is_none() && inner.queue.is_empty() {
+            inner = self.0.1.wait_timeout(inner, patience).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if inner.stopping {
+            return None;
+        }
+        let ticket = inner.waiting.take().or_else(|| inner.queue.pop_front());
+        inner.in_flight.clone_from(&ticket);
+        ticket
+    }
+
+    /// Takes nothing new from here on; what waits is told so.
+    pub fn stop(&self) {
+        let mut inner = self.lock();
+        inner.stopping = true;
+        let waiting = inner.waiting.take();
+        for ticket in waiting.into_iter().chain(std::mem::take(&mut inner.queue)) {
+            reject(&ticket, Verdict::Failed, "the daemon is stopping: try again in a moment");
+        }
+        self.0.1.notify_all();
+    }
+
+    /// Whether nothing is in flight.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.lock().in_flight.is_none()
+    }
+
+    /// Whether the daemon is stopping.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.lock().stopping
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.0.0)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The timer's tasks are worth one place each.
+fn is_superfluous(queue: &VecDeque<Ticket>, task: &Task) -> bool {
+    let timed = matches!(task, Task::Poll { .. } | Task::Reload | Task::Order(Order::Repair { insist: false, .. }));
+    timed && queue.iter().any(|t| t.task == *task)
+}
+
+fn note(text: &str) -> Progress {
+    Progress::Note { text: text.to_owned() }
+}
+
+fn reject(ticket: &Ticket, verdict: Verdict, reason: &str) {
+    ticket.followers.tell(&Progress::Done { report: Report::short(verdict, reason) });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Desk, Task};
+    use crate::cycle::Order;
+    use crate::policy::Right;
+    use crate::report::{Progress, Verdict};
+
+    fn push(commit: &str) -> Task {
+        Task::Order(Order::Deploy { commit: commit.to_owned(), actor: "me".to_owned(), right: Right::Deploy })
+    }
+
+    fn end(receiver: &mut tokio::sync::mpsc::UnboundedReceiver<Progress>) -> Option<Verdict> {
+        let mut last = None;
+        while let Ok(progress) = receiver.try_recv() {
+            if let Progress::Done { report } = progress {
+                last = Some(report.verdict);
+            }
+        }
+        last
+    }
+
+    #[test]
+    fn newest_waiter_wins_and_same_revision_joins() {
+        let desk = Desk::default();
+        let mut first = desk.submit(push("a"));
+        let flying = desk.take(Duration::ZERO).unwrap();
+        let mut again = desk.submit(push("a"));
+        let mut second = desk.submit(push("b"));
+        let mut third = desk.submit(push("c"));
+        assert_eq!(end(&mut second), Some(Verdict::Superseded));
+        flying.followers.tell(&Progress::Done { report: crate::report::Report::short(Verdict::Live, "") });
+        assert_eq!((end(&mut first), end(&mut again)), (Some(Verdict::Live), Some(Verdict::Live)));
+        assert_eq!(desk.take(Duration::ZERO).unwrap().task, push("c"));
+        assert_eq!(end(&mut third), None);
+        desk.stop();
+        assert!(desk.take(Duration::ZERO).is_none());
+        assert_eq!(end(&mut desk.submit(push("d"))), Some(Verdict::Failed));
+    }
+}

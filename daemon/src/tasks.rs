@@ -1,0 +1,246 @@
+//! What the engine's thread does with a task: orders go through the cycle, the rest is answered here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::audit::{Event, NewRecord, UtcTime};
+use crate::cycle::{Engine, Order};
+use crate::desk::{Desk, Task, Ticket};
+use crate::host::linux::Pulse;
+use crate::journal::State as Phase;
+use crate::policy::Right;
+use crate::report::{Progress, Report, Verdict};
+use crate::source;
+use crate::state::{Generation, Held, Setting, StateResult};
+
+/// How long the engine waits for a task before it gives a sign of life.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Generations in a status.
+const HISTORY: u32 = 200;
+
+/// Who paused, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paused {
+    /// Who.
+    pub by: String,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// How things stand: what `reconcilectl status --json` prints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// `idle planning rehearsing applying probing rolling-back paused stuck`.
+    pub phase: String,
+    /// The live revision.
+    pub live: Option<String>,
+    /// The newest revision asked for.
+    pub desired: Option<String>,
+    /// The live generation.
+    pub generation: Option<u64>,
+    /// The newest held revision, unless a newer one is live.
+    pub held: Option<Held>,
+    /// Who paused.
+    pub paused: Option<Paused>,
+    /// What undo could not put back.
+    pub stuck: Vec<String>,
+    /// The audit log's head.
+    pub audit_head: Option<String>,
+    /// How the last order ended, in one line.
+    pub last: Option<String>,
+    /// This program's version.
+    pub version: String,
+}
+
+impl Status {
+    /// One line for `systemctl status`: what is wrong comes first.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let short =
+            |id: &Option<String>| id.as_ref().map_or_else(|| "nothing".to_owned(), |id| id[..12.min(id.len())].to_owned());
+        let live = match self.generation {
+            Some(n) => format!("generation {n} ({}) is live", short(&self.live)),
+            None => "nothing is live yet".to_owned(),
+        };
+        if !self.stuck.is_empty() {
+            return format!("STUCK: {}; {live}", self.stuck.join("; "));
+        }
+        if let Some(held) = &self.held {
+            let reason = held.reason.lines().next().unwrap_or_default();
+            return format!("{}: {live}; HELD {}: {reason}", self.phase, short(&Some(held.commit.clone())));
+        }
+        format!("{}: {live}", self.phase)
+    }
+}
+
+/// What the main thread sees of the engine.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// How things stand.
+    pub status: Status,
+    /// Generations, newest first.
+    pub history: Vec<Generation>,
+}
+
+/// The engine's thread: takes one task at a time until the daemon stops.
+#[derive(Debug)]
+pub struct Worker {
+    /// The pipeline.
+    pub engine: Engine,
+    /// Where tasks wait.
+    pub desk: Desk,
+    /// Where the state is published.
+    pub published: Arc<watch::Sender<Published>>,
+    /// Signs of life.
+    pub pulse: Pulse,
+    /// Set by `Task::Reload`: the main thread reads the settings again.
+    pub reload: Arc<AtomicBool>,
+}
+
+impl Worker {
+    /// Works until the desk says that the daemon stops.
+    pub fn work(&mut self) {
+        while !self.desk.is_stopping() {
+            self.pulse.beat();
+            let Some(ticket) = self.desk.take(PATIENCE) else { continue };
+            let report = self.perform(&ticket);
+            let last = report.text();
+            self.publish(Some(last));
+            ticket.followers.tell(&Progress::Done { report });
+        }
+    }
+
+    /// Publishes how things stand.
+    pub fn publish(&self, last: Option<String>) {
+        match self.look_up() {
+            Ok((mut status, history)) => {
+                self.published.send_modify(|published| {
+                    status.last = last.or_else(|| published.status.last.take());
+                    *published = Published { status, history };
+                });
+            }
+            Err(error) => tracing::error!("the status cannot be read: {error}"),
+        }
+    }
+
+    fn look_up(&self) -> StateResult<(Status, Vec<Generation>)> {
+        let state = &self.engine.state;
+        let live = state.live()?;
+        let stuck = state.open_transaction()?.filter(|open| open.state == Phase::Stuck);
+        let paused = self.paused()?;
+        let held = state.newest_held()?.filter(|held| live.as_ref().is_none_or(|live| held.since >= live.at));
+        let phase = match (&stuck, &paused) {
+            (Some(_), _) => "stuck",
+            (_, Some(_)) => "paused",
+            _ => "idle",
+        };
+        let status = Status {
+            phase: phase.to_owned(),
+            live: live.as_ref().map(|g| g.commit.id.clone()).filter(|id| !id.is_empty()),
+            desired: state.setting(Setting::Desired)?,
+            generation: live.map(|g| g.number),
+            held,
+            paused,
+            stuck: stuck.map(|open| open.remains).unwrap_or_default(),
+            audit_head: self.engine.audit.head().map(|h| h.to_string()),
+            last: None,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        Ok((status, state.generations(HISTORY)?))
+    }
+
+    fn paused(&self) -> StateResult<Option<Paused>> {
+        Ok(self.engine.state.setting(Setting::Paused)?.and_then(|text| serde_json::from_str(&text).ok()))
+    }
+
+    fn perform(&mut self, ticket: &Ticket) -> Report {
+        let followers = ticket.followers.clone();
+        let say: &mut dyn FnMut(Progress) = &mut |progress| followers.tell(&progress);
+        let done = match &ticket.task {
+            Task::Order(order) => self.order(order, say),
+            Task::Retry { commit, actor } => self.retry(commit, actor, say),
+            Task::Pause { actor, reason } => self.pause(actor, reason),
+            Task::Resume { actor } => self.resume(actor),
+            Task::Resolve { path, restore, actor } => self.engine.resolve(path, *restore, actor, say),
+            Task::Diff { generation, actor } => self.engine.diff(*generation, actor, say),
+            Task::Sync { actor } => self.order(&Order::Repair { actor: actor.clone(), insist: true }, say),
+            Task::Poll { remote } => Ok(Report::short(Verdict::Failed, &format!("no remote {remote}"))),
+            Task::Reload => {
+                self.reload.store(true, Ordering::Release);
+                Ok(Report::short(Verdict::NothingToDo, ""))
+            }
+        };
+        done.unwrap_or_else(|error| Report::short(Verdict::Failed, &error.to_string()))
+    }
+
+    /// An order, unless the daemon is paused or stuck.
+    fn order(&mut self, order: &Order, say: &mut dyn FnMut(Progress)) -> StateResult<Report> {
+        let preview = matches!(order, Order::Preview { .. });
+        if let Some(open) = self.engine.state.open_transaction()?.filter(|o| o.state == Phase::Stuck && !preview) {
+            let reason = format!(
+                "an earlier rollback is stuck on {}: see reconcilectl status, then reconcilectl resolve PATH --keep|--restore",
+                open.remains.join("; ")
+            );
+            return Ok(Report::short(Verdict::Stuck, &reason));
+        }
+        if let Some(paused) = self.paused()?.filter(|_| !preview) {
+            if let Order::Repair { actor, insist: false } = order {
+                return self.engine.report_drift(actor, say);
+            }
+            let why = if paused.reason.is_empty() { String::new() } else { format!(" ({})", paused.reason) };
+            let reason = format!("paused by {} since {}{why}: reconcilectl resume", paused.by, paused.since);
+            return Ok(Report::short(Verdict::Refused, &reason));
+        }
+        if let Order::Deploy { commit, .. } = order {
+            self.published.send_modify(|p| p.status.desired = Some(commit.clone()));
+        }
+        Ok(self.engine.run(order, say))
+    }
+
+    fn retry(&mut self, commit: &str, actor: &str, say: &mut dyn FnMut(Progress)) -> StateResult<Report> {
+        let commit = if commit.is_empty() {
+            self.engine.state.newest_held()?.map(|held| held.commit)
+        } else {
+            match source::resolve(&*self.engine.host, commit) {
+                Ok(found) => found,
+                Err(error) => return Ok(Report::short(Verdict::Refused, &error.to_string())),
+            }
+        };
+        let Some(commit) = commit else {
+            return Ok(Report::short(Verdict::Refused, "there is no such revision here, and none is held"));
+        };
+        if self.engine.state.unhold(&commit)? {
+            let mut record = NewRecord::new(Event::Retried, actor);
+            record.commit = Some(commit.clone());
+            self.engine.record(record);
+        }
+        self.order(&Order::Deploy { commit, actor: actor.to_owned(), right: Right::Deploy }, say)
+    }
+
+    fn pause(&mut self, actor: &str, reason: &str) -> StateResult<Report> {
+        if self.paused()?.is_some() {
+            return Ok(Report::short(Verdict::NothingToDo, ""));
+        }
+        let paused = Paused { by: actor.to_owned(), since: UtcTime::now().to_string(), reason: crate::path::escape(reason) };
+        let text = serde_json::to_string(&paused).unwrap_or_default();
+        self.engine.state.set_setting(Setting::Paused, Some(&text))?;
+        let mut record = NewRecord::new(Event::Paused, actor);
+        record.reason = Some(paused.reason).filter(|r| !r.is_empty());
+        self.engine.record(record);
+        Ok(Report::short(Verdict::NothingToDo, ""))
+    }
+
+    fn resume(&mut self, actor: &str) -> StateResult<Report> {
+        if self.paused()?.is_some() {
+            self.engine.state.set_setting(Setting::Paused, None)?;
+            self.engine.record(NewRecord::new(Event::Resumed, actor));
+        }
+        Ok(Report::short(Verdict::NothingToDo, ""))
+    }
+}
