@@ -99,7 +99,8 @@ impl Reading {
         for entry in fs::read_dir(dir).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
-            if name == ".git" {
+            // One further below is a repository of its own: git would bring a submodule, which is refused like the name.
+            if name == ".git" && prefix.is_empty() {
                 continue;
             }
             let Some(name) = name.to_str() else {
@@ -218,6 +219,9 @@ mod tests {
 
         let work = Work::new("controls", &[("files/a\u{1b}[2Jb", b"")]);
         assert!(work.refusal().contains("invisible character U+001B"), "{}", work.refusal());
+
+        let work = Work::new("nested", &[("files/srv/app/.git/config", b"")]);
+        assert!(work.refusal().contains("`.git` component"), "{}", work.refusal());
 
         let work = Work::new("large", &[("files/a", b"")]);
         fs::File::create(work.0.join("files/a")).unwrap().set_len(FILE_LIMIT + 1).unwrap();

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{Diagnostic, Manifest, read};
 use crate::digest::Digest;
+use crate::kind::KINDS;
 use crate::source::{Snapshot, SourceEntry};
 
 /// A repository: `("path", "content")`, `("path*", "content")` for an executable, `("path@", "target")` for a link.
@@ -78,6 +79,14 @@ fn short_and_long_forms() {
     assert_eq!(manifest.resources[0].origin.to_string(), "reconciled.toml:1:10");
     assert_eq!(manifest.resources[3].origin.to_string(), "reconciled.toml:4:1");
     assert_eq!(manifest.resources[3].spec, json!({"name": "w.service", "enabled": true}));
+}
+
+#[test]
+fn examples_of_all_kinds_are_one_manifest() {
+    let manifest: String = KINDS.iter().map(|row| row.example()).collect();
+    let read = good(&[("reconciled.toml", &manifest), ("files/etc/shop/settings.ini", "")]);
+    let kinds: Vec<&str> = KINDS.iter().map(|row| row.kind()).collect();
+    assert!(kinds.iter().all(|kind| read.resources.iter().any(|r| r.kind == *kind)), "{:?}", names(&read));
 }
 
 #[test]
