@@ -17,6 +17,8 @@ pub enum Verdict {
     Refused,
     /// It was live for a moment, failed, and the host is back where it was.
     RolledBack,
+    /// The host is not as it should be; nothing was asked to mend it.
+    Differs,
     /// A newer push took its place while it waited.
     Superseded,
     /// Undo failed: a person is needed.
@@ -31,7 +33,7 @@ impl Verdict {
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Live | Self::NothingToDo | Self::Accepted => 0,
-            Self::Refused | Self::RolledBack | Self::Superseded | Self::Failed => 1,
+            Self::Refused | Self::RolledBack | Self::Differs | Self::Superseded | Self::Failed => 1,
             Self::Stuck => 5,
         }
     }
@@ -125,6 +127,7 @@ impl Report {
             (Verdict::Refused, _) => format!("error: refused, nothing was touched: {}", self.reason),
             (Verdict::RolledBack, Some(n)) => format!("error: rolled back to generation {n}: {}", self.reason),
             (Verdict::RolledBack, None) => format!("error: rolled back to what stood here before: {}", self.reason),
+            (Verdict::Differs, _) => self.reason.clone(),
             (Verdict::Superseded, _) => format!("error: not tried: {}", self.reason),
             (Verdict::Stuck, _) => format!("error: STUCK, a person is needed: {}", self.reason),
             (Verdict::Failed, _) => format!("error: {}", self.reason),

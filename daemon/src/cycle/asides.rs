@@ -37,7 +37,7 @@ impl Engine {
                 say(Progress::Line { text: crate::path::escape(line) });
             }
         }
-        Ok(Report::short(Verdict::Refused, &format!("the host differs in {} places", plan.steps.len())))
+        Ok(Report::short(Verdict::Differs, &format!("the host differs in {} places", plan.steps.len())))
     }
 
     fn difference(&mut self, wanted: Wanted, actor: &str) -> Result<Plan, Report> {

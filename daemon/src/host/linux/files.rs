@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatxFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use super::io;
@@ -119,9 +119,7 @@ impl Files {
         let mut place = self.deepest_existing(path)?;
         let mount = mount_of(&place)?;
         if let Some(parent) = self.parent(path)?
-            && let Ok(fd) =
-                fs::openat(&parent, path.file_name(), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-            && mount_of_fd(&fd)? != mount
+            && is_mount_root(&parent, path.file_name())
         {
             return Err(HostError::Unfit(format!("{path} is a mount point: unmount it, or manage what is in it")));
         }
@@ -372,6 +370,13 @@ fn mount_of(path: &Path) -> HostResult<(u64, u64)> {
     let fd = fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
         .map_err(io(|| format!("open {}", path.display())))?;
     mount_of_fd(&fd)
+}
+
+/// Whether a mount begins at this name (statx(2), `STATX_ATTR_MOUNT_ROOT`); device numbers do not tell: on overlayfs a file
+/// has another one than its directory.
+fn is_mount_root(parent: &OwnedFd, name: &str) -> bool {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    fs::statx(parent, name, flags, StatxFlags::MNT_ID).is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Mount id and device: both must agree for a rename to work.
