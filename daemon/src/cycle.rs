@@ -243,7 +243,7 @@ impl Engine {
             Ok(number) => number,
             Err(error) => return Err(self.take_back(applied.into_parts(), error.to_string(), verdicts, changes, say)),
         };
-        self.publish(say);
+        self.publish(live.map(|g| g.commit.id.as_str()).filter(|id| !id.is_empty()), say);
         watch.lap("commit");
         self.record_outcome(order, applied.plan(), number, verdicts, changes, &watch.stages)?;
         Ok(End { verdict: Verdict::Live, commit: Some(applied.plan().commit.id.clone()), generation: Some(number) })

@@ -283,7 +283,7 @@ impl Start {
         let mut worker = Worker { engine, desk: self.desk, published: self.publish, pulse: self.pulse, reload: self.reload };
         worker.engine.recover().map_err(|e| e.to_string())?;
         worker.engine.record(NewRecord::new(Recorded::Started, "daemon"));
-        worker.engine.publish(&mut |_| {});
+        worker.engine.publish(None, &mut |_| {});
         worker.publish(None);
         Ok(worker)
     }

@@ -3,6 +3,7 @@
 
 pub mod probe;
 pub mod rehearse;
+pub mod sandbox;
 pub mod source;
 
 /// Where this program is installed: transient units start it from there.

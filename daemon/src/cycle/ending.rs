@@ -205,7 +205,6 @@ impl Engine {
                 tracing::error!("{error}");
             }
         }
-        self.publish(say);
         stop
     }
 
@@ -253,18 +252,21 @@ impl Engine {
         Ok(())
     }
 
-    /// Moves `main` to the live generation's commit. A failure does not undo what is live: the next start tries again.
-    pub fn publish(&mut self, say: &mut dyn FnMut(Progress)) {
+    /// Moves `main` to the live generation's commit: at once when it stands where it is expected, else after a look. A failure
+    /// does not undo what is live: the next start tries again.
+    pub fn publish(&mut self, expected: Option<&str>, say: &mut dyn FnMut(Progress)) {
         let Ok(Some(live)) = self.state.live() else { return };
-        if live.commit.id.is_empty() {
+        let id = live.commit.id.as_str();
+        if id.is_empty() || expected == Some(id) {
             return;
         }
-        let moved = source::resolve(&*self.host, MAIN).and_then(|now| match now {
-            Some(now) if now == live.commit.id => Ok(()),
-            now => source::publish(&*self.host, MAIN, now.as_deref(), &live.commit.id),
+        let host = &*self.host;
+        let moved = source::publish(host, MAIN, expected, id).or_else(|_| match source::resolve(host, MAIN)? {
+            Some(now) if now == id => Ok(()),
+            now => source::publish(host, MAIN, now.as_deref(), id),
         });
         if let Err(error) = moved {
-            tracing::error!("main could not be moved to {}: {error}", live.commit.id);
+            tracing::error!("main could not be moved to {id}: {error}");
             say(Progress::Note { text: format!("main could not be moved: {error}") });
         }
     }

@@ -23,7 +23,10 @@ pub(crate) const TICK: Duration = Duration::from_millis(200);
 /// The verb's body.
 #[must_use]
 pub fn main() -> ExitCode {
-    match serve(&mut io::stdin().lock(), &mut io::stdout().lock()) {
+    let served = super::sandbox::write_nothing()
+        .map_err(io::Error::other)
+        .and_then(|()| serve(&mut io::stdin().lock(), &mut io::stdout().lock()));
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("probe worker: {error}");

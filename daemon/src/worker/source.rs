@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use git2::{ErrorCode, ObjectType, Odb, Oid, Repository};
 
 use crate::path::check_relative;
+use super::sandbox::confine;
 use crate::source::{Answer, Budget, Commit, REPOSITORY, Request};
 
 /// Git modes that are accepted (gitformat-index(5)); 160000 is a submodule, and set-id bits do not exist in git.
@@ -32,6 +33,10 @@ pub fn main() -> ExitCode {
 
 fn answer(input: &str) -> Result<Vec<u8>, String> {
     let request: Request = serde_json::from_str(input).map_err(|e| format!("request: {e}"))?;
+    match request {
+        Request::Publish { .. } => confine(&[], &[REPOSITORY])?,
+        _ => confine(&[REPOSITORY], &[])?,
+    }
     let repository = open(Path::new(REPOSITORY))?;
     match request {
         Request::Read { commit, descends_from, budget } => read(&repository, &commit, descends_from.as_deref(), budget),
