@@ -1,5 +1,6 @@
 //! The main thread: bus, timers, signals, watchdog, and the engine's thread beside it. No decisions.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::audit::{AuditLog, Event as Recorded, NewRecord};
 use crate::bus::{self, Service};
 use crate::config::{self, Settings};
 use crate::cycle::{Engine, Order};
-use crate::desk::{Desk, Task};
+use crate::desk::{Desk, Fresh, Task};
 use crate::host::linux::{Linux, Manager, Pulse};
 use crate::state::{STATE_DIR, State};
 use crate::tasks::{Published, Worker};
@@ -69,12 +70,11 @@ fn start_logging() {
 }
 
 async fn run(handle: tokio::runtime::Handle) -> Result<(), String> {
-    let mut settings = Settings::read()?;
+    let settings = Settings::read()?;
     let connection = Connection::system().await.map_err(|e| format!("the system bus cannot be reached: {e}"))?;
     let desk = Desk::default();
     let pulse = Pulse::default();
     let give_up = Arc::new(AtomicBool::new(false));
-    let reload = Arc::new(AtomicBool::new(false));
     let (publish, published) = watch::channel(Published::default());
     let (events, mut happens) = mpsc::unbounded_channel();
     watch_signals(&events)?;
@@ -86,7 +86,7 @@ async fn run(handle: tokio::runtime::Handle) -> Result<(), String> {
         publish: Arc::new(publish),
         pulse: pulse.clone(),
         give_up: give_up.clone(),
-        reload: reload.clone(),
+        settings: settings.clone(),
     };
     let thread = engine.spawn(events.clone())?;
     let mut timers = Timers::default();
@@ -111,14 +111,8 @@ async fn run(handle: tokio::runtime::Handle) -> Result<(), String> {
                     fed = count;
                     let _ = sd_notify::notify(&[NotifyState::Watchdog]);
                 }
-                if reload.swap(false, Ordering::AcqRel) {
-                    reread(&mut settings, &mut timers, &events);
-                }
             }
-            Some(Event::Signal(SIGHUP)) => {
-                reread(&mut settings, &mut timers, &events);
-                drop(desk.submit(Task::Reload));
-            }
+            Some(Event::Signal(SIGHUP)) => reread(&desk, &mut timers, &events),
             Some(Event::Signal(SIGUSR1)) => drop(desk.submit(Task::Sync { actor: "SIGUSR1".to_owned() })),
             Some(Event::Signal(_)) => {
                 tracing::info!("stopping: what is in flight is finished or undone first");
@@ -150,11 +144,13 @@ async fn serve(connection: &Connection, service: Service) -> Result<(), String> 
     connection.request_name(bus::NAME).await.map_err(fail)
 }
 
-fn reread(settings: &mut Settings, timers: &mut Timers, events: &mpsc::UnboundedSender<Event>) {
-    match Settings::read() {
+/// A settings file with a mistake changes nothing.
+fn reread(desk: &Desk, timers: &mut Timers, events: &mpsc::UnboundedSender<Event>) {
+    let fresh = Settings::read().and_then(|settings| Ok(Fresh { settings, guards: config::guards()? }));
+    match fresh {
         Ok(fresh) => {
-            *settings = fresh;
-            timers.start(settings, events);
+            timers.start(&fresh.settings, events);
+            drop(desk.submit(Task::Reload(Box::new(fresh))));
             tracing::info!("settings were read again");
         }
         Err(why) => tracing::error!("settings stay as they are: {why}"),
@@ -243,7 +239,7 @@ struct Start {
     publish: Arc<watch::Sender<Published>>,
     pulse: Pulse,
     give_up: Arc<AtomicBool>,
-    reload: Arc<AtomicBool>,
+    settings: Settings,
 }
 
 impl Start {
@@ -280,7 +276,14 @@ impl Start {
                 publish.send_modify(|p: &mut Published| phase.clone_into(&mut p.status.phase));
             }),
         };
-        let mut worker = Worker { engine, desk: self.desk, published: self.publish, pulse: self.pulse, reload: self.reload };
+        let mut worker = Worker {
+            engine,
+            desk: self.desk,
+            published: self.publish,
+            pulse: self.pulse,
+            settings: self.settings,
+            remotes: BTreeMap::new(),
+        };
         worker.engine.recover().map_err(|e| e.to_string())?;
         worker.engine.record(NewRecord::new(Recorded::Started, "daemon"));
         worker.engine.publish(None, &mut |_| {});

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::config::Settings;
 use crate::cycle::Order;
+use crate::guard::Guards;
 use crate::report::{Progress, Report, Verdict};
 
 /// Something for the engine to do.
@@ -59,9 +61,27 @@ pub enum Task {
         /// Its name.
         remote: String,
     },
-    /// Read the settings again.
-    Reload,
+    /// Work by these settings from now on.
+    Reload(Box<Fresh>),
 }
+
+/// Settings and guards, read anew.
+#[derive(Clone, Debug)]
+pub struct Fresh {
+    /// The settings.
+    pub settings: Settings,
+    /// The guards.
+    pub guards: Guards,
+}
+
+/// They are told apart by the moment they were read, not by what is in them.
+impl PartialEq for Fresh {
+    fn eq(&self, _: &Self) -> bool {
+        false
+    }
+}
+
+impl Eq for Fresh {}
 
 /// Those who follow a task.
 #[derive(Clone, Debug, Default)]
@@ -194,7 +214,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The timer's tasks are worth one place each.
 fn is_superfluous(queue: &VecDeque<Ticket>, task: &Task) -> bool {
-    let timed = matches!(task, Task::Poll { .. } | Task::Reload | Task::Order(Order::Repair { insist: false, .. }));
+    let timed = matches!(task, Task::Poll { .. } | Task::Order(Order::Repair { insist: false, .. }));
     timed && queue.iter().any(|t| t.task == *task)
 }
 

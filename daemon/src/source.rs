@@ -94,6 +94,15 @@ pub enum Request {
         /// Where it shall stand.
         new: String,
     },
+    /// How two commits are related.
+    Compare {
+        /// The one that is known.
+        base: String,
+        /// The one that came.
+        tip: String,
+    },
+    /// What the last fetch brought.
+    Fetched,
     /// Where a ref stands.
     Resolve {
         /// Full name of the ref, or a commit id or its beginning.
@@ -133,11 +142,30 @@ pub enum Answer {
         /// The commit, if there is any.
         commit: Option<String>,
     },
+    /// How two commits are related.
+    Related {
+        /// How the tip stands to the base.
+        relation: Relation,
+    },
     /// The repository's fault: one clear line.
     Refused {
         /// Why.
         reason: String,
     },
+}
+
+/// How a commit stands to an earlier known one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Relation {
+    /// It is the same.
+    Same,
+    /// It builds on it.
+    Ahead,
+    /// It is one of its ancestors.
+    Behind,
+    /// Neither: history was rewritten.
+    Diverged,
 }
 
 /// Why a revision could not be had.
@@ -193,6 +221,59 @@ pub fn resolve(host: &dyn Look, reference: &str) -> Result<Option<String>, Sourc
     let bytes = ask(host, &Request::Resolve { reference: reference.to_owned() }, 64 * 1024)?;
     match first_line(&bytes)?.0 {
         Answer::Reference { commit } => Ok(commit),
+        Answer::Refused { reason } => Err(SourceError::Refused(reason)),
+        other => Err(nonsense(format!("{other:?}"))),
+    }
+}
+
+/// How `tip` stands to `base`.
+///
+/// # Errors
+/// When the worker fails.
+pub fn compare(host: &dyn Look, base: &str, tip: &str) -> Result<Relation, SourceError> {
+    let bytes = ask(host, &Request::Compare { base: base.to_owned(), tip: tip.to_owned() }, 64 * 1024)?;
+    match first_line(&bytes)?.0 {
+        Answer::Related { relation } => Ok(relation),
+        Answer::Refused { reason } => Err(SourceError::Refused(reason)),
+        other => Err(nonsense(format!("{other:?}"))),
+    }
+}
+
+/// Fetches a branch of a remote with the installed git, as the repository's user; returns its tip. No ref is written: a
+/// crash in the middle leaves nothing that a later fetch could stumble over.
+///
+/// # Errors
+/// git's own words, without what it says of credentials.
+pub fn fetch(host: &dyn Look, url: &str, branch: &str) -> Result<String, SourceError> {
+    let reference = format!("refs/heads/{branch}");
+    let settings = [
+        "core.hooksPath=/dev/null",
+        "protocol.ext.allow=never",
+        "fetch.fsckObjects=true",
+        "gc.auto=0",
+        "http.followRedirects=false",
+    ];
+    let mut argv = vec!["/usr/bin/git".to_owned(), format!("--git-dir={REPOSITORY}")];
+    argv.extend(settings.iter().flat_map(|s| ["-c".to_owned(), (*s).to_owned()]));
+    argv.extend(["fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--", url, &reference].map(str::to_owned));
+    let job = Job {
+        purpose: "fetch",
+        argv,
+        input: Vec::new(),
+        sandbox: Sandbox::Git { user: GIT_USER.to_owned() },
+        limit: Duration::from_secs(120),
+        output_limit: 256 * 1024,
+    };
+    let ran = host.run(&job, &mut |_| true)?;
+    if !ran.ok() {
+        let said = String::from_utf8_lossy(&ran.stderr);
+        let said = said.lines().filter(|l| !l.trim().is_empty()).next_back().unwrap_or("git said nothing");
+        let why = if ran.result == "timeout" { "no answer within 120 s".to_owned() } else { escape(said) };
+        return Err(SourceError::Refused(format!("git fetch: {why}")));
+    }
+    let bytes = ask(host, &Request::Fetched, 64 * 1024)?;
+    match first_line(&bytes)?.0 {
+        Answer::Reference { commit: Some(commit) } => Ok(commit),
         Answer::Refused { reason } => Err(SourceError::Refused(reason)),
         other => Err(nonsense(format!("{other:?}"))),
     }

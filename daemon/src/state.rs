@@ -269,6 +269,23 @@ impl State {
         }))
     }
 
+    /// The staging places of transactions that are over: a crash may have left objects there.
+    ///
+    /// # Errors
+    /// SQLite's, or a row that cannot be read.
+    pub fn left_over_staging(&self) -> StateResult<Vec<(u64, Vec<PathBuf>)>> {
+        let mut query = self.db.prepare("SELECT id, state, staging FROM txn")?;
+        let rows = query.query_map([], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?, r.get::<_, String>(2)?)))?;
+        let mut over = Vec::new();
+        for row in rows {
+            let (id, word, staging) = row?;
+            if Phase::from_word(&word).is_some_and(Phase::is_over) {
+                over.push((id.unsigned_abs(), parse("staging", &staging)?));
+            }
+        }
+        Ok(over)
+    }
+
     /// The wakes that a transaction still owes, in order.
     ///
     /// # Errors

@@ -1,20 +1,21 @@
 //! What the engine's thread does with a task: orders go through the cycle, the rest is answered here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::audit::{Event, NewRecord, UtcTime};
+use crate::config::Settings;
 use crate::cycle::{Engine, Order};
 use crate::desk::{Desk, Task, Ticket};
 use crate::host::linux::Pulse;
 use crate::journal::State as Phase;
 use crate::policy::Right;
 use crate::report::{Progress, Report, Verdict};
-use crate::source;
+use crate::source::{self, Relation};
 use crate::state::{Generation, Held, Setting, StateResult};
 
 /// How long the engine waits for a task before it gives a sign of life.
@@ -31,6 +32,17 @@ pub struct Paused {
     pub since: String,
     /// Why.
     pub reason: String,
+}
+
+/// What became of a remote when it was last asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteStatus {
+    /// Its tip.
+    pub tip: Option<String>,
+    /// When it last answered, RFC 3339: how old the news is.
+    pub answered: Option<String>,
+    /// Why it did not answer, or why its answer is not taken.
+    pub error: Option<String>,
 }
 
 /// How things stand: what `reconcilectl status --json` prints.
@@ -50,6 +62,9 @@ pub struct Status {
     pub paused: Option<Paused>,
     /// What undo could not put back.
     pub stuck: Vec<String>,
+    /// What became of each remote when it was last asked.
+    #[serde(default)]
+    pub remotes: BTreeMap<String, RemoteStatus>,
     /// The audit log's head.
     pub audit_head: Option<String>,
     /// How the last order ended, in one line.
@@ -99,8 +114,10 @@ pub struct Worker {
     pub published: Arc<watch::Sender<Published>>,
     /// Signs of life.
     pub pulse: Pulse,
-    /// Set by `Task::Reload`: the main thread reads the settings again.
-    pub reload: Arc<AtomicBool>,
+    /// The settings.
+    pub settings: Settings,
+    /// What became of each remote when it was last asked.
+    pub remotes: BTreeMap<String, RemoteStatus>,
 }
 
 impl Worker {
@@ -148,6 +165,7 @@ impl Worker {
             held,
             paused,
             stuck: stuck.map(|open| open.remains).unwrap_or_default(),
+            remotes: self.remotes.clone(),
             audit_head: self.engine.audit.head().map(|h| h.to_string()),
             last: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -169,10 +187,12 @@ impl Worker {
             Task::Resume { actor } => self.resume(actor),
             Task::Resolve { path, restore, actor } => self.engine.resolve(path, *restore, actor, say),
             Task::Diff { generation, actor } => self.engine.diff(*generation, actor, say),
-            Task::Sync { actor } => self.order(&Order::Repair { actor: actor.clone(), insist: true }, say),
-            Task::Poll { remote } => Ok(Report::short(Verdict::Failed, &format!("no remote {remote}"))),
-            Task::Reload => {
-                self.reload.store(true, Ordering::Release);
+            Task::Sync { actor } => self.sync(actor, say),
+            Task::Poll { remote } => self.poll(remote, say),
+            Task::Reload(fresh) => {
+                self.settings = fresh.settings.clone();
+                self.engine.guards = fresh.guards.clone();
+                self.engine.record(NewRecord::new(Event::Reloaded, "daemon"));
                 Ok(Report::short(Verdict::NothingToDo, ""))
             }
         };
@@ -221,6 +241,101 @@ impl Worker {
             self.engine.record(record);
         }
         self.order(&Order::Deploy { commit, actor: actor.to_owned(), right: Right::Deploy }, say)
+    }
+
+    /// One full cycle: every remote is asked, then the host is healed.
+    fn sync(&mut self, actor: &str, say: &mut dyn FnMut(Progress)) -> StateResult<Report> {
+        let names: Vec<String> = self.settings.remotes.iter().map(|r| r.name.clone()).collect();
+        for name in names {
+            let report = self.poll(&name, say)?;
+            if !report.verdict.is_good() {
+                say(Progress::Note { text: format!("remote {name}: {}", report.text()) });
+            }
+        }
+        self.order(&Order::Repair { actor: actor.to_owned(), insist: true }, say)
+    }
+
+    /// Asks a remote and deploys its tip where that is forward. A remote that is down changes nothing.
+    fn poll(&mut self, name: &str, say: &mut dyn FnMut(Progress)) -> StateResult<Report> {
+        let Some(remote) = self.settings.remotes.iter().find(|r| r.name == name).cloned() else {
+            return Ok(Report::short(Verdict::Refused, &format!("there is no remote {name} in the settings")));
+        };
+        let fetched = source::fetch(&*self.engine.host, &remote.url, &remote.branch);
+        let tip = match fetched {
+            Ok(tip) => tip,
+            Err(error) => {
+                self.note_remote(name, None, Some(error.to_string()));
+                return Ok(Report::short(Verdict::Failed, &error.to_string()));
+            }
+        };
+        let base = match self.pin(name)? {
+            Some(pin) => Some(pin),
+            None => self.engine.state.live()?.map(|g| g.commit.id).filter(|id| !id.is_empty()),
+        };
+        let relation = match &base {
+            None => Relation::Ahead,
+            Some(base) => match source::compare(&*self.engine.host, base, &tip) {
+                Ok(relation) => relation,
+                Err(error) => return Ok(Report::short(Verdict::Failed, &error.to_string())),
+            },
+        };
+        if matches!(relation, Relation::Behind | Relation::Diverged) {
+            return Ok(self.alarm(name, &tip, base.as_deref().unwrap_or_default(), relation));
+        }
+        self.note_remote(name, Some(tip.clone()), None);
+        self.set_pin(name, &tip)?;
+        let live = self.engine.state.live()?.map(|g| g.commit.id);
+        if live.as_deref() == Some(&tip) || self.engine.state.held(&tip)?.is_some() {
+            return Ok(Report::short(Verdict::NothingToDo, ""));
+        }
+        self.order(&Order::Deploy { commit: tip, actor: format!("pull:{name}"), right: Right::Deploy }, say)
+    }
+
+    /// A remote whose history went back or was rewritten: said once, and never followed.
+    fn alarm(&mut self, name: &str, tip: &str, pin: &str, relation: Relation) -> Report {
+        let what = if relation == Relation::Behind { "went back" } else { "was rewritten" };
+        let short = |id: &str| id[..12.min(id.len())].to_owned();
+        let why = format!("the history of remote {name} {what}: {} does not build on {}", short(tip), short(pin));
+        if self.note_remote(name, Some(tip.to_owned()), Some(why.clone())) {
+            tracing::error!("ALARM: {why}");
+            let mut record = NewRecord::new(Event::Alarm, &format!("pull:{name}"));
+            record.commit = Some(tip.to_owned());
+            record.reason = Some(why.clone());
+            self.engine.record(record);
+        }
+        Report::short(Verdict::Refused, &why)
+    }
+
+    /// Notes how a remote answered; whether that is news.
+    fn note_remote(&mut self, name: &str, tip: Option<String>, error: Option<String>) -> bool {
+        let status = self.remotes.entry(name.to_owned()).or_default();
+        let news = status.error != error || tip.as_ref().is_some_and(|tip| status.tip.as_ref() != Some(tip));
+        if let Some(error) = error.as_ref().filter(|_| news && tip.is_none()) {
+            tracing::warn!("remote {name}: {error}; the live generation stays");
+        }
+        if tip.is_some() {
+            status.answered = Some(UtcTime::now().to_string());
+            status.tip = tip;
+        }
+        status.error = error;
+        news
+    }
+
+    fn pins(&self) -> StateResult<BTreeMap<String, String>> {
+        Ok(self.engine.state.setting(Setting::Pins)?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+    }
+
+    fn pin(&self, name: &str) -> StateResult<Option<String>> {
+        Ok(self.pins()?.remove(name))
+    }
+
+    fn set_pin(&mut self, name: &str, tip: &str) -> StateResult<()> {
+        let mut pins = self.pins()?;
+        if pins.insert(name.to_owned(), tip.to_owned()).as_deref() == Some(tip) {
+            return Ok(());
+        }
+        let text = serde_json::to_string(&pins).unwrap_or_default();
+        self.engine.state.set_setting(Setting::Pins, Some(&text))
     }
 
     fn pause(&mut self, actor: &str, reason: &str) -> StateResult<Report> {

@@ -51,6 +51,14 @@ fn in_words(status: &Status) -> String {
     for remain in &status.stuck {
         text.push_str(&format!("STUCK      {remain}\n"));
     }
+    for (name, remote) in &status.remotes {
+        let tip = remote.tip.as_deref().map_or("nothing yet", |tip| &tip[..12.min(tip.len())]);
+        let answered = remote.answered.as_deref().unwrap_or("never");
+        text.push_str(&format!("remote     {name}: {tip}, answered {answered}\n"));
+        if let Some(error) = &remote.error {
+            text.push_str(&format!("           {error}\n"));
+        }
+    }
     if let Some(last) = &status.last {
         text.push_str(&format!("last       {}\n", last.lines().next().unwrap_or_default()));
     }

@@ -221,6 +221,11 @@ impl Engine {
     /// # Errors
     /// The store's: then nothing was changed.
     pub fn recover(&mut self) -> Result<(), StateError> {
+        for (id, staging) in self.state.left_over_staging()? {
+            if let Err(error) = self.host.sweep(id, &staging) {
+                tracing::warn!("staging of transaction {id}: {error}, ignoring");
+            }
+        }
         let Some(open) = self.state.open_transaction()? else { return Ok(()) };
         let say: &mut dyn FnMut(Progress) = &mut |p| tracing::info!("{}", p.text());
         let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };

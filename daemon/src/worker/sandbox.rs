@@ -2,7 +2,8 @@
 //! final. It adds to what the unit's own directives take; on a kernel without Landlock those have to do.
 
 use landlock::{
-    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, path_beneath_rules,
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
+    path_beneath_rules,
 };
 
 /// The newest Landlock version that is asked for; older kernels grant what they know.

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use git2::{ErrorCode, ObjectType, Odb, Oid, Repository};
 
-use crate::path::check_relative;
 use super::sandbox::confine;
-use crate::source::{Answer, Budget, Commit, REPOSITORY, Request};
+use crate::path::check_relative;
+use crate::source::{Answer, Budget, Commit, REPOSITORY, Relation, Request};
 
 /// Git modes that are accepted (gitformat-index(5)); 160000 is a submodule, and set-id bits do not exist in git.
 const REGULAR: [i32; 2] = [0o100_644, 0o100_755];
@@ -41,6 +41,8 @@ fn answer(input: &str) -> Result<Vec<u8>, String> {
     match request {
         Request::Read { commit, descends_from, budget } => read(&repository, &commit, descends_from.as_deref(), budget),
         Request::Publish { reference, old, new } => publish(&repository, &reference, old.as_deref(), &new),
+        Request::Compare { base, tip } => Ok(line(&Answer::Related { relation: compare(&repository, oid(&base)?, oid(&tip)?) })),
+        Request::Fetched => Ok(line(&Answer::Reference { commit: Some(fetched()?) })),
         Request::Resolve { reference } => Ok(line(&Answer::Reference { commit: resolve(&repository, &reference)? })),
     }
 }
@@ -183,8 +185,40 @@ fn publish(repository: &Repository, reference: &str, old: Option<&str>, new: &st
         Some(old) => repository.reference_matching(reference, new_id, true, oid(old)?, message),
         None => repository.reference(reference, new_id, false, message),
     };
+    sweep_quarantines();
     moved.map_err(|e| format!("{reference} could not be moved to {new}: {}", e.message()))?;
     Ok(line(&Answer::Reference { commit: Some(new.to_owned()) }))
+}
+
+/// A push that dies leaves its quarantine behind (git-receive-pack(1)); after a day nobody comes back for it.
+fn sweep_quarantines() {
+    let Ok(entries) = std::fs::read_dir(Path::new(REPOSITORY).join("objects")) else { return };
+    let day = std::time::Duration::from_secs(86_400);
+    for entry in entries.flatten() {
+        let old = entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age > day));
+        if old && entry.file_name().to_string_lossy().starts_with("tmp_objdir-incoming-") {
+            // Should it not go, the next one tries again.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// An unknown base is one that was rewritten away, so it counts as diverged.
+fn compare(repository: &Repository, base: Oid, tip: Oid) -> Relation {
+    let descends = |a, b| repository.graph_descendant_of(a, b).unwrap_or(false);
+    match () {
+        () if base == tip => Relation::Same,
+        () if descends(tip, base) => Relation::Ahead,
+        () if descends(base, tip) => Relation::Behind,
+        () => Relation::Diverged,
+    }
+}
+
+/// git-fetch(1) leaves what it fetched in FETCH_HEAD, one line each, the object id first.
+fn fetched() -> Result<String, String> {
+    let text = std::fs::read_to_string(Path::new(REPOSITORY).join("FETCH_HEAD")).map_err(|e| format!("FETCH_HEAD: {e}"))?;
+    let id = text.split_ascii_whitespace().next().unwrap_or_default();
+    oid(id).map(|id| id.to_string())
 }
 
 fn resolve(repository: &Repository, reference: &str) -> Result<Option<String>, String> {
