@@ -127,8 +127,9 @@ impl Worker {
             self.pulse.beat();
             let Some(ticket) = self.desk.take(PATIENCE) else { continue };
             let report = self.perform(&ticket);
-            let last = report.text();
-            self.publish(Some(last));
+            // A timer that found nothing to do is no news.
+            let news = report.verdict != Verdict::NothingToDo && !matches!(ticket.task, Task::Poll { .. });
+            self.publish(news.then(|| report.text()));
             ticket.followers.tell(&Progress::Done { report });
         }
     }
