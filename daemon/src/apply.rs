@@ -209,7 +209,7 @@ fn stage_all(id: u64, plan: &Plan, staging: &[PathBuf], ground: &mut Ground<'_>)
         };
         ground.touch.stage(Slot { transaction: id, step }, path, after, &content)?;
     }
-    ground.touch.sync(staging)?;
+    ground.touch.sync(id, staging)?;
     ground.state.objects().sync()?;
     Ok(())
 }
@@ -222,19 +222,19 @@ fn stage_all(id: u64, plan: &Plan, staging: &[PathBuf], ground: &mut Ground<'_>)
 pub fn apply(
     staged: Staged,
     ground: &mut Ground<'_>,
-    on_acting: &mut dyn FnMut(&Plan, &mut State) -> Result<(), ApplyError>,
+    on_acting: &mut dyn FnMut(&Plan) -> Result<(), ApplyError>,
 ) -> Result<Applied, (ApplyError, Staged)> {
     let result = (|| {
         if !cfg!(feature = "planted-late-journal") {
             ground.state.advance(staged.id, Event::Act, None)?;
             crate::failpoint!("acting");
-            on_acting(&staged.plan, ground.state)?;
+            on_acting(&staged.plan)?;
         }
         act(&staged, ground)?;
         if cfg!(feature = "planted-late-journal") {
             ground.state.advance(staged.id, Event::Act, None)?;
         }
-        carry_out_wakes(staged.id, ground)?;
+        carry_out_wakes(&staged.plan, ground)?;
         settle(&staged.plan, ground)
     })();
     match result {
@@ -270,13 +270,13 @@ fn in_place(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> 
         return Ok(());
     }
     ground.touch.sync_parents(&paths)?;
+    ground.touch.sync(staged.id, &staged.staging)?;
     for guard in &staged.plan.guards {
         check_in_place(guard, ground)?;
     }
-    let owed = ground.state.owed(staged.id)?;
-    if let Some((seq, wake)) = owed.into_iter().find(|(_, wake)| *wake == Wake::DaemonReload) {
-        ground.touch.wake(&wake)?;
-        ground.state.wake_done(staged.id, seq)?;
+    if staged.plan.wakes.contains(&Wake::DaemonReload) {
+        ground.touch.wake(&Wake::DaemonReload)?;
+        (ground.say)(Progress::Good { text: Wake::DaemonReload.to_string() });
     }
     Ok(())
 }
@@ -355,11 +355,11 @@ fn foreign(path: &str, expected: &Object, found: &Object) -> HostError {
     HostError::Foreign { path: path.to_owned(), expected: expected.to_string(), found: found.to_string() }
 }
 
-fn carry_out_wakes(id: u64, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
-    for (seq, wake) in ground.state.owed(id)? {
-        ground.touch.wake(&wake)?;
+/// Going forward no wake is recorded as done: until `committed` all of them are owed to the state that would come back.
+fn carry_out_wakes(plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    for wake in plan.wakes.iter().filter(|wake| **wake != Wake::DaemonReload) {
+        ground.touch.wake(wake)?;
         (ground.say)(Progress::Good { text: wake.to_string() });
-        ground.state.wake_done(id, seq)?;
         crate::failpoint!("woken");
     }
     Ok(())
@@ -401,7 +401,6 @@ fn settle(plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
 pub fn undo(open: &Open, reason: &str, ground: &mut Ground<'_>) -> Result<Undone, StateError> {
     let id = open.id;
     ground.state.advance(id, Event::Undo, Some(reason))?;
-    ground.state.owe_again(id, &open.plan.wakes)?;
     crate::failpoint!("undoing");
     let mut remains = restore(open, true, ground);
     ground.state.set_remains(id, &remains)?;

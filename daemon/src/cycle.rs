@@ -217,7 +217,7 @@ impl Engine {
         watch.lap("stage");
         let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
         let audit = &mut self.audit;
-        let applied = apply::apply(staged, &mut ground, &mut |plan, state| ending::record_intent(audit, state, plan, &changes));
+        let applied = apply::apply(staged, &mut ground, &mut |plan| ending::record_intent(audit, plan, &changes));
         watch.lap("apply");
         let applied = match applied {
             Ok(applied) => applied,

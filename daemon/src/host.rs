@@ -244,8 +244,8 @@ pub trait Touch: Look {
     fn staging_of(&self, path: &ManagedPath) -> HostResult<PathBuf>;
     /// Makes the new object in the step's staging slot, with owner and mode, not yet durable.
     fn stage(&mut self, slot: Slot, path: &ManagedPath, object: &Object, content: &[u8]) -> HostResult<()>;
-    /// Makes all that was staged below these directories durable.
-    fn sync(&mut self, staging: &[PathBuf]) -> HostResult<()>;
+    /// Makes all that a transaction has staged in these directories durable.
+    fn sync(&mut self, transaction: u64, staging: &[PathBuf]) -> HostResult<()>;
     /// Swaps the live object with the one in the slot, either of which may be absent, in one atomic rename; then looks at
     /// what came out. If that is not `before`, it is put back and the answer is `Foreign`.
     fn swap(&mut self, slot: Slot, path: &ManagedPath, before: &Object, after: &Object) -> HostResult<()>;

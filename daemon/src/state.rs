@@ -306,23 +306,6 @@ impl State {
         Ok(())
     }
 
-    /// Every wake of the plan is owed again: what was woken has read the state that is being taken back.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn owe_again(&mut self, id: u64, wakes: &[Wake]) -> StateResult<()> {
-        let tx = self.db.transaction()?;
-        for (seq, wake) in wakes.iter().enumerate() {
-            let seq = i64::try_from(seq).unwrap_or(i64::MAX);
-            tx.execute(
-                "INSERT OR REPLACE INTO owed (txn, seq, wake) VALUES (?1, ?2, ?3)",
-                params![key(id), seq, json("wake", wake)?],
-            )?;
-        }
-        tx.commit()?;
-        Ok(())
-    }
-
     /// Commits: journal closed, generation written, ledger changed, held list changed, in one step.
     ///
     /// # Errors

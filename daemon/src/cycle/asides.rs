@@ -152,7 +152,6 @@ impl Engine {
             return Ok(false);
         }
         self.state.advance(open.id, Step::Undo, Some("the host went down in the middle of it"))?;
-        self.state.owe_again(open.id, &open.plan.wakes)?;
         let say: Say<'_> = &mut |p| eprintln!("{}", p.text());
         let remains = apply::restore(&open, false, &mut self.ground(say));
         self.state.set_remains(open.id, &remains)?;

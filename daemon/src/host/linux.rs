@@ -112,8 +112,8 @@ impl Touch for Linux {
         self.pulse.beat();
         self.files.stage(slot, path, object, content)
     }
-    fn sync(&mut self, staging: &[PathBuf]) -> HostResult<()> {
-        files::sync(staging)
+    fn sync(&mut self, transaction: u64, staging: &[PathBuf]) -> HostResult<()> {
+        files::sync(transaction, staging)
     }
     fn swap(&mut self, slot: Slot, path: &ManagedPath, before: &Object, after: &Object) -> HostResult<()> {
         self.pulse.beat();

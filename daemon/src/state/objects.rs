@@ -1,22 +1,30 @@
 //! Contents by SHA-256: what generations carry and what they displaced. Readable by root alone; verified when read.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{StateError, StateResult};
 use crate::digest::Digest;
+
+/// Up to so many new objects are synced one by one; beyond that the whole file system is, which may hold much that is not
+/// ours.
+const FEW: usize = 64;
 
 /// The object store.
 #[derive(Debug)]
 pub struct Objects {
     dir: PathBuf,
+    /// Written under a temporary name, not yet durable.
+    pending: RefCell<BTreeSet<Digest>>,
 }
 
 impl Objects {
     pub(super) fn new(dir: PathBuf) -> StateResult<Self> {
-        let store = Self { dir };
+        let store = Self { dir, pending: RefCell::default() };
         match fs::DirBuilder::new().mode(0o700).create(&store.dir) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(store.error("make the object store", e)),
             _ => Ok(store),
@@ -38,25 +46,29 @@ impl Objects {
         self.place(digest).exists()
     }
 
-    /// Keeps a content; durable after the next [`Objects::sync`].
+    /// Keeps a content: there, and durable, after the next [`Objects::sync`].
     ///
     /// # Errors
     /// Those of the file system.
     pub fn put(&self, digest: &Digest, content: &[u8]) -> StateResult<()> {
-        let place = self.place(digest);
-        if place.exists() {
+        if self.has(digest) || self.pending.borrow().contains(digest) {
             return Ok(());
         }
+        let temporary = self.temporary(digest);
         let write = || -> std::io::Result<()> {
-            if let Some(shelf) = place.parent() {
+            if let Some(shelf) = temporary.parent() {
                 fs::DirBuilder::new().recursive(true).mode(0o700).create(shelf)?;
             }
-            let temporary = place.with_extension("new");
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-            file.write_all(content)?;
-            fs::rename(&temporary, &place)
+            file.write_all(content)
         };
-        write().map_err(|e| self.error("keep an object", e))
+        write().map_err(|e| self.error("keep an object", e))?;
+        self.pending.borrow_mut().insert(*digest);
+        Ok(())
+    }
+
+    fn temporary(&self, digest: &Digest) -> PathBuf {
+        self.place(digest).with_extension("new")
     }
 
     /// A content; `None` when it is not there. One that does not match its name is an error, not a content.
@@ -76,12 +88,30 @@ impl Objects {
         Ok(Some(content))
     }
 
-    /// Makes all that was kept durable.
+    /// Makes all that was kept durable. An object has its name only from then on: what has a name is whole.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn sync(&self) -> StateResult<()> {
-        let dir = File::open(&self.dir).map_err(|e| self.error("sync objects", e))?;
-        rustix::fs::syncfs(&dir).map_err(|e| self.error("sync objects", e.into()))
+        let pending = std::mem::take(&mut *self.pending.borrow_mut());
+        self.name_all(&pending).map_err(|e| self.error("sync objects", e))
+    }
+
+    fn name_all(&self, pending: &BTreeSet<Digest>) -> std::io::Result<()> {
+        if pending.len() > FEW {
+            rustix::fs::syncfs(File::open(&self.dir)?)?;
+        } else {
+            pending.iter().try_for_each(|digest| File::open(self.temporary(digest))?.sync_all())?;
+        }
+        let mut shelves = BTreeSet::new();
+        for digest in pending {
+            let place = self.place(digest);
+            fs::rename(self.temporary(digest), &place)?;
+            shelves.extend(place.parent().map(Path::to_owned));
+        }
+        if !shelves.is_empty() {
+            shelves.insert(self.dir.clone());
+        }
+        shelves.iter().try_for_each(|shelf| File::open(shelf)?.sync_all())
     }
 }

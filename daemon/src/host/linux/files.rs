@@ -385,13 +385,31 @@ fn mount_of_fd(fd: &OwnedFd) -> HostResult<(u64, u64)> {
     Ok((stat.stx_mnt_id, (u64::from(stat.stx_dev_major) << 32) | u64::from(stat.stx_dev_minor)))
 }
 
-pub(super) fn sync(staging: &[PathBuf]) -> HostResult<()> {
+/// Up to so many staged objects are synced one by one; beyond that the whole file system is, which on a busy host holds much
+/// that is not ours.
+const FEW: usize = 64;
+
+pub(super) fn sync(transaction: u64, staging: &[PathBuf]) -> HostResult<()> {
     for place in staging {
-        let what = || format!("sync {}", place.display());
-        let dir = fs::open(place, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(io(what))?;
-        fs::syncfs(&dir).map_err(io(what))?;
+        sync_place(place, &place.join(slots_name(transaction)))
+            .map_err(|source| HostError::Io { what: format!("sync {}", place.display()), source })?;
     }
     Ok(())
+}
+
+fn sync_place(place: &Path, slots: &Path) -> std::io::Result<()> {
+    if !slots.exists() {
+        // Only deletions: nothing was staged.
+        return Ok(());
+    }
+    let files: Vec<PathBuf> = std::fs::read_dir(slots)?.map(|e| Ok(e?.path())).collect::<std::io::Result<_>>()?;
+    if files.len() > FEW {
+        return Ok(fs::syncfs(File::open(slots)?)?);
+    }
+    for file in files.iter().filter(|f| f.symlink_metadata().is_ok_and(|m| m.is_file())) {
+        File::open(file)?.sync_all()?;
+    }
+    [Some(slots), Some(place), place.parent()].into_iter().flatten().try_for_each(|dir| File::open(dir)?.sync_all())
 }
 
 pub(super) fn sweep(transaction: u64, staging: &[PathBuf]) -> HostResult<()> {
