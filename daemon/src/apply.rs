@@ -272,7 +272,7 @@ fn in_place(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> 
     ground.touch.sync_parents(&paths)?;
     ground.touch.sync(staged.id, &staged.staging)?;
     for guard in &staged.plan.guards {
-        check_in_place(guard, ground)?;
+        check_in_place(guard, &staged.plan, ground)?;
     }
     if staged.plan.wakes.contains(&Wake::DaemonReload) {
         ground.touch.wake(&Wake::DaemonReload)?;
@@ -281,7 +281,7 @@ fn in_place(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> 
     Ok(())
 }
 
-fn check_in_place(guard: &GuardCall, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+fn check_in_place(guard: &GuardCall, plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
     let job = Job {
         purpose: "guard",
         argv: guard.argv.clone(),
@@ -294,7 +294,7 @@ fn check_in_place(guard: &GuardCall, ground: &mut Ground<'_>) -> Result<(), Appl
     if guard.passes(&ran) || guard.tolerates(&ran) {
         return Ok(());
     }
-    let said: Vec<String> = findings(&ran).into_iter().take(20).collect();
+    let said: Vec<String> = findings(&ran).into_iter().take(20).map(|line| plan.conceal(line)).collect();
     Err(ApplyError::Judged(format!("guard {} failed in place: {}", guard.name, said.join("\n"))))
 }
 

@@ -113,14 +113,32 @@ impl GuardCall {
     }
 }
 
-/// What a check complained about: its lines, without the verdict that nginx adds to every failure.
+/// What a check complained about: its lines, without the moment and the process that nginx and others put before them, so
+/// that the same complaint is the same text each time.
 #[must_use]
 pub fn findings(ran: &Ran) -> Vec<String> {
-    let lines = |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().map(|l| escape(l.trim_end())).collect::<Vec<_>>();
+    let lines = |bytes: &[u8]| {
+        String::from_utf8_lossy(bytes).lines().map(|l| escape(without_stamp(l.trim_end()).as_str())).collect::<Vec<_>>()
+    };
     let mut all = lines(&ran.stderr);
     all.extend(lines(&ran.stdout));
     all.retain(|line| !line.trim().is_empty());
     all
+}
+
+/// `2026/11/22 18:32:14 [emerg] 12#12: text` becomes `[emerg] text`.
+fn without_stamp(line: &str) -> String {
+    const STAMP: &[u8] = b"dddd/dd/dd dd:dd:dd ";
+    let fits = |(have, want): (u8, &u8)| if *want == b'd' { have.is_ascii_digit() } else { have == *want };
+    if line.len() < STAMP.len() || !line.bytes().zip(STAMP).all(fits) {
+        return line.to_owned();
+    }
+    let rest = &line[STAMP.len()..];
+    let Some((level, text)) = rest.split_once("] ") else { return rest.to_owned() };
+    match text.split_once(": ") {
+        Some((process, said)) if process.bytes().all(|b| b.is_ascii_digit() || b == b'#') => format!("{level}] {said}"),
+        _ => rest.to_owned(),
+    }
 }
 
 /// All guards of a host, ready to match paths.
@@ -180,5 +198,25 @@ impl Guards {
             .filter(|(guard, set)| concerned(set) && (!wants_units(guard) || !units.is_empty()))
             .map(|(guard, _)| call(guard))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_stamp;
+
+    #[test]
+    fn the_same_complaint_is_the_same_text() {
+        for (line, text) in [
+            (
+                "2026/11/22 18:32:14 [emerg] 2#2: unknown directive \"x\" in /etc/y:1",
+                "[emerg] unknown directive \"x\" in /etc/y:1",
+            ),
+            ("nginx: [emerg] unknown directive", "nginx: [emerg] unknown directive"),
+            ("2026/11/22 18:32:14 something else", "something else"),
+            ("", ""),
+        ] {
+            assert_eq!(without_stamp(line), text);
+        }
     }
 }

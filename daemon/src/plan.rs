@@ -18,6 +18,9 @@ use crate::path::ManagedPath;
 use crate::source::Commit;
 use crate::units::{self, UnitFile};
 
+/// Shorter words of a secret file are no secrets: they would hide every message.
+const QUOTABLE: usize = 6;
+
 /// Why a plan is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -268,6 +271,26 @@ impl Plan {
             Change::Entry { path, after: Object::File(facts), .. } => Some((i, path, facts.digest)),
             _ => None,
         })
+    }
+
+    /// Hides what a check may have quoted from a secret file: its line is replaced when it names such a file or holds any
+    /// longer word of its content.
+    #[must_use]
+    pub fn conceal(&self, line: String) -> String {
+        let quotes = |step: &Step| {
+            let Change::Entry { path, after, secret: true, .. } = &step.change else { return false };
+            let content = match after {
+                Object::File(facts) => self.manifest.contents.get(&facts.digest).map(Vec::as_slice).unwrap_or_default(),
+                _ => &[],
+            };
+            let text = String::from_utf8_lossy(content);
+            let words = || text.split(|c: char| c.is_whitespace() || "\"';={}:,".contains(c)).filter(|w| w.len() >= QUOTABLE);
+            line.contains(path.as_str()) || words().any(|word| line.contains(word))
+        };
+        match self.steps.iter().find(|step| quotes(step)) {
+            Some(step) => format!("{}: what was said of it is not shown, the file is secret", step.resource),
+            None => line,
+        }
     }
 
     /// Whether a unit is started or restarted, so that it has to settle.

@@ -131,8 +131,14 @@ pub fn rehearse(
     let failed: Vec<GuardCall> = failed.into_iter().cloned().collect();
     let present = run(&[], &failed, host, contents)?;
     for guard in &failed {
-        let known = tolerated(guard, &future, &present)?;
-        say(Progress::Note { text: format!("guard {}: as before this change: {}", guard.name, known.join("; ")) });
+        let known = tolerated(guard, &future, &present, &plan)?;
+        say(Progress::Note {
+            text: format!(
+                "guard {}: as before this change: {}",
+                guard.name,
+                known.iter().map(|line| plan.conceal(line.clone())).collect::<Vec<_>>().join("; ")
+            ),
+        });
         for call in plan.guards.iter_mut().filter(|g| g.name == guard.name) {
             call.known.clone_from(&known);
         }
@@ -156,6 +162,7 @@ fn tolerated(
     guard: &GuardCall,
     future: &BTreeMap<String, GuardRan>,
     present: &BTreeMap<String, GuardRan>,
+    plan: &Plan,
 ) -> Result<Vec<String>, RehearseError> {
     let lines = |ran: Option<&GuardRan>| -> BTreeSet<String> {
         ran.map(|r| findings(&r.ran())).unwrap_or_default().into_iter().collect()
@@ -167,6 +174,7 @@ fn tolerated(
         return Ok(after.into_iter().collect());
     }
     let findings = if new.is_empty() { vec!["the check failed and said nothing".to_owned()] } else { new };
+    let findings = findings.into_iter().map(|line| plan.conceal(line)).collect();
     Err(RehearseError::Rejected { guard: guard.name.clone(), findings })
 }
 

@@ -29,6 +29,9 @@ const GUARD_LIMIT: Duration = Duration::from_secs(60);
 /// Most output that is kept of one guard, in bytes.
 const OUTPUT: u64 = 256 * 1024;
 
+/// Parts of /proc through which a process of root, even without capabilities, changes the kernel for everybody.
+const KERNEL_KNOBS: [&str; 7] = ["sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "kcore"];
+
 type Result<T> = std::result::Result<T, String>;
 
 /// Runs the worker: request on standard input, one JSON line per guard on standard output.
@@ -101,6 +104,9 @@ fn enter_future(sockets: &[String]) -> Result<()> {
     let proc = root.join("proc");
     mount::mount("proc", &proc, "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
         .map_err(fail("mount /proc"))?;
+    for knob in KERNEL_KNOBS {
+        read_only(&proc.join(knob)).map_err(fail(&format!("make /proc/{knob} read-only")))?;
+    }
     rustix::process::chdir(&root).map_err(fail("enter the merged view"))?;
     rustix::process::pivot_root(".", ".").map_err(fail("make the merged view the root"))?;
     mount::unmount(".", UnmountFlags::DETACH).map_err(fail("leave the live root"))?;
@@ -134,15 +140,7 @@ impl Mount {
         if self.point.starts_with("/dev") {
             return Ok(());
         }
-        mount::mount_remount(&target, MountFlags::BIND | MountFlags::RDONLY, c"")
-            .or_else(|_| {
-                mount::mount_remount(
-                    &target,
-                    MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
-                    c"",
-                )
-            })
-            .map_err(|e| format!("make {} read-only: {e}", self.point.display()))
+        remount_read_only(&target).map_err(|e| format!("make {} read-only: {e}", self.point.display()))
     }
 
     fn is_kernel_interface(&self) -> bool {
@@ -165,6 +163,21 @@ impl Mount {
         let options = format!("lowerdir={lower},upperdir={},workdir={}", upper.display(), work.display());
         mount::mount("overlay", target, "overlay", MountFlags::empty(), Some(&*c(&options))).map_err(|e| e.to_string())
     }
+}
+
+/// Binds a path onto itself, read-only; one that is not there needs nothing.
+fn read_only(path: &Path) -> std::result::Result<(), rustix::io::Errno> {
+    match mount::mount_bind(path, path) {
+        Err(rustix::io::Errno::NOENT) => Ok(()),
+        result => result.and_then(|()| remount_read_only(path)),
+    }
+}
+
+/// Flags that the mount has had from the start are locked in a namespace like ours: they have to be said again.
+fn remount_read_only(path: &Path) -> std::result::Result<(), rustix::io::Errno> {
+    let flags = MountFlags::BIND | MountFlags::RDONLY;
+    let locked = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount::mount_remount(path, flags | locked, c"").or_else(|_| mount::mount_remount(path, flags, c""))
 }
 
 /// The upper directory decides the mode and owner of the merged root of a mount.

@@ -192,6 +192,7 @@ fn confined(capabilities: u64, families: &[&str]) -> Vec<(&'static str, Variant<
 fn rehearsal() -> Vec<(&'static str, Variant<'static>)> {
     vec![
         ("PrivateMounts", true.into()),
+        ("PrivateDevices", true.into()),
         ("NoNewPrivileges", true.into()),
         ("ProtectKernelModules", true.into()),
         ("MemoryMax", (2_u64 << 30).into()),
