@@ -70,6 +70,15 @@ pub struct Applied {
     staging: Vec<PathBuf>,
 }
 
+/// A plan that could not be carried out to its end.
+#[derive(Debug)]
+pub struct Failed {
+    /// The first failure.
+    pub error: ApplyError,
+    /// What has to be undone.
+    pub staged: Staged,
+}
+
 /// How an undo ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Undone {
@@ -223,7 +232,7 @@ pub fn apply(
     staged: Staged,
     ground: &mut Ground<'_>,
     on_acting: &mut dyn FnMut(&Plan) -> Result<(), ApplyError>,
-) -> Result<Applied, (ApplyError, Staged)> {
+) -> Result<Applied, Box<Failed>> {
     let result = (|| {
         if !cfg!(feature = "planted-late-journal") {
             ground.state.advance(staged.id, Event::Act, None)?;
@@ -239,7 +248,7 @@ pub fn apply(
     })();
     match result {
         Ok(()) => Ok(Applied { id: staged.id, plan: staged.plan, staging: staged.staging }),
-        Err(error) => Err((error, staged)),
+        Err(error) => Err(Box::new(Failed { error, staged })),
     }
 }
 

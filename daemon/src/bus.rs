@@ -252,7 +252,7 @@ async fn authorised(header: &Header<'_>, connection: &Connection, action: &str) 
         let flags = CheckAuthorizationFlags::ALLOW_USER_INTERACTION;
         let action = format!("org.reconciled1.{action}");
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(
-            authority.check_authorization(&subject, &action, &HashMap::new(), flags.into(), "").await?,
+            authority.check_authorization(&subject, &action, &HashMap::new(), flags, "").await?,
         )
     };
     match ask.await {

@@ -189,7 +189,7 @@ impl Engine {
         let changes = self.change_records(&plan);
         watch.lap("plan");
 
-        let approved = policy::judge(plan, order.right(), allow_empty).map_err(Stop::denied)?;
+        let approved = policy::judge(plan, order.right(), allow_empty).map_err(|reasons| Stop::denied(&reasons))?;
         (self.phase)("rehearsing");
         let rehearsed = rehearse::rehearse(approved, &*self.host, &seeing::stored(&self.state), say)?;
         watch.lap("rehearse");
@@ -213,7 +213,7 @@ impl Engine {
         let baseline = probe::baseline(&*self.host, &rehearsed.plan().manifest.probes)?;
         watch.lap("baseline");
         (self.phase)("applying");
-        let staged = apply::stage(rehearsed, &mut self.ground(say)).map_err(Stop::before_live)?;
+        let staged = apply::stage(rehearsed, &mut self.ground(say)).map_err(|e| Stop::before_live(&e))?;
         watch.lap("stage");
         let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
         let audit = &mut self.audit;
@@ -221,7 +221,10 @@ impl Engine {
         watch.lap("apply");
         let applied = match applied {
             Ok(applied) => applied,
-            Err((error, staged)) => return Err(self.take_back(staged.into_parts(), error.to_string(), Vec::new(), changes, say)),
+            Err(failed) => {
+                let (reason, parts) = (failed.error.to_string(), failed.staged.into_parts());
+                return Err(self.take_back(parts, reason, Vec::new(), changes, say));
+            }
         };
 
         (self.phase)("probing");
@@ -266,13 +269,13 @@ impl Engine {
             Order::Deploy { commit, .. } => {
                 self.refuse_held(commit)?;
                 self.state.set_setting(Setting::Desired, Some(commit))?;
-                self.from_git(commit, live).map(Some)
+                self.read_revision(commit, live).map(Some)
             }
-            Order::Preview { commit, .. } => self.from_git(commit, live).map(Some),
+            Order::Preview { commit, .. } => self.read_revision(commit, live).map(Some),
         }
     }
 
-    fn from_git(&self, commit: &str, live: Option<&Generation>) -> Result<Wanted, Stop> {
+    fn read_revision(&self, commit: &str, live: Option<&Generation>) -> Result<Wanted, Stop> {
         let base = live.map(|g| g.commit.id.as_str());
         let full = match commit.len() {
             40 => Some(commit.to_owned()),

@@ -209,7 +209,7 @@ pub fn publish(host: &dyn Look, reference: &str, old: Option<&str>, new: &str) -
     match first_line(&bytes)?.0 {
         Answer::Reference { commit } if commit.as_deref() == Some(new) => Ok(()),
         Answer::Refused { reason } => Err(SourceError::Refused(reason)),
-        other => Err(nonsense(format!("{other:?}"))),
+        other => Err(nonsense(&format!("{other:?}"))),
     }
 }
 
@@ -222,7 +222,7 @@ pub fn resolve(host: &dyn Look, reference: &str) -> Result<Option<String>, Sourc
     match first_line(&bytes)?.0 {
         Answer::Reference { commit } => Ok(commit),
         Answer::Refused { reason } => Err(SourceError::Refused(reason)),
-        other => Err(nonsense(format!("{other:?}"))),
+        other => Err(nonsense(&format!("{other:?}"))),
     }
 }
 
@@ -280,7 +280,7 @@ pub fn fetch(host: &dyn Look, url: &str, branch: &str) -> Result<String, SourceE
 }
 
 fn ask(host: &dyn Look, request: &Request, output_limit: usize) -> Result<Vec<u8>, SourceError> {
-    let input = serde_json::to_vec(request).map_err(|e| nonsense(e.to_string()))?;
+    let input = serde_json::to_vec(request).map_err(|e| nonsense(&e.to_string()))?;
     let writes = matches!(request, Request::Publish { .. });
     let user = GIT_USER.to_owned();
     let job = Job {
@@ -296,16 +296,16 @@ fn ask(host: &dyn Look, request: &Request, output_limit: usize) -> Result<Vec<u8
         return Ok(ran.stdout);
     }
     let said = String::from_utf8_lossy(&ran.stderr);
-    Err(nonsense(format!("it ended with {} ({:?}): {}", ran.result, ran.code, escape(said.trim()))))
+    Err(nonsense(&format!("it ended with {} ({:?}): {}", ran.result, ran.code, escape(said.trim()))))
 }
 
-fn nonsense(detail: String) -> SourceError {
+fn nonsense(detail: &str) -> SourceError {
     SourceError::Host(HostError::Unfit(format!("the source worker failed: {detail}")))
 }
 
 fn first_line(bytes: &[u8]) -> Result<(Answer, &[u8]), SourceError> {
-    let end = bytes.iter().position(|b| *b == b'\n').ok_or_else(|| nonsense("its answer is cut short".to_owned()))?;
-    let answer = serde_json::from_slice(&bytes[..end]).map_err(|e| nonsense(e.to_string()))?;
+    let end = bytes.iter().position(|b| *b == b'\n').ok_or_else(|| nonsense("its answer is cut short"))?;
+    let answer = serde_json::from_slice(&bytes[..end]).map_err(|e| nonsense(&e.to_string()))?;
     Ok((answer, &bytes[end + 1..]))
 }
 
@@ -315,7 +315,7 @@ fn receive(bytes: &[u8], budget: Budget) -> Result<Received, SourceError> {
     let (commit, descends) = match head {
         Answer::Commit { commit, descends } => (commit, descends),
         Answer::Refused { reason } => return Err(SourceError::Refused(escape(&reason))),
-        other => return Err(nonsense(format!("{other:?}"))),
+        other => return Err(nonsense(&format!("{other:?}"))),
     };
     let mut entries = BTreeMap::new();
     let mut total = 0_u64;
@@ -325,11 +325,11 @@ fn receive(bytes: &[u8], budget: Budget) -> Result<Received, SourceError> {
             Answer::Entry { path, link, executable, size } => {
                 total = total.saturating_add(size);
                 if size > budget.file || total > budget.total || entries.len() as u64 >= budget.entries {
-                    return Err(nonsense("its answer is over budget".to_owned()));
+                    return Err(nonsense("its answer is over budget"));
                 }
                 check_relative(&path).map_err(SourceError::Refused)?;
                 let size = usize::try_from(size).unwrap_or(usize::MAX);
-                let content = after.get(..size).ok_or_else(|| nonsense("its answer is cut short".to_owned()))?;
+                let content = after.get(..size).ok_or_else(|| nonsense("its answer is cut short"))?;
                 rest = &after[size..];
                 let entry = if link {
                     let target = String::from_utf8(content.to_vec())
@@ -344,7 +344,7 @@ fn receive(bytes: &[u8], budget: Budget) -> Result<Received, SourceError> {
             }
             Answer::End { entries: n } if n == entries.len() as u64 && after.is_empty() => break,
             Answer::Refused { reason } => return Err(SourceError::Refused(escape(&reason))),
-            other => return Err(nonsense(format!("{other:?}"))),
+            other => return Err(nonsense(&format!("{other:?}"))),
         }
     }
     let commit = Commit { id: commit.id, summary: escape(&commit.summary), author: escape(&commit.author) };

@@ -51,7 +51,7 @@ pub(super) fn run(verb: Verb) -> Result<String, Problem> {
             .collect()),
         Verb::Add { name, preview } => {
             need_root()?;
-            add(name, preview)
+            add(&name, preview)
         }
         Verb::Remove { name } => {
             need_root()?;
@@ -63,7 +63,7 @@ pub(super) fn run(verb: Verb) -> Result<String, Problem> {
     }
 }
 
-fn add(name: String, preview: bool) -> Result<String, Problem> {
+fn add(name: &str, preview: bool) -> Result<String, Problem> {
     let usage = |message: &str| Problem { message: message.to_owned(), exit: USAGE };
     let valid = !name.is_empty() && name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@".contains(c));
     if !valid || name.starts_with('-') {
@@ -78,7 +78,7 @@ fn add(name: String, preview: bool) -> Result<String, Problem> {
     }
     keys.retain(|k| k.name != name);
     let what = if preview { "may preview" } else { "may push" };
-    keys.push(Key { name: name.clone(), preview, public });
+    keys.push(Key { name: name.to_owned(), preview, public });
     write(&keys)?;
     Ok(format!("{name} {what}"))
 }

@@ -46,7 +46,7 @@ impl Stop {
         Self::new(Verdict::Refused, reason)
     }
 
-    pub(super) fn denied(reasons: Vec<String>) -> Self {
+    pub(super) fn denied(reasons: &[String]) -> Self {
         Self::new(Verdict::Refused, format!("policy: {}", reasons.join("; ")))
     }
 
@@ -60,7 +60,7 @@ impl Stop {
     }
 
     /// A failure before anything live was touched: a full disk, a place that rename cannot reach.
-    pub(super) fn before_live(error: ApplyError) -> Self {
+    pub(super) fn before_live(error: &ApplyError) -> Self {
         let verdict = if matches!(error, ApplyError::Host(HostError::Unfit(_))) { Verdict::Refused } else { Verdict::Failed };
         Self::new(verdict, format!("nothing was touched: {error}"))
     }
