@@ -235,7 +235,7 @@ pub fn compare(host: &dyn Look, base: &str, tip: &str) -> Result<Relation, Sourc
     match first_line(&bytes)?.0 {
         Answer::Related { relation } => Ok(relation),
         Answer::Refused { reason } => Err(SourceError::Refused(reason)),
-        other => Err(nonsense(format!("{other:?}"))),
+        other => Err(nonsense(&format!("{other:?}"))),
     }
 }
 
@@ -275,7 +275,7 @@ pub fn fetch(host: &dyn Look, url: &str, branch: &str) -> Result<String, SourceE
     match first_line(&bytes)?.0 {
         Answer::Reference { commit: Some(commit) } => Ok(commit),
         Answer::Refused { reason } => Err(SourceError::Refused(reason)),
-        other => Err(nonsense(format!("{other:?}"))),
+        other => Err(nonsense(&format!("{other:?}"))),
     }
 }
 
