@@ -2,11 +2,12 @@
 //! that committing a generation is one atomic step. Sole holder of the connection; decides nothing.
 
 mod objects;
+mod reserve;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,7 @@ use crate::plan::Plan;
 use crate::source::Commit;
 
 pub use objects::Objects;
+pub use reserve::Reserve;
 
 /// Where everything durable lives.
 pub const STATE_DIR: &str = "/var/lib/reconciled";
@@ -159,6 +161,7 @@ pub struct Commitment<'a> {
 pub struct State {
     db: Connection,
     objects: Objects,
+    reserve: Reserve,
 }
 
 impl State {
@@ -178,13 +181,32 @@ impl State {
             0 => db.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;"))?,
             found => return Err(StateError::Version { found }),
         }
-        Ok(Self { db, objects: Objects::new(dir.join("objects"))? })
+        Ok(Self { db, objects: Objects::new(dir.join("objects"))?, reserve: Reserve::keep(dir.join("reserve")) })
     }
 
     /// The contents of generations and displaced files.
     #[must_use]
     pub fn objects(&self) -> &Objects {
         &self.objects
+    }
+
+    /// The space kept back for outcomes.
+    #[must_use]
+    pub fn reserve(&self) -> &Reserve {
+        &self.reserve
+    }
+
+    /// Runs a statement that must not fail for want of space: on a full disk the reserve is given up for it.
+    fn insist(&self, sql: &str, arguments: &[&dyn rusqlite::ToSql]) -> StateResult<()> {
+        match self.db.execute(sql, arguments) {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) && self.reserve.give_up() => {
+                self.db.execute(sql, arguments)?;
+            }
+            result => {
+                result?;
+            }
+        }
+        Ok(())
     }
 
     /// A new transaction, `planned`.
@@ -213,7 +235,7 @@ impl State {
     /// For a transition that the journal does not allow, or SQLite's.
     pub fn advance(&mut self, id: u64, event: Event, reason: Option<&str>) -> StateResult<Phase> {
         let to = journal::next(self.phase_of(id)?, event)?;
-        self.db.execute(
+        self.insist(
             "UPDATE txn SET state = ?2, reason = COALESCE(?3, reason) WHERE id = ?1",
             params![key(id), to.word(), reason],
         )?;
@@ -230,8 +252,7 @@ impl State {
     /// # Errors
     /// SQLite's.
     pub fn set_remains(&mut self, id: u64, targets: &[String]) -> StateResult<()> {
-        self.db.execute("UPDATE txn SET remains = ?2 WHERE id = ?1", params![key(id), json("remains", &targets)?])?;
-        Ok(())
+        self.insist("UPDATE txn SET remains = ?2 WHERE id = ?1", params![key(id), json("remains", &targets)?])
     }
 
     /// The transaction that is not over yet; there is never more than one.
@@ -302,8 +323,7 @@ impl State {
     /// # Errors
     /// SQLite's.
     pub fn wake_done(&mut self, id: u64, seq: u64) -> StateResult<()> {
-        self.db.execute("DELETE FROM owed WHERE txn = ?1 AND seq = ?2", params![key(id), key(seq)])?;
-        Ok(())
+        self.insist("DELETE FROM owed WHERE txn = ?1 AND seq = ?2", params![key(id), key(seq)])
     }
 
     /// Commits: journal closed, generation written, ledger changed, held list changed, in one step.
@@ -409,7 +429,14 @@ impl State {
     /// # Errors
     /// SQLite's.
     pub fn hold(&mut self, held: &Held) -> StateResult<()> {
-        insert_held(&self.db, held)
+        match insert_held(&self.db, held) {
+            Err(StateError::Sqlite(error))
+                if error.sqlite_error_code() == Some(ErrorCode::DiskFull) && self.reserve.give_up() =>
+            {
+                insert_held(&self.db, held)
+            }
+            result => result,
+        }
     }
 
     /// Lets a revision be tried again; whether it was held.

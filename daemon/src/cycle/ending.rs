@@ -352,7 +352,12 @@ pub(super) fn record_intent(audit: &mut AuditLog, plan: &Plan, changes: &[Change
 }
 
 fn write_record(audit: &mut AuditLog, state: &mut State, record: NewRecord) -> Result<(), std::io::Error> {
-    let head = audit.append(record, &Stamp::now())?;
+    let head = match audit.append(record.clone(), &Stamp::now()) {
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull && state.reserve().give_up() => {
+            audit.append(record, &Stamp::now())?
+        }
+        result => result?,
+    };
     tracing::info!("audit head {head}");
     if let Err(error) = state.set_audit_head(&head) {
         tracing::error!("the audit head could not be noted: {error}");
