@@ -149,7 +149,13 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
     let calls = guards.calls(&paths, &judged);
     let wakes = wakes::owed(&steps, &manifest, &units, guards);
     let touched = touched(&steps, &wakes);
-    let notes = manifest.notes.clone();
+    let mut notes = manifest.notes.clone();
+    notes.extend(
+        paths
+            .iter()
+            .find(|p| p.as_str().starts_with("/run/"))
+            .map(|p| format!("{p}: what is below /run lasts until the next boot")),
+    );
     let claimed = claimed.into_iter().map(|(target, (_, change))| (target, change)).collect();
     Ok(Plan { intent, actor, commit, manifest, steps, wakes, guards: calls, claimed, released, touched, notes })
 }

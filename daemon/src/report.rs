@@ -118,6 +118,8 @@ impl Report {
     /// The summary line with the stage times.
     #[must_use]
     pub fn text(&self) -> String {
+        // What failed was told in full when it happened; what was refused is told here.
+        let first = self.reason.lines().next().unwrap_or_default();
         let what = match (self.verdict, self.generation) {
             (Verdict::Live, Some(n)) => format!("success: live and healthy: generation {n}"),
             (Verdict::Live, None) => "success: live and healthy".to_owned(),
@@ -125,8 +127,8 @@ impl Report {
             (Verdict::NothingToDo, None) => "success: nothing to do".to_owned(),
             (Verdict::Accepted, _) => "success: preview: this would be accepted; nothing was applied".to_owned(),
             (Verdict::Refused, _) => format!("error: refused, nothing was touched: {}", self.reason),
-            (Verdict::RolledBack, Some(n)) => format!("error: rolled back to generation {n}: {}", self.reason),
-            (Verdict::RolledBack, None) => format!("error: rolled back to what stood here before: {}", self.reason),
+            (Verdict::RolledBack, Some(n)) => format!("error: rolled back to generation {n}: {first}"),
+            (Verdict::RolledBack, None) => format!("error: rolled back to what stood here before: {first}"),
             (Verdict::Differs, _) => self.reason.clone(),
             (Verdict::Superseded, _) => format!("error: not tried: {}", self.reason),
             (Verdict::Stuck, _) => format!("error: STUCK, a person is needed: {}", self.reason),

@@ -69,7 +69,7 @@ pub struct Budget {
 
 impl Budget {
     /// The budget of a repository of desired state.
-    pub const STANDARD: Self = Self { entries: 20_000, file: 16 << 20, total: 128 << 20, depth: 64 };
+    pub const STANDARD: Self = Self { entries: 20_000, file: 16 << 20, total: 64 << 20, depth: 64 };
 }
 
 /// What the source worker is asked; one JSON document.

@@ -382,12 +382,19 @@ impl State {
         Ok(self.generations_where("ORDER BY number DESC LIMIT ?1", 1)?.pop())
     }
 
-    /// The newest generations, newest first.
+    /// The newest generations, newest first, without what they declare.
     ///
     /// # Errors
     /// SQLite's, or a row that cannot be read.
-    pub fn generations(&self, limit: u32) -> StateResult<Vec<Generation>> {
-        self.generations_where("ORDER BY number DESC LIMIT ?1", i64::from(limit))
+    pub fn history(&self, limit: u32) -> StateResult<Vec<Generation>> {
+        let mut query = self.db.prepare("SELECT number, commit_json, actor, at FROM generation ORDER BY number DESC LIMIT ?1")?;
+        let rows = query.query_map([limit], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?, r.get(2)?, r.get(3)?)))?;
+        rows.map(|row| {
+            let (number, commit, actor, at) = row?;
+            let commit = parse(&format!("generation {number}"), &commit)?;
+            Ok(Generation { number: number.unsigned_abs(), commit, actor, at, manifest: Manifest::default() })
+        })
+        .collect()
     }
 
     fn generations_where(&self, clause: &str, argument: i64) -> StateResult<Vec<Generation>> {

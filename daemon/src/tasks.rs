@@ -172,7 +172,7 @@ impl Worker {
             last: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        Ok((status, state.generations(HISTORY)?))
+        Ok((status, state.history(HISTORY)?))
     }
 
     fn paused(&self) -> StateResult<Option<Paused>> {

@@ -281,7 +281,7 @@ impl Engine {
         let (Order::Rollback { generation, actor }, Some(live)) = (order, live) else { return Ok(Vec::new()) };
         let target = self.state.generation(*generation)?.map(|g| g.commit.id).unwrap_or_default();
         let since = UtcTime::now().to_string();
-        let newer = self.state.generations(u32::MAX)?.into_iter().filter(|g| g.number > *generation && g.number <= live.number);
+        let newer = self.state.history(u32::MAX)?.into_iter().filter(|g| g.number > *generation && g.number <= live.number);
         let mut held: Vec<Held> = newer
             .filter(|g| g.commit.id != target)
             .map(|g| Held {

@@ -186,6 +186,16 @@ impl Manager {
         })
     }
 
+    /// The id of a unit's current or last run (`InvocationID`), as hexadecimal digits.
+    pub(super) fn invocation(&self, unit: &str) -> HostResult<Option<String>> {
+        self.block_on(&format!("invocation of {unit}"), ASK_LIMIT, async {
+            let properties = self.properties(unit).await?;
+            let id = properties.get("InvocationID").and_then(|v| Vec::<u8>::try_from(v.clone()).ok()).unwrap_or_default();
+            let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+            Ok(Some(hex).filter(|hex| !hex.is_empty()))
+        })
+    }
+
     fn daemon_reload(&self) -> HostResult<()> {
         let end = Instant::now() + RELOAD_LIMIT;
         loop {

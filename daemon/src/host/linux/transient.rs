@@ -106,21 +106,19 @@ impl Manager {
         }
     }
 
+    /// What a unit has said since it was last started, and what PID 1 said of it (systemd.journal-fields(7)).
     pub(super) fn journal(&self, unit: &str, lines: usize) -> HostResult<Vec<String>> {
-        let argv = [
-            "/usr/bin/journalctl",
-            "--no-pager",
-            "--quiet",
-            "--boot",
-            "--output=cat",
-            "--lines",
-            &lines.to_string(),
-            "--unit",
-            unit,
-        ];
+        let lines = lines.to_string();
+        let mut argv: Vec<String> = ["/usr/bin/journalctl", "--no-pager", "--quiet", "--boot", "--output=cat", "--lines", &lines]
+            .map(str::to_owned)
+            .to_vec();
+        match self.invocation(unit)? {
+            Some(id) => argv.extend([format!("_SYSTEMD_INVOCATION_ID={id}"), "+".to_owned(), format!("INVOCATION_ID={id}")]),
+            None => argv.push(format!("--unit={unit}")),
+        }
         let job = Job {
             purpose: "journal",
-            argv: argv.map(str::to_owned).to_vec(),
+            argv,
             input: Vec::new(),
             sandbox: Sandbox::Probe,
             limit: Duration::from_secs(10),
@@ -222,13 +220,16 @@ struct Lines<'a> {
 
 impl Lines<'_> {
     fn feed(&mut self, bytes: &[u8]) {
-        self.rest.extend_from_slice(bytes);
-        while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
-            let line: Vec<u8> = self.rest.drain(..=end).collect();
+        let mut begin = 0;
+        for (end, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n') {
+            self.rest.extend_from_slice(&bytes[begin..end]);
             if !self.stopped {
-                self.stopped = !(self.on_line)(&String::from_utf8_lossy(&line[..end]));
+                self.stopped = !(self.on_line)(&String::from_utf8_lossy(&self.rest));
             }
+            self.rest.clear();
+            begin = end + 1;
         }
+        self.rest.extend_from_slice(&bytes[begin..]);
     }
 }
 
