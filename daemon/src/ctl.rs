@@ -10,7 +10,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand, ValueHint};
 
 use crate::client::{self, CallError, Followed};
 use crate::report::{Progress, Report};
@@ -18,25 +18,44 @@ use crate::report::{Progress, Report};
 /// Exit code of wrong usage or an invalid manifest.
 const USAGE: u8 = 2;
 
-/// See and steer what reconciled holds this host at.
+/// What an exit code means: shown by `--help` and in the man pages.
+pub const EXIT_CODES: [(u8, &str); 6] = [
+    (0, "done, healthy, nothing to do"),
+    (1, "refused, rolled back, held, failed, difference found"),
+    (USAGE, "wrong usage, or an invalid manifest or settings file"),
+    (3, "the daemon cannot be reached"),
+    (4, "not permitted"),
+    (5, "stuck: an undo failed, and a person has to decide (reconcilectl resolve)"),
+];
+
+/// See and steer what reconciled holds this host at
 ///
-/// Exit codes: 0 done, healthy, nothing to do; 1 refused, rolled back, held, failed, difference found; 2 usage or invalid
-/// manifest; 3 daemon not reachable; 4 not permitted; 5 stuck.
+/// The host is brought to what the repository says by `git push`, not by this tool: reconcilectl sets that up, shows how
+/// things stand, and goes back, pauses or decides where a person has to.
 #[derive(Debug, Parser)]
-#[command(name = "reconcilectl", version, propagate_version = true)]
+#[command(name = "reconcilectl", version, disable_help_subcommand = true, after_help = exit_codes())]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
 }
 
+fn exit_codes() -> String {
+    let lines: Vec<String> = EXIT_CODES.iter().map(|(code, meaning)| format!("  {code}  {meaning}")).collect();
+    format!("Exit codes:\n{}", lines.join("\n"))
+}
+
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Make the repository that is pushed to, and print the remote to add
+    ///
+    /// May be repeated: what is there stays as it is.
     Init,
     /// Manage the keys that may push
     #[command(subcommand)]
     Key(key::Verb),
     /// Show how things stand
+    ///
+    /// Exits with 1 while a revision is held, and with 5 while a rollback is stuck.
     Status {
         /// Print JSON
         #[arg(long)]
@@ -44,7 +63,7 @@ enum Verb {
     },
     /// Plan and rehearse a revision that is in the repository; apply nothing
     Plan {
-        /// A commit id, or the beginning of one
+        /// `main`, a commit id, or the beginning of one
         revision: String,
     },
     /// Run one full cycle now: fetch the remotes, repair drift, and wait for it
@@ -56,11 +75,16 @@ enum Verb {
         json: bool,
     },
     /// Show how the host differs from the live generation, or from another one
+    ///
+    /// Exits with 1 when there is a difference. What is secret is named, not shown.
     Diff {
-        /// Number of a generation
+        /// Number of a generation (see history); the live one by default
         generation: Option<u64>,
     },
     /// Go back to the content of an earlier generation
+    ///
+    /// That content becomes a new generation, checked and probed like a push. `main` moves back to its commit, and the
+    /// revisions left behind are held: fetch, and push a commit that builds on it.
     Rollback {
         /// Number of a generation (see history)
         generation: u64,
@@ -71,13 +95,17 @@ enum Verb {
         revision: Option<String>,
     },
     /// Apply nothing until resume; drift is only reported
+    ///
+    /// Pushes to main are refused meanwhile, with the reason; previews go on.
     Pause {
         /// Why, for whoever meets it
         reason: Vec<String>,
     },
     /// Go on after a pause
     Resume,
-    /// Decide what becomes of a path that a rollback could not put back
+    /// Decide what becomes of something that a rollback could not put back
+    ///
+    /// Until everything that `reconcilectl status` lists as STUCK is decided, nothing else is applied.
     Resolve {
         /// The path, the unit, or `all`
         path: String,
@@ -89,13 +117,17 @@ enum Verb {
         restore: bool,
     },
     /// Check a repository's work tree; needs neither the daemon nor root
+    ///
+    /// Reads the directory as the daemon would read its commit, and says what is wrong with file, line and column. What
+    /// only the host knows (users, installed programs, nginx's own opinion) is checked by a push, or a preview of one.
     Validate {
-        /// The directory that holds reconciled.toml
+        /// The directory that holds reconciled.toml and files/; here by default
+        #[arg(value_hint = ValueHint::DirPath)]
         directory: Option<PathBuf>,
         /// Fail on notes too
         #[arg(long)]
         strict: bool,
-        /// Check the daemon's settings instead
+        /// Check the daemon's settings and guards instead
         #[arg(long, conflicts_with_all = ["directory", "strict"])]
         settings: bool,
     },

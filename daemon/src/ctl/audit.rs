@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Subcommand, ValueHint};
 
 use super::{Problem, USAGE};
 use crate::audit::{self, Event, Filter, Head, UtcTime};
@@ -14,26 +15,26 @@ use crate::state::STATE_DIR;
 pub(super) enum Verb {
     /// List records, one line each, oldest first
     Log {
-        /// Only since then: 2026-04-01, 2026-04-01T12:00:00Z, or 2h for two hours ago
-        #[arg(long)]
+        /// Only since then: 2026-04-01, 2026-04-01T12:00:00Z (UTC), or 2h for two hours ago
+        #[arg(long, value_name = "TIME")]
         since: Option<String>,
         /// Only until then
-        #[arg(long)]
+        #[arg(long, value_name = "TIME")]
         until: Option<String>,
         /// Only what changed this path or something below it
-        #[arg(long)]
+        #[arg(long, value_hint = ValueHint::AnyPath)]
         path: Option<String>,
         /// Only what touched this unit
         #[arg(long)]
         unit: Option<String>,
-        /// Only this outcome: live, refused, rolled-back, drift-repaired, stuck…
-        #[arg(long)]
-        outcome: Option<String>,
-        /// Only what this actor asked for
+        /// Only this outcome
+        #[arg(long, value_parser = outcome())]
+        outcome: Option<Event>,
+        /// Only what this actor asked for: a key's name, a user, or drift
         #[arg(long)]
         actor: Option<String>,
         /// Only the newest so many
-        #[arg(long, short = 'n')]
+        #[arg(long, short = 'n', value_name = "NUMBER")]
         limit: Option<usize>,
         /// Print JSON, one record a line
         #[arg(long)]
@@ -41,7 +42,7 @@ pub(super) enum Verb {
     },
     /// Show one record whole, with its differences
     Show {
-        /// Its number
+        /// Its number, the first word of its line in `audit log`
         seq: u64,
         /// Print JSON
         #[arg(long)]
@@ -50,13 +51,18 @@ pub(super) enum Verb {
     /// Check the chain: an edited, dropped, swapped or cut record is found
     Verify {
         /// A copy of the log; this host's own by default
+        #[arg(value_hint = ValueHint::FilePath)]
         file: Option<PathBuf>,
-        /// A head that was noted elsewhere (SEQ:HASH), as every push prints it
-        #[arg(long)]
+        /// A head that was noted elsewhere, as every push prints it; may be repeated
+        #[arg(long, value_name = "SEQ:HASH")]
         head: Vec<Head>,
     },
     /// Print the log as it is, for keeping it elsewhere
     Export,
+}
+
+fn outcome() -> impl TypedValueParser<Value = Event> {
+    PossibleValuesParser::new(Event::ALL.map(Event::name)).try_map(|name| name.parse::<Event>())
 }
 
 fn own() -> PathBuf {
@@ -87,7 +93,6 @@ pub(super) fn run(verb: Verb) -> Result<String, Problem> {
             let usage = |message| Problem { message, exit: USAGE };
             let now = UtcTime::now();
             let when = |text: Option<String>| text.map(|t| UtcTime::parse_when(&t, now)).transpose().map_err(usage);
-            let outcome = outcome.map(|o| o.parse::<Event>()).transpose().map_err(usage)?;
             let filter = Filter { since: when(since)?, until: when(until)?, path, unit, outcome, actor, limit };
             log(&filter, json)
         }

@@ -1,6 +1,7 @@
-//! Writes what is generated from the code: schemas and the reference of the manifest. With `--check` nothing is written:
+//! Writes what is generated from the code: schemas, references, man pages, completions. With `--check` nothing is written:
 //! files that differ are listed, and the exit code is 1. What the files say is decided by the code they are made from.
 
+mod commands;
 mod reference;
 mod schemas;
 
@@ -12,14 +13,14 @@ use std::{env, fs, io};
 /// Generated files by their path in the project.
 type Files = BTreeMap<PathBuf, String>;
 
-/// Folders in which everything is generated: a file there that is not made any more is stale.
-const WHOLLY_GENERATED: [&str; 1] = ["schemas"];
+/// Folders, and endings of names in them, of which everything is generated: a file there that is not made any more is stale.
+const WHOLLY_GENERATED: [(&str, &str); 3] = [("schemas", ""), ("packaging/completions", ""), ("packaging/man", ".1")];
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let done = match env::args().skip(1).collect::<Vec<_>>().as_slice() {
-        [] => write(&root, &files()),
-        [flag] if flag == "--check" => check(&root, &files()),
+        [] => files().and_then(|files| write(&root, &files)),
+        [flag] if flag == "--check" => files().and_then(|files| check(&root, &files)),
         _ => {
             eprintln!("usage: generate [--check]");
             return ExitCode::from(2);
@@ -35,13 +36,12 @@ fn main() -> ExitCode {
 }
 
 /// Everything that is generated.
-fn files() -> Files {
+fn files() -> io::Result<Files> {
     let mut files = Files::new();
     files.extend(schemas::files());
     files.insert("docs/manifest.md".into(), reference::page());
-    // Man pages (packaging/man/*.8, *.1, by clap_mangen) and completions (packaging/completions/, by clap_complete) of
-    // `reconciled::ctl::command()` are added here, as one module `commands` with a function `files() -> Files`.
-    files
+    files.extend(commands::files()?);
+    Ok(files)
 }
 
 fn write(root: &Path, files: &Files) -> io::Result<ExitCode> {
@@ -81,10 +81,10 @@ fn wrong(root: &Path, files: &Files) -> io::Result<Vec<PathBuf>> {
 /// Files that nothing generates any more.
 fn stale(root: &Path, files: &Files) -> io::Result<Vec<PathBuf>> {
     let mut stale = Vec::new();
-    for folder in WHOLLY_GENERATED {
+    for (folder, ending) in WHOLLY_GENERATED {
         for entry in fs::read_dir(root.join(folder)).into_iter().flatten() {
             let path = Path::new(folder).join(entry?.file_name());
-            if !files.contains_key(&path) {
+            if path.to_string_lossy().ends_with(ending) && !files.contains_key(&path) {
                 stale.push(path);
             }
         }
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn committed_files_are_what_is_generated() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        assert_eq!(wrong(&root, &files()).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(wrong(&root, &files().unwrap()).unwrap(), Vec::<PathBuf>::new());
     }
 
     /// What the reference shows is what the daemon reads.
