@@ -257,6 +257,7 @@ async fn authorised(header: &Header<'_>, connection: &Connection, action: &str) 
     };
     match ask.await {
         Ok(answer) if answer.is_authorized => Ok(caller.name),
+        Ok(_) if action == "read" => Err(denied("run it with sudo, or join the group reconciled")),
         Ok(_) => Err(denied("run it with sudo")),
         Err(_) => Err(denied("polkit cannot be asked; run it with sudo")),
     }

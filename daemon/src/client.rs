@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::unix::pipe;
-use zbus::{Connection, Fd};
+use zbus::{Connection, DBusError, Fd};
 
 use crate::report::{Progress, Report};
 
@@ -63,18 +63,26 @@ pub struct CallError {
 impl CallError {
     fn of(error: &zbus::Error) -> Self {
         match error {
-            zbus::Error::MethodError(name, detail, _) => {
-                let detail = detail.clone().unwrap_or_else(|| name.to_string());
-                match name.as_str() {
-                    "org.freedesktop.DBus.Error.AccessDenied" => Self { message: detail, exit: 4 },
-                    "org.freedesktop.DBus.Error.ServiceUnknown" | "org.freedesktop.DBus.Error.NameHasNoOwner" => Self {
-                        message: "the daemon is not running: systemctl status reconciled; journalctl -u reconciled".to_owned(),
-                        exit: 3,
-                    },
-                    _ => Self { message: detail, exit: 1 },
-                }
-            }
-            other => Self { message: format!("the daemon cannot be reached: {other}"), exit: 3 },
+            zbus::Error::MethodError(name, detail, _) => Self::named(name.as_str(), detail.as_deref()),
+            // The bus's own errors, which zbus tells apart from those of other services.
+            zbus::Error::FDO(error) => match &**error {
+                zbus::fdo::Error::ZBus(inner) => Self::of(inner),
+                error => Self::named(error.name().as_str(), error.description()),
+            },
+            other => unreachable(&other.to_string()),
+        }
+    }
+
+    fn named(name: &str, detail: Option<&str>) -> Self {
+        let detail = detail.filter(|d| !d.is_empty()).unwrap_or(name);
+        match name.strip_prefix("org.freedesktop.DBus.Error.") {
+            Some("AccessDenied") => Self { message: detail.to_owned(), exit: 4 },
+            Some("ServiceUnknown" | "NameHasNoOwner") => Self {
+                message: "the daemon is not running: systemctl status reconciled; journalctl -u reconciled".to_owned(),
+                exit: 3,
+            },
+            Some("NoReply" | "Timeout" | "TimedOut" | "Disconnected") => unreachable(detail),
+            _ => Self { message: detail.to_owned(), exit: 1 },
         }
     }
 }
@@ -131,5 +139,25 @@ fn block_on<T>(future: impl Future<Output = Result<T, CallError>>) -> Result<T, 
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(future),
         Err(error) => Err(unreachable(&error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zbus::fdo;
+
+    use super::CallError;
+
+    #[test]
+    fn what_the_bus_says_has_its_exit_code() {
+        for (error, exit, said) in [
+            (fdo::Error::AccessDenied("anna may not do this".to_owned()), 4, "anna may not do this"),
+            (fdo::Error::ServiceUnknown("The name is not activatable".to_owned()), 3, "systemctl status reconciled"),
+            (fdo::Error::NoReply("no answer".to_owned()), 3, "cannot be reached"),
+            (fdo::Error::Failed("no".to_owned()), 1, "no"),
+        ] {
+            let error = CallError::of(&zbus::Error::FDO(Box::new(error)));
+            assert!(error.exit == exit && error.message.contains(said), "{error:?}");
+        }
     }
 }
