@@ -71,8 +71,11 @@ fn own() -> PathBuf {
 
 fn open(path: &Path) -> Result<BufReader<File>, Problem> {
     File::open(path).map(BufReader::new).map_err(|e| {
-        let exit = if e.kind() == std::io::ErrorKind::PermissionDenied { 4 } else { 1 };
-        Problem { message: format!("{}: {e}", path.display()), exit }
+        if e.kind() == std::io::ErrorKind::PermissionDenied {
+            let message = format!("{} is not yours to read: run it with sudo, or join the group reconciled", path.display());
+            return Problem { message, exit: 4 };
+        }
+        Problem::new(format!("{}: {e}", path.display()))
     })
 }
 

@@ -7,6 +7,9 @@ use super::{Problem, need_root};
 use crate::host::linux::accounts;
 use crate::source::{GIT_USER, REPOSITORY};
 
+/// Where pushes come in.
+const SSHD: &str = "/usr/sbin/sshd";
+
 /// Makes what is missing, changes nothing that is there, and says what to do next.
 pub(super) fn init() -> Result<String, Problem> {
     need_root()?;
@@ -32,10 +35,19 @@ pub(super) fn init() -> Result<String, Problem> {
         }
     }
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let sshd = if Path::new(SSHD).exists() {
+        ""
+    } else {
+        "\nBefore that: pushes come over SSH, and there is no sshd here. sudo apt-get install openssh-server\n"
+    };
     Ok(format!(
-        "The repository is {REPOSITORY} (branch main).\n\n\
-         1. Let your key push:   ssh-add -L | sudo reconcilectl key add YOUR_NAME     (or: … < id_ed25519.pub)\n\
-         2. Add the remote:      git remote add {host} {GIT_USER}@{host}:host.git\n\
-         3. Push:                git push {host} main\n"
+        "The repository is {REPOSITORY} (branch main).\n\
+         {sshd}\n\
+         1. Here, let your key push (one line of the .pub file, with the name that its pushes are recorded under):\n\
+         \x20      echo 'ssh-ed25519 AAAA… you@laptop' | sudo reconcilectl key add YOUR_NAME\n\
+         2. In your work tree, add the remote ({host}, or the name or address that you reach this host by):\n\
+         \x20      git remote add {host} {GIT_USER}@{host}:host.git\n\
+         3. Push what is to go live:\n\
+         \x20      git push {host} main\n"
     ))
 }

@@ -1,7 +1,7 @@
 //! `reconcilectl key`: who may push. The file is root's; each line forces a command that knows the key's name.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -12,9 +12,16 @@ use crate::worker::PROGRAM;
 
 /// sshd reads it as the account's own (sshd(8)).
 const FILE: &str = "/var/lib/reconciled/.ssh/authorized_keys";
-/// Key types that are taken: RSA keys and DSA keys are left to the past.
-const TYPES: [&str; 5] =
-    ["ssh-ed25519", "sk-ssh-ed25519@openssh.com", "ecdsa-sha2-nistp256", "sk-ecdsa-sha2-nistp256@openssh.com", "ssh-rsa"];
+/// Key types that are taken: those of OpenSSH, but for DSA, which sshd refuses too.
+const TYPES: [&str; 7] = [
+    "ssh-ed25519",
+    "sk-ssh-ed25519@openssh.com",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+    "ssh-rsa",
+];
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -70,11 +77,15 @@ fn add(name: &str, preview: bool) -> Result<String, Problem> {
         return Err(usage("a key's name has letters, digits and - _ . @"));
     }
     let mut input = String::new();
+    if std::io::stdin().is_terminal() {
+        eprintln!("Paste the public key, one line such as `ssh-ed25519 AAAA… you@laptop`; then Enter and Ctrl-D.");
+    }
     std::io::stdin().take(64 * 1024).read_to_string(&mut input).map_err(|e| usage(&format!("standard input: {e}")))?;
     let public = public_key(&input).map_err(|why| usage(&why))?;
     let mut keys = read()?;
     if let Some(other) = keys.iter().find(|k| k.public == public && k.name != name) {
-        return Err(usage(&format!("this key is there already, as {}: remove that one first", other.name)));
+        let other = &other.name;
+        return Err(usage(&format!("this key is there already, as {other}: reconcilectl key remove {other} gives it up")));
     }
     keys.retain(|k| k.name != name);
     let what = if preview { "may preview" } else { "may push" };
@@ -85,13 +96,13 @@ fn add(name: &str, preview: bool) -> Result<String, Problem> {
 
 /// Reads exactly one public key (`TYPE BASE64 [COMMENT]`), without options.
 fn public_key(input: &str) -> Result<String, String> {
+    if input.contains("PRIVATE KEY") {
+        return Err("this is a private key, which nobody should see: give the public one, whose file ends in .pub".to_owned());
+    }
     let mut lines = input.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
     let line = lines.next().ok_or("no public key on standard input: reconcilectl key add NAME < id_ed25519.pub")?;
     if lines.next().is_some() {
-        return Err("more than one key on standard input: add them one at a time".to_owned());
-    }
-    if line.contains("PRIVATE KEY") {
-        return Err("this is a private key: give the public one (id_ed25519.pub)".to_owned());
+        return Err("more than one key on standard input: add them one at a time, each with a name of its own".to_owned());
     }
     let mut words = line.split_ascii_whitespace();
     let (kind, body) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -153,6 +164,12 @@ mod tests {
             assert_eq!(parse(line(&key).trim_end()), Some(key));
         }
         assert_eq!(parse("ssh-ed25519 AAAA someone"), None);
+    }
+
+    #[test]
+    fn a_private_key_is_called_one() {
+        let private = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\nBBBB\n-----END OPENSSH PRIVATE KEY-----\n";
+        assert!(public_key(private).unwrap_err().contains("private key"));
     }
 
     #[test]

@@ -83,6 +83,9 @@ pub(super) fn history(json: bool) -> u8 {
                 g.commit.summary
             )
         };
+        if generations.is_empty() {
+            return Ok("nothing has gone live yet".to_owned());
+        }
         Ok(generations.iter().map(line).collect())
     }))
 }

@@ -22,7 +22,11 @@ impl Engine {
             None => self.state.live()?,
         };
         let Some(wanted) = wanted else {
-            return Ok(Report::short(Verdict::Refused, "there is no such generation; see reconcilectl history"));
+            let why = match generation {
+                Some(number) => format!("there is no generation {number}: see reconcilectl history"),
+                None => "nothing is live yet: there is nothing to compare the host with".to_owned(),
+            };
+            return Ok(Report::short(Verdict::Failed, &why));
         };
         let plan = match self.difference(Wanted { commit: wanted.commit, manifest: wanted.manifest }, actor) {
             Ok(plan) => plan,
@@ -32,12 +36,17 @@ impl Engine {
             return Ok(Report::short(Verdict::NothingToDo, ""));
         }
         for record in self.change_records(&plan) {
-            say(Progress::Line { text: format!("{} {} ({})", record.sign, record.target, record.reason) });
+            let target = record.target.replacen("entry:", "file:", 1).replacen("dir:", "directory:", 1);
+            say(Progress::Line { text: format!("{} {target} ({})", record.sign, record.reason) });
             for line in record.diff.iter().flat_map(|d| d.lines()) {
                 say(Progress::Line { text: crate::path::escape(line) });
             }
         }
-        Ok(Report::short(Verdict::Differs, &format!("the host differs in {} places", plan.steps.len())))
+        let places = match plan.steps.len() {
+            1 => "one place".to_owned(),
+            many => format!("{many} places"),
+        };
+        Ok(Report::short(Verdict::Differs, &format!("the host differs in {places} (- as it is, + as it should be)")))
     }
 
     fn difference(&mut self, wanted: Wanted, actor: &str) -> Result<Plan, Report> {
