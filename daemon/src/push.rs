@@ -32,8 +32,11 @@ pub fn serve(arguments: &[String]) -> ExitCode {
     let right = if arguments.iter().any(|a| a == "--preview") { "preview" } else { "deploy" };
     let asked = std::env::var("SSH_ORIGINAL_COMMAND").unwrap_or_default();
     let Some(service) = wanted_service(&asked) else {
-        return refuse("this account only takes `git push` and `git fetch` of host.git");
+        return refuse("this account only takes `git push` and `git fetch` of host.git (the remote is reconciled@HOST:host.git)");
     };
+    if !Path::new(REPOSITORY).join("HEAD").exists() {
+        return refuse("there is no repository yet: run `sudo reconcilectl init` on the host");
+    }
     let mut git = Command::new("/usr/bin/git");
     let protocol = std::env::var("GIT_PROTOCOL")
         .ok()
@@ -182,11 +185,16 @@ fn submit(update: &Update) -> Result<(), String> {
     let kind = if update.reference == MAIN { "deploy" } else { "preview" };
     let (key, right) = (std::env::var(KEY).unwrap_or_default(), std::env::var(RIGHT).unwrap_or_default());
     if kind == "preview" {
-        eprintln!("{branch} is a preview: nothing will be applied");
+        eprintln!("{branch} is a preview: nothing will be applied (what goes live is main: git push REMOTE {branch}:main)");
     }
     let followed = client::follow(&mut |progress| eprintln!("{}", progress.text()), async |manager, pipe| {
         manager.submit(kind, &update.new, &key, &right, pipe).await
     });
+    if let Followed::Report(report) = &followed
+        && let Some(head) = &report.audit_head
+    {
+        eprintln!("audit head {head}");
+    }
     match followed {
         Followed::Report(report) if report.verdict.is_good() => Ok(()),
         Followed::Report(report) => Err(verdict_line(report.verdict, &report.reason)),
