@@ -114,7 +114,7 @@ impl GuardCall {
 }
 
 /// What a check complained about: its lines, without the moment and the process that nginx and others put before them, so
-/// that the same complaint is the same text each time.
+/// that the same complaint is the same text each time; and without the verdict that nginx adds to what it found.
 #[must_use]
 pub fn findings(ran: &Ran) -> Vec<String> {
     let lines = |bytes: &[u8]| {
@@ -122,7 +122,11 @@ pub fn findings(ran: &Ran) -> Vec<String> {
     };
     let mut all = lines(&ran.stderr);
     all.extend(lines(&ran.stdout));
+    let is_verdict = |line: &String| line.starts_with("nginx: configuration file ") && line.ends_with(" test failed");
     all.retain(|line| !line.trim().is_empty());
+    if !all.iter().all(is_verdict) {
+        all.retain(|line| !is_verdict(line));
+    }
     all
 }
 
@@ -203,7 +207,16 @@ impl Guards {
 
 #[cfg(test)]
 mod tests {
-    use super::without_stamp;
+    use super::{Ran, findings, without_stamp};
+
+    #[test]
+    fn a_verdict_is_no_finding() {
+        let ran = |stderr: &str| Ran { code: Some(1), result: String::new(), stdout: Vec::new(), stderr: stderr.into() };
+        let verdict = "nginx: configuration file /etc/nginx/nginx.conf test failed";
+        let found = "nginx: [emerg] unknown directive \"retrun\" in /etc/nginx/sites-enabled/shop:4";
+        assert_eq!(findings(&ran(&format!("{found}\n{verdict}\n"))), [found]);
+        assert_eq!(findings(&ran(verdict)), [verdict]);
+    }
 
     #[test]
     fn the_same_complaint_is_the_same_text() {
