@@ -174,7 +174,7 @@ impl Engine {
         say: &mut dyn FnMut(Progress),
     ) -> Stop {
         (self.phase)("rolling-back");
-        say(Progress::Bad { text: reason.clone() });
+        say(Progress::Line { text: "taking everything back".to_owned() });
         let open = Open { id, state: Phase::Acting, plan, staging, reason: reason.clone(), remains: Vec::new() };
         let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
         let undone = apply::undo(&open, &reason, &mut ground);
@@ -212,8 +212,10 @@ impl Engine {
     fn probe_restored(&mut self, say: &mut dyn FnMut(Progress)) -> Vec<Probed> {
         let live = self.state.live().ok().flatten();
         let probes = live.map(|g| g.manifest.probes).unwrap_or_default();
-        let verdicts = probe::run(&*self.host, &probes, &mut |v| super::tell_probe(v, say), &*self.go_on).unwrap_or_default();
-        verdicts.into_iter().map(|v| Probed { text: format!("after the rollback: {}", v.text), ..v }).collect()
+        let after = |v: &Probed| Probed { text: format!("after the rollback: {}", v.text), ..v.clone() };
+        let tell: &mut dyn FnMut(&Probed) = &mut |v| super::tell_probe(&after(v), say);
+        let verdicts = probe::run(&*self.host, &probes, tell, &*self.go_on).unwrap_or_default();
+        verdicts.iter().map(after).collect()
     }
 
     /// Ends what an earlier life of the daemon left open. Recovery goes back, unless `committed`.
