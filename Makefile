@@ -47,8 +47,8 @@ e2e: tested-deb ## scenarios on booted hosts, both releases; SCENARIO=part-of-a-
 	@RECONCILED_DEB="$$(cat $(TESTED))" cargo test -p reconciled-tests --test '*' --no-fail-fast -- --test-threads=$(THREADS) $(SCENARIO)
 
 .PHONY: demo
-demo: setup ## the story in a terminal: a push goes live, a bad one is refused, a broken one rolled back
-	@PROFILE=$(PROFILE) tests/demo
+demo: ## the story in a terminal: a push goes live, a bad one is refused, a broken one rolled back
+	@tests/demo
 
 .PHONY: clean-hosts
 clean-hosts: ## destroy every test host, and the images and package mirrors they boot from
