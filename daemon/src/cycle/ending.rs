@@ -174,6 +174,10 @@ impl Engine {
         say: &mut dyn FnMut(Progress),
     ) -> Stop {
         (self.phase)("rolling-back");
+        if probes.is_empty() {
+            // A red probe has been told already.
+            say(Progress::Bad { text: reason.clone() });
+        }
         say(Progress::Line { text: "taking everything back".to_owned() });
         let open = Open { id, state: Phase::Acting, plan, staging, reason: reason.clone(), remains: Vec::new() };
         let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
