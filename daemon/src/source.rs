@@ -267,7 +267,7 @@ pub fn fetch(host: &dyn Look, url: &str, branch: &str) -> Result<String, SourceE
     let ran = host.run(&job, &mut |_| true)?;
     if !ran.ok() {
         let said = String::from_utf8_lossy(&ran.stderr);
-        let said = said.lines().filter(|l| !l.trim().is_empty()).next_back().unwrap_or("git said nothing");
+        let said = said.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("git said nothing");
         let why = if ran.result == "timeout" { "no answer within 120 s".to_owned() } else { escape(said) };
         return Err(SourceError::Refused(format!("git fetch: {why}")));
     }
