@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::change::{Change, Object, Wake};
+use crate::change::{Change, DirFacts, Object, Wake};
 use crate::guard::{GuardCall, findings};
 use crate::host::{HostError, HostResult, Job, Sandbox, Slot, Touch};
 use crate::journal::Event;
@@ -332,11 +332,7 @@ fn make(slot: Slot, change: &Change, touch: &mut dyn Touch) -> HostResult<()> {
                 (Some(live), Some(before)) if after.is_some_and(|after| live.is_between(before, &after)) => {
                     touch.set_directory(path, *after)
                 }
-                _ => Err(HostError::Foreign {
-                    path: path.to_string(),
-                    expected: format!("{before:?}"),
-                    found: format!("{live:?}"),
-                }),
+                _ => Err(HostError::Foreign { path: path.to_string(), expected: in_words(*before), found: in_words(live) }),
             }
         }
         Change::Unit { unit, after, .. } => touch.set_unit(unit, after),
@@ -358,6 +354,10 @@ fn write_in_place(slot: Slot, path: &ManagedPath, touch: &mut dyn Touch) -> Host
     }
     drop(content);
     Ok(())
+}
+
+fn in_words(directory: Option<DirFacts>) -> String {
+    directory.map_or_else(|| "no directory".to_owned(), |facts| facts.to_string())
 }
 
 fn foreign(path: &str, expected: &Object, found: &Object) -> HostError {
@@ -419,12 +419,13 @@ pub fn undo(open: &Open, reason: &str, ground: &mut Ground<'_>) -> Result<Undone
     close(open, remains, ground)
 }
 
-/// Ends a transaction whose objects were all restored by an earlier run: owed wakes, then the end.
+/// Ends a transaction whose objects were all restored by an earlier run: units, owed wakes, then the end.
 ///
 /// # Errors
 /// The store's.
 pub fn finish_restored(open: &Open, ground: &mut Ground<'_>) -> Result<Undone, StateError> {
     let mut remains = open.remains.clone();
+    remains.extend(restore_units(open, ground));
     remains.extend(wake_after_restore(open.id, ground)?);
     close(open, remains, ground)
 }
@@ -472,6 +473,24 @@ pub fn restore(open: &Open, with_manager: bool, ground: &mut Ground<'_>) -> Vec<
     remains
 }
 
+/// Early boot has no manager: of a unit it puts back only the links that enable it. Masks and what runs are put back here.
+fn restore_units(open: &Open, ground: &mut Ground<'_>) -> Vec<String> {
+    let units: Vec<_> = open.plan.steps.iter().enumerate().filter(|(_, s)| matches!(s.change, Change::Unit { .. })).collect();
+    if !units.is_empty() && open.plan.wakes.contains(&Wake::DaemonReload) {
+        // Owed all the same: when this one fails, that one counts.
+        let _ = ground.touch.wake(&Wake::DaemonReload);
+    }
+    let mut remains = Vec::new();
+    for (step, s) in units.into_iter().rev() {
+        let slot = Slot { transaction: open.id, step };
+        let taken_back = take_back(slot, &s.change, true, ground.touch);
+        if let Err(error) = taken_back.or_else(|_| take_back(slot, &s.change, true, ground.touch)) {
+            remains.push(format!("{}: {error}", s.change.target()));
+        }
+    }
+    remains
+}
+
 /// The one rule, backward.
 fn take_back(slot: Slot, change: &Change, with_manager: bool, touch: &mut dyn Touch) -> HostResult<()> {
     match change {
@@ -480,14 +499,22 @@ fn take_back(slot: Slot, change: &Change, with_manager: bool, touch: &mut dyn To
             if live == *before {
                 return Ok(());
             }
-            if live != *after {
-                return Err(foreign(path.as_str(), after, &live));
+            if live == *after {
+                return touch.swap(slot, path, after, before);
             }
-            touch.swap(slot, path, after, before)
+            match touch.staged(slot, path) {
+                // Ours still waits, so it never went live (or is back already): this is what stopped us, and it stays.
+                Ok((waiting, _)) if waiting == *after => Ok(()),
+                _ => Err(foreign(path.as_str(), after, &live)),
+            }
         }
-        Change::Dir { path, before, .. } => {
+        Change::Dir { path, before, after } => {
             let live = touch.directory(path)?;
-            if live == *before { Ok(()) } else { touch.set_directory(path, *before) }
+            let wanted = match (live, before, after) {
+                (Some(live), Some(before), Some(after)) => Some(live.taken_back(before, after)),
+                _ => *before,
+            };
+            if live == wanted { Ok(()) } else { touch.set_directory(path, wanted) }
         }
         Change::Unit { unit, before, .. } if with_manager => touch.set_unit(unit, before),
         Change::Unit { unit, before, after } if after.enabled.is_some() => touch.restore_links(unit, &before.links),
@@ -520,4 +547,17 @@ fn wake_after_restore(id: u64, ground: &mut Ground<'_>) -> Result<Vec<String>, S
         crate::failpoint!("woken-back");
     }
     Ok(failed)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::make as make_step;
+    use crate::change::Change;
+    use crate::cycle::tests::Rig;
+    use crate::host::{HostResult, Slot};
+
+    /// Makes one step of a transaction, as the executor would.
+    pub(crate) fn make(rig: &mut Rig, transaction: u64, step: usize, change: &Change) -> HostResult<()> {
+        make_step(Slot { transaction, step }, change, &mut *rig.engine.host)
+    }
 }

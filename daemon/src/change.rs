@@ -221,6 +221,18 @@ impl DirFacts {
         let one_of = |now, a, b| now == a || now == b;
         one_of(self.mode, a.mode, b.mode) && one_of(self.uid, a.uid, b.uid) && one_of(self.gid, a.gid, b.gid)
     }
+
+    /// What a directory that is like this now has to be for a change to be taken back: fields that the change has set are
+    /// as before it, what somebody else has set stays.
+    #[must_use]
+    pub fn taken_back(&self, before: &Self, after: &Self) -> Self {
+        let back = |now, before, after| if now == after { before } else { now };
+        Self {
+            mode: back(self.mode, before.mode, after.mode),
+            uid: back(self.uid, before.uid, after.uid),
+            gid: back(self.gid, before.gid, after.gid),
+        }
+    }
 }
 
 impl UnitFacts {
@@ -252,6 +264,12 @@ impl fmt::Display for Object {
             Self::Link { target } => write!(f, "link to {target}"),
             Self::Other { what } => f.write_str(what),
         }
+    }
+}
+
+impl fmt::Display for DirFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "directory {:04o} {}:{}", self.mode, self.uid, self.gid)
     }
 }
 
