@@ -4,7 +4,7 @@ use super::{Engine, Order, Say, Wanted};
 use crate::apply;
 use crate::audit::{ChangeRecord, Event, NewRecord};
 use crate::change::{Change, Object};
-use crate::host::{HostResult, Slot};
+use crate::host::{HostError, HostResult, Slot};
 use crate::journal::{Event as Step, State as Phase};
 use crate::plan::Plan;
 use crate::report::{Progress, Report, Verdict};
@@ -98,16 +98,8 @@ impl Engine {
         if mine.is_empty() {
             return Ok(Report::short(Verdict::Refused, &format!("nothing is stuck on {path}: {}", open.remains.join("; "))));
         }
-        if restore {
-            for (step, planned) in open.plan.steps.iter().enumerate() {
-                let target = planned.change.target();
-                if !mine.iter().any(|m| m.starts_with(&format!("{target}: "))) {
-                    continue;
-                }
-                if let Err(error) = self.force_back(&open, step, &planned.change) {
-                    return Ok(Report::short(Verdict::Stuck, &format!("{target}: {error}")));
-                }
-            }
+        if restore && let Err((target, error)) = self.force_all_back(&open, &mine) {
+            return Ok(Report::short(Verdict::Stuck, &format!("{target}: {error}")));
         }
         let mut record = NewRecord::new(Event::Resolved, actor);
         record.reason = Some(format!("{}: {}", if restore { "restored" } else { "kept" }, mine.join("; ")));
@@ -129,6 +121,18 @@ impl Engine {
         Ok(Report::short(Verdict::NothingToDo, ""))
     }
 
+    /// Puts back what these remains name, last change first, and makes it durable; the target that failed.
+    fn force_all_back(&mut self, open: &Open, remains: &[String]) -> Result<(), (String, HostError)> {
+        for (step, planned) in open.plan.steps.iter().enumerate().rev() {
+            let target = planned.change.target();
+            if remains.iter().any(|r| r.starts_with(&format!("{target}: "))) {
+                self.force_back(open, step, &planned.change).map_err(|error| (target, error))?;
+            }
+        }
+        let paths: Vec<_> = open.plan.steps.iter().filter_map(|s| s.change.path()).collect();
+        self.host.sync_parents(&paths).map_err(|error| ("sync".to_owned(), error))
+    }
+
     fn force_back(&mut self, open: &Open, step: usize, change: &Change) -> HostResult<()> {
         match change {
             Change::Entry { path, before, .. } => {
@@ -143,6 +147,7 @@ impl Engine {
                     _ => Vec::new(),
                 };
                 self.host.stage(slot, path, before, &content)?;
+                self.host.sync(open.id, &open.staging)?;
                 self.host.swap(slot, path, &live, before)
             }
             Change::Dir { path, before, .. } => self.host.set_directory(path, *before),
