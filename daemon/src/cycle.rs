@@ -334,3 +334,6 @@ fn record_for(event: Event, order: &Order, plan: Option<&Plan>) -> NewRecord {
     }
     record
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

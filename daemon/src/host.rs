@@ -1,4 +1,5 @@
-//! The only two seams to the host: `Look`, its eyes, and `Touch`, its hands. `linux` is the real host.
+//! The only two seams to the host: `Look`, its eyes, and `Touch`, its hands. `linux` is the real host,
+//! `fake` one in memory for tests.
 
 pub mod linux;
 
@@ -264,3 +265,6 @@ pub trait Touch: Look {
     /// Carries out a wake and proves it.
     fn wake(&mut self, wake: &Wake) -> HostResult<()>;
 }
+
+#[cfg(test)]
+pub(crate) mod fake;
