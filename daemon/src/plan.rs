@@ -306,3 +306,6 @@ impl Plan {
             || self.steps.iter().any(|s| matches!(&s.change, Change::Unit { after, .. } if after.active == Some(true)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,7 +44,7 @@ pub(super) fn owed(steps: &[Step], manifest: &Manifest, units: &BTreeMap<String,
         // What is started or stopped anyway reads the new state by that, and what does not run has nothing to read.
         Wake::Reload { unit, .. } | Wake::Restart { unit } => running(unit) && !started_or_stopped.contains(unit.as_str()),
     });
-    without_superfluous_reloads(wakes)
+    without_superfluous_reloads(&wakes)
 }
 
 fn unit_specs(manifest: &Manifest) -> BTreeMap<String, UnitSpec> {
@@ -94,22 +94,15 @@ fn unit_steps(steps: &[Step]) -> BTreeSet<&str> {
         .collect()
 }
 
-/// A unit that is restarted needs no reload.
-fn without_superfluous_reloads(wakes: BTreeSet<Wake>) -> Vec<Wake> {
-    let restarted: BTreeSet<String> = wakes
-        .iter()
-        .filter_map(|w| match w {
-            Wake::Restart { unit } => Some(unit.clone()),
-            _ => None,
-        })
-        .collect();
-    let mut reloads = BTreeSet::new();
-    wakes
-        .into_iter()
-        .filter(|w| match w {
-            // Two guards may reload the same unit, with and without proof: once is enough.
-            Wake::Reload { unit, .. } => !restarted.contains(unit) && reloads.insert(unit.clone()),
-            _ => true,
-        })
-        .collect()
+/// A unit that is restarted needs no reload, and one reload is enough: the one that is proven, where one is.
+fn without_superfluous_reloads(wakes: &BTreeSet<Wake>) -> Vec<Wake> {
+    let is_superfluous = |wake: &Wake| match wake {
+        Wake::Reload { unit, proof } => wakes.iter().any(|other| match other {
+            Wake::Restart { unit: restarted } => restarted == unit,
+            Wake::Reload { unit: reloaded, proof: other } => reloaded == unit && other > proof,
+            Wake::DaemonReload => false,
+        }),
+        _ => false,
+    };
+    wakes.iter().filter(|wake| !is_superfluous(wake)).cloned().collect()
 }

@@ -1,0 +1,411 @@
+//! Plans by table: order, wakes, conflicts, and how they read.
+
+use std::collections::BTreeMap;
+
+use super::{Intent, Material, Plan, PlanError, concerned_units, make};
+use crate::change::{Change, DirFacts, FileFacts, Object, UnitFacts, Wake};
+use crate::cycle::tests::{Chance, shipped_guards};
+use crate::digest::Digest;
+use crate::guard::Guards;
+use crate::host::UnitSeen;
+use crate::kind::{Claim, Phase};
+use crate::manifest::{Manifest, Origin, Resource};
+use crate::path::ManagedPath;
+use crate::source::Commit;
+
+fn object(text: Option<&str>) -> Object {
+    match text.map(|t| (t, t.strip_prefix("-> "))) {
+        None => Object::Absent,
+        Some((_, Some(target))) => Object::Link { target: target.to_owned() },
+        Some((text, None)) => {
+            let (digest, size) = (Digest::of(text.as_bytes()), text.len() as u64);
+            Object::File(FileFacts { digest, size, mode: 0o644, uid: 0, gid: 0 })
+        }
+    }
+}
+
+fn entry(path: &str, before: Option<&str>, after: Option<&str>) -> Change {
+    Change::Entry { path: ManagedPath::new(path).unwrap(), before: object(before), after: object(after), secret: false }
+}
+
+fn dir(path: &str, before: Option<u32>, after: Option<u32>) -> Change {
+    let facts = |mode: Option<u32>| mode.map(|mode| DirFacts { mode, uid: 0, gid: 0 });
+    Change::Dir { path: ManagedPath::new(path).unwrap(), before: facts(before), after: facts(after) }
+}
+
+/// `+e` enabled, `-a` not active, `+m` masked…
+fn facts(words: &str) -> UnitFacts {
+    let field = |letter: char| words.split(' ').find(|w| w.ends_with(letter)).map(|w| w.starts_with('+'));
+    UnitFacts { enabled: field('e'), masked: field('m'), active: field('a'), links: Vec::new() }
+}
+
+fn unit(name: &str, before: &str, after: &str) -> Change {
+    Change::Unit { unit: name.to_owned(), before: facts(before), after: facts(after) }
+}
+
+fn running(fragment: &str) -> UnitSeen {
+    UnitSeen {
+        load: "loaded".to_owned(),
+        active: "active".to_owned(),
+        file_state: "enabled".to_owned(),
+        fragment: fragment.to_owned(),
+        ..UnitSeen::default()
+    }
+}
+
+/// Everything that a plan is made from.
+#[derive(Default)]
+struct Given {
+    wanted: Vec<Change>,
+    left: Vec<Change>,
+    /// `[[unit]]` tables as JSON.
+    units: Vec<serde_json::Value>,
+    seen: Vec<(&'static str, UnitSeen)>,
+    guards: Option<Guards>,
+}
+
+impl Given {
+    fn wanted(wanted: Vec<Change>) -> Self {
+        Self { wanted, ..Self::default() }
+    }
+
+    fn left(self, left: Vec<Change>) -> Self {
+        Self { left, ..self }
+    }
+
+    fn unit(mut self, table: serde_json::Value) -> Self {
+        self.units.push(table);
+        self
+    }
+
+    fn running(mut self, unit: &'static str, fragment: &str) -> Self {
+        self.seen.push((unit, running(fragment)));
+        self
+    }
+
+    fn try_plan(&self) -> Result<Plan, PlanError> {
+        let guards = self.guards.clone().unwrap_or_else(shipped_guards);
+        let resource = |spec: &serde_json::Value| Resource {
+            kind: "unit".to_owned(),
+            name: spec["name"].as_str().unwrap().to_owned(),
+            spec: spec.clone(),
+            origin: Origin { file: "reconciled.toml".to_owned(), line: 1, column: 1 },
+        };
+        let manifest = Manifest { resources: self.units.iter().map(resource).collect(), ..Manifest::default() };
+        let claim = |change: &Change| Claim { change: change.clone(), reason: "why".to_owned() };
+        let claims = self.wanted.iter().enumerate().map(|(i, change)| {
+            let (phase, kind) = if change.path().is_some() { (Phase::Files, "file") } else { (Phase::Units, "unit") };
+            let target = change.target();
+            let name = target.split_once(':').unwrap().1;
+            let resource = if name.starts_with("/same") { format!("{kind}:{name}#{i}") } else { format!("{kind}:{name}") };
+            (phase, resource, vec![claim(change)])
+        });
+        make(Material {
+            intent: Intent::Deploy,
+            actor: "ana".to_owned(),
+            commit: Commit::default(),
+            manifest,
+            claims: claims.collect(),
+            releases: self.left.iter().map(claim).collect(),
+            released: self.left.iter().map(Change::target).collect(),
+            units: self.seen.iter().map(|(name, seen)| ((*name).to_owned(), seen.clone())).collect(),
+            guards: &guards,
+        })
+    }
+
+    fn plan(&self) -> Plan {
+        self.try_plan().unwrap()
+    }
+
+    fn wakes(&self) -> Vec<String> {
+        self.plan().wakes.iter().map(|w| if proven(w) { format!("{w}, proven") } else { w.to_string() }).collect()
+    }
+}
+
+fn proven(wake: &Wake) -> bool {
+    matches!(wake, Wake::Reload { proof: Some(_), .. })
+}
+
+fn targets(plan: &Plan) -> Vec<String> {
+    plan.steps.iter().map(|s| format!("{}{}", s.change.sign(), s.change.target())).collect()
+}
+
+const SITE: &str = "/etc/nginx/conf.d/site.conf";
+const FRAGMENT: &str = "/etc/systemd/system/app.service";
+
+#[test]
+fn order() {
+    let plan = Given::wanted(vec![
+        unit("app.service", "-e -a", "+e +a"),
+        entry("/srv/a/b/c", None, Some("c")),
+        entry("/etc/old", Some("x"), None),
+        dir("/srv/a/b", None, Some(0o755)),
+        entry("/etc/new", None, Some("n")),
+        dir("/srv/a", None, Some(0o755)),
+        unit("same.service", "+e +a", "+e +a"),
+        entry("/etc/same", Some("s"), Some("s")),
+    ])
+    .left(vec![
+        unit("gone.service", "+e +a", "-e -a"),
+        unit("again.service", "-a", "+a"),
+        dir("/opt/x", Some(0o755), None),
+        entry("/opt/x/y", Some("y"), None),
+        entry("/opt/back", Some("ours"), Some("theirs")),
+        entry("/etc/systemd/system/left.service", Some("u"), None),
+    ])
+    .running("left.service", "/etc/systemd/system/left.service")
+    .plan();
+    assert_eq!(
+        targets(&plan),
+        [
+            // Stops first: a reload that has forgotten a unit forgets how to stop it.
+            "~unit:gone.service",
+            "~unit:left.service",
+            // What is made, directories before what stands in them…
+            "+entry:/etc/new",
+            "~entry:/opt/back",
+            "+dir:/srv/a",
+            "+dir:/srv/a/b",
+            "+entry:/srv/a/b/c",
+            // …then what goes, children first…
+            "-entry:/opt/x/y",
+            "-dir:/opt/x",
+            "-entry:/etc/systemd/system/left.service",
+            "-entry:/etc/old",
+            // …and units when all of that is there.
+            "~unit:app.service",
+            "~unit:again.service",
+        ]
+    );
+    assert!(plan.claimed.contains_key("entry:/etc/same"), "what is right already is claimed all the same");
+}
+
+#[test]
+fn two_claims_on_one_target() {
+    let same = |after| entry("/same/x", None, Some(after));
+    assert_eq!(targets(&Given::wanted(vec![same("a"), same("a")]).plan()), ["+entry:/same/x"]);
+    let error = Given::wanted(vec![same("a"), same("b")]).try_plan().unwrap_err().to_string();
+    assert_eq!(error, "file:/same/x#0 and file:/same/x#1 both claim entry:/same/x and want different things: remove one of them");
+}
+
+#[test]
+fn wakes() {
+    use serde_json::json;
+    let site = || Given::wanted(vec![entry(SITE, Some("a"), Some("b")), entry("/etc/nginx/nginx.conf", Some("c"), Some("d"))]);
+    let app = || Given::wanted(vec![entry(FRAGMENT, Some("a"), Some("b"))]);
+    let shop = || Given::wanted(vec![entry("/etc/shop/x.ini", Some("a"), Some("b"))]);
+    let watching = |on: &str| json!({ "name": "app.service", "watch": ["/etc/shop/**"], "on_change": on });
+    let nginx = "/usr/lib/systemd/system/nginx.service";
+    let table: Vec<(&str, Given, Vec<&str>)> = vec![
+        ("two nginx files, one reload", site().running("nginx.service", nginx), vec!["reload nginx.service, proven"]),
+        ("nginx does not run", site(), vec![]),
+        ("a file of no unit", shop(), vec![]),
+        ("unit file of a running unit", app().running("app.service", FRAGMENT), vec!["daemon-reload", "restart app.service"]),
+        ("unit file of a unit that does not run", app(), vec!["daemon-reload"]),
+        (
+            "unit file of a unit that is started anyway",
+            Given::wanted(vec![entry(FRAGMENT, None, Some("b")), unit("app.service", "-e -a", "+e +a")])
+                .running("app.service", FRAGMENT),
+            vec!["daemon-reload"],
+        ),
+        (
+            "unit file of a unit that is only enabled",
+            Given::wanted(vec![entry(FRAGMENT, Some("a"), Some("b")), unit("app.service", "-e", "+e")])
+                .running("app.service", FRAGMENT),
+            vec!["daemon-reload", "restart app.service"],
+        ),
+        (
+            "drop-in",
+            Given::wanted(vec![entry("/etc/systemd/system/app.service.d/limits.conf", None, Some("b"))])
+                .running("app.service", FRAGMENT),
+            vec!["daemon-reload", "restart app.service"],
+        ),
+        (
+            "drop-in that goes",
+            Given::wanted(vec![entry("/etc/systemd/system/app.service.d/limits.conf", Some("b"), None)])
+                .running("app.service", FRAGMENT),
+            vec!["daemon-reload", "restart app.service"],
+        ),
+        (
+            "unit file that goes",
+            Given::default().left(vec![entry(FRAGMENT, Some("a"), None)]).running("app.service", FRAGMENT),
+            vec!["daemon-reload"],
+        ),
+        (
+            "link that enables",
+            Given::wanted(vec![entry("/etc/systemd/system/x.wants/app.service", None, Some("-> ../app.service"))])
+                .running("app.service", FRAGMENT),
+            vec!["daemon-reload"],
+        ),
+        ("watch", shop().unit(watching("restart")).running("app.service", FRAGMENT), vec!["restart app.service"]),
+        ("watch, reload", shop().unit(watching("reload")).running("app.service", FRAGMENT), vec!["reload app.service"]),
+        ("watch, manager only", shop().unit(watching("daemon-reload")).running("app.service", FRAGMENT), vec!["daemon-reload"]),
+        ("watch, nothing", shop().unit(watching("none")).running("app.service", FRAGMENT), vec![]),
+        ("watch, not running", shop().unit(watching("restart")), vec![]),
+        (
+            "unit file, only the manager is to read it",
+            app().unit(json!({ "name": "app.service", "on_change": "daemon-reload" })).running("app.service", FRAGMENT),
+            vec!["daemon-reload"],
+        ),
+        (
+            "unit file, nothing is to happen",
+            app().unit(json!({ "name": "app.service", "on_change": "none" })).running("app.service", FRAGMENT),
+            vec!["daemon-reload"],
+        ),
+        (
+            "reload by guard and by watch: the proof stays",
+            site()
+                .unit(json!({ "name": "nginx.service", "watch": ["/etc/nginx/**"], "on_change": "reload" }))
+                .running("nginx.service", nginx),
+            vec!["reload nginx.service, proven"],
+        ),
+        (
+            "restart makes the reload superfluous",
+            site().unit(json!({ "name": "nginx.service", "watch": ["/etc/nginx/**"] })).running("nginx.service", nginx),
+            vec!["restart nginx.service"],
+        ),
+    ];
+    for (name, given, expected) in table {
+        assert_eq!(given.wakes(), expected, "{name}");
+    }
+}
+
+#[test]
+fn two_guards_on_one_unit_wake_it_once_and_prove_it() {
+    let guard = |name: &str, proof: &str| {
+        let text = format!(
+            "name = \"{name}\"\nglobs = [\"/etc/nginx/**\"]\ncheck = [\"/bin/true\"]\n\
+             [wake]\nunit = \"nginx.service\"\naction = \"reload\"\n{proof}"
+        );
+        toml::from_str(&text).unwrap()
+    };
+    for names in [["a", "b"], ["b", "a"]] {
+        let guards = names.map(|n| guard(n, if n == "a" { "proof = { draining = \"going\" }\n" } else { "" }));
+        let given = Given {
+            wanted: vec![entry(SITE, Some("a"), Some("b"))],
+            seen: vec![("nginx.service", running(""))],
+            guards: Some(Guards::new(guards.into()).unwrap()),
+            ..Given::default()
+        };
+        assert_eq!(given.wakes(), ["reload nginx.service, proven"]);
+        assert_eq!(given.plan().guards.len(), 2);
+    }
+}
+
+#[test]
+fn guards_are_called_with_the_units_that_change() {
+    let plan = Given::wanted(vec![
+        entry("/etc/systemd/system/worker@.service", None, Some("w")),
+        entry("/etc/systemd/system/app.service.d/x.conf", None, Some("x")),
+        entry("/etc/systemd/system/gone.service", Some("g"), None),
+        entry("/etc/systemd/system/a.wants/b.service", None, Some("-> x")),
+    ])
+    .plan();
+    let calls: Vec<String> = plan.guards.iter().map(|g| g.argv.join(" ")).collect();
+    assert_eq!(calls.len(), 1, "{calls:?}");
+    assert!(calls[0].ends_with("verify --man=no -- app.service worker@check.service"), "{calls:?}");
+    let only_gone = Given::wanted(vec![entry("/etc/systemd/system/gone.service", Some("g"), None)]).plan();
+    assert_eq!(only_gone.guards, [], "there is nothing to verify");
+}
+
+#[test]
+fn only_what_the_plan_touches_is_judged_and_looked_at() {
+    use serde_json::json;
+    let given = Given::wanted(vec![entry(SITE, Some("a"), Some("b")), unit("app.service", "-a", "+a")])
+        .unit(json!({ "name": "other.service" }))
+        .running("nginx.service", "")
+        .running("other.service", "");
+    assert_eq!(given.plan().touched, ["app.service", "nginx.service"]);
+    assert!(given.plan().starts_units());
+    assert!(!Given::wanted(vec![entry(SITE, Some("a"), Some("b"))]).running("nginx.service", "").plan().starts_units());
+
+    let names = concerned_units(given.wanted.iter(), &given.plan().manifest, &shipped_guards());
+    assert_eq!(names.into_iter().collect::<Vec<_>>(), ["app.service", "nginx.service", "other.service"]);
+    let same = [entry(SITE, Some("a"), Some("a")), unit("app.service", "+a", "+a")];
+    assert!(concerned_units(same.iter(), &given.plan().manifest, &shipped_guards()).is_empty(), "nothing changes");
+}
+
+#[test]
+fn the_same_claims_in_any_order_make_the_same_plan() {
+    let given = || {
+        let wanted = vec![
+            dir("/srv/a", None, Some(0o755)),
+            entry("/srv/a/x", None, Some("x")),
+            entry("/srv/a/y", None, Some("y")),
+            entry("/etc/old", Some("o"), None),
+            entry(SITE, Some("a"), Some("b")),
+            entry(FRAGMENT, Some("a"), Some("b")),
+            unit("app.service", "-e", "+e"),
+        ];
+        let left = vec![entry("/opt/x/y", Some("y"), None), dir("/opt/x", Some(0o755), None), unit("z.service", "+a", "-a")];
+        Given::wanted(wanted).left(left).running("nginx.service", "").running("app.service", FRAGMENT)
+    };
+    let first = given().plan();
+    let mut chance = Chance(4);
+    for _ in 0..200 {
+        let mut other = given();
+        for list in [&mut other.wanted, &mut other.left] {
+            for i in (1..list.len()).rev() {
+                list.swap(i, chance.below(i + 1));
+            }
+        }
+        assert_eq!(other.plan().digest(), first.digest());
+    }
+    let mut changed = given();
+    changed.wanted.push(entry("/etc/more", None, Some("m")));
+    assert_ne!(changed.plan().digest(), first.digest());
+}
+
+#[test]
+fn a_change_and_its_inverse_are_nothing() {
+    let mut chance = Chance(5);
+    for _ in 0..2000 {
+        let text = |c: &mut Chance| [None, Some("a"), Some("b"), Some("-> t"), Some("-> u")][c.below(5)];
+        let mode = |c: &mut Chance| [None, Some(0o755), Some(0o700), Some(0o2775)][c.below(4)];
+        let words = |c: &mut Chance| ["", "+e", "-e +a", "+m -a", "-e -a -m"][c.below(5)];
+        let change = match chance.below(3) {
+            0 => entry("/etc/x", text(&mut chance), text(&mut chance)),
+            1 => dir("/etc/x", mode(&mut chance), mode(&mut chance)),
+            _ => unit("x.service", words(&mut chance), words(&mut chance)),
+        };
+        assert_eq!(change.inverse().inverse(), change);
+        assert_eq!(change.inverse().target(), change.target());
+        if change.path().is_some() {
+            assert_eq!(change.inverse().is_noop(), change.is_noop());
+            let sign = BTreeMap::from([('+', '-'), ('-', '+'), ('~', '~')])[&change.sign()];
+            assert!(change.is_noop() || change.inverse().sign() == sign, "{change:?}");
+        }
+    }
+}
+
+#[test]
+fn plans_read_like_this() {
+    let nginx = |given: Given| given.running("nginx.service", "");
+    let table: Vec<(Given, &str)> = vec![
+        (Given::default(), "nothing to change"),
+        (Given::wanted(vec![entry("/etc/x", Some("a"), Some("a"))]), "nothing to change"),
+        (Given::wanted(vec![entry("/etc/x", None, Some("a"))]), "+ file:/etc/x (why)"),
+        (Given::wanted(vec![entry("/etc/x", Some("b"), Some("a"))]), "~ file:/etc/x (why)"),
+        (Given::wanted(vec![entry("/etc/x", Some("b"), None)]), "- file:/etc/x (why)"),
+        (Given::wanted(vec![dir("/srv/x", None, Some(0o755))]), "+ directory:/srv/x (why)"),
+        (Given::default().left(vec![dir("/srv/x", Some(0o755), None)]), "- directory:/srv/x (why)"),
+        (Given::default().left(vec![entry("/srv/x", Some("a"), Some("b"))]), "~ file:/srv/x (why)"),
+        (Given::wanted(vec![unit("a.service", "-e", "+e")]), "~ unit:a.service (why)"),
+        (Given::wanted(vec![unit("a.service", "-e -a", "+e +a")]), "~ unit:a.service (why) [undo: best effort]"),
+        (
+            nginx(Given::wanted(vec![entry(SITE, Some("a"), Some("b"))])),
+            "~ file:/etc/nginx/conf.d/site.conf (why)\n! reload nginx.service",
+        ),
+        (
+            Given::wanted(vec![entry(FRAGMENT, Some("a"), Some("b"))]).running("app.service", FRAGMENT),
+            "~ file:/etc/systemd/system/app.service (why)\n! daemon-reload\n! restart app.service",
+        ),
+        (
+            Given::default().left(vec![entry(FRAGMENT, Some("a"), None)]).running("app.service", FRAGMENT),
+            "~ unit:app.service (its file goes) [undo: best effort]\n- file:/etc/systemd/system/app.service (why)\n! daemon-reload",
+        ),
+    ];
+    for (given, expected) in table {
+        assert_eq!(given.plan().lines().join("\n"), expected);
+    }
+}
