@@ -185,7 +185,7 @@ impl AuditLog {
 
     fn write_with(&mut self, what: NewRecord, stamp: &Stamp, write: Write<'_>) -> io::Result<Head> {
         self.keep_path()?;
-        let seq = self.head.map_or(0, |head| head.seq) + 1;
+        let seq = self.head.map_or(0, |head| head.seq).saturating_add(1);
         let record = Record {
             version: VERSION,
             seq,

@@ -261,7 +261,7 @@ impl fmt::Display for Object {
         match self {
             Self::Absent => f.write_str("absent"),
             Self::File(file) => write!(f, "file {} {:04o} {}:{}", file.digest.short(), file.mode, file.uid, file.gid),
-            Self::Link { target } => write!(f, "link to {target}"),
+            Self::Link { target } => write!(f, "link to {}", crate::path::escape(target)),
             Self::Other { what } => f.write_str(what),
         }
     }

@@ -242,9 +242,20 @@ struct Start {
     settings: Settings,
 }
 
+/// Tells the main thread that the engine's thread is over, however it ended.
+struct Ended(mpsc::UnboundedSender<Event>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.send(Event::EngineEnded);
+    }
+}
+
 impl Start {
     fn spawn(self, events: mpsc::UnboundedSender<Event>) -> Result<std::thread::JoinHandle<()>, String> {
         let body = move || {
+            // Said also when the engine panics: nobody must go on taking orders for it.
+            let _ended = Ended(events.clone());
             match self.begin() {
                 Ok(mut worker) => {
                     let _ = events.send(Event::EngineStarted(Ok(())));
@@ -254,7 +265,6 @@ impl Start {
                     let _ = events.send(Event::EngineStarted(Err(why)));
                 }
             }
-            let _ = events.send(Event::EngineEnded);
         };
         std::thread::Builder::new().name("engine".to_owned()).spawn(body).map_err(|e| format!("no thread for the engine: {e}"))
     }

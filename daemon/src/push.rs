@@ -13,6 +13,7 @@ use git2::{Oid, Repository};
 use crate::client::{self, Followed};
 use crate::report::Verdict;
 use crate::source::{Budget, MAIN, REPOSITORY};
+use crate::worker::sandbox::confine;
 use crate::worker::source::check;
 use pktline::Packets;
 
@@ -93,6 +94,7 @@ pub fn pre_receive() -> ExitCode {
 
 fn check_all(input: &str) -> Result<(), String> {
     limit_ourselves();
+    confine(&[REPOSITORY], &[])?;
     let repository = Repository::open_bare(REPOSITORY).map_err(|e| e.message().to_owned())?;
     if let Ok(quarantine) = std::env::var("GIT_OBJECT_DIRECTORY") {
         let odb = repository.odb().map_err(|e| e.message().to_owned())?;

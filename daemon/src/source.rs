@@ -54,6 +54,9 @@ pub const GIT_USER: &str = "reconciled";
 /// The branch whose tip the host is held at.
 pub const MAIN: &str = "refs/heads/main";
 
+/// Limit of a fetch: while it runs the engine does nothing else.
+const FETCH_LIMIT: Duration = Duration::from_secs(45);
+
 /// What a tree may be at most; a larger one is refused before it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budget {
@@ -220,7 +223,10 @@ pub fn publish(host: &dyn Look, reference: &str, old: Option<&str>, new: &str) -
 pub fn resolve(host: &dyn Look, reference: &str) -> Result<Option<String>, SourceError> {
     let bytes = ask(host, &Request::Resolve { reference: reference.to_owned() }, 64 * 1024)?;
     match first_line(&bytes)?.0 {
-        Answer::Reference { commit } => Ok(commit),
+        Answer::Reference { commit } => {
+            commit.as_deref().map_or(Ok(()), check_id)?;
+            Ok(commit)
+        }
         Answer::Refused { reason } => Err(SourceError::Refused(reason)),
         other => Err(nonsense(&format!("{other:?}"))),
     }
@@ -252,6 +258,8 @@ pub fn fetch(host: &dyn Look, url: &str, branch: &str) -> Result<String, SourceE
         "fetch.fsckObjects=true",
         "gc.auto=0",
         "http.followRedirects=false",
+        "http.lowSpeedLimit=1000",
+        "http.lowSpeedTime=20",
     ];
     let mut argv = vec!["/usr/bin/git".to_owned(), format!("--git-dir={REPOSITORY}")];
     argv.extend(settings.iter().flat_map(|s| ["-c".to_owned(), (*s).to_owned()]));
@@ -261,19 +269,22 @@ pub fn fetch(host: &dyn Look, url: &str, branch: &str) -> Result<String, SourceE
         argv,
         input: Vec::new(),
         sandbox: Sandbox::Git { user: GIT_USER.to_owned() },
-        limit: Duration::from_secs(120),
+        limit: FETCH_LIMIT,
         output_limit: 256 * 1024,
     };
     let ran = host.run(&job, &mut |_| true)?;
     if !ran.ok() {
         let said = String::from_utf8_lossy(&ran.stderr);
         let said = said.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("git said nothing");
-        let why = if ran.result == "timeout" { "no answer within 120 s".to_owned() } else { escape(said) };
+        let why = if ran.result == "timeout" { "no answer in time".to_owned() } else { escape(said) };
         return Err(SourceError::Refused(format!("git fetch: {why}")));
     }
     let bytes = ask(host, &Request::Fetched, 64 * 1024)?;
     match first_line(&bytes)?.0 {
-        Answer::Reference { commit: Some(commit) } => Ok(commit),
+        Answer::Reference { commit: Some(commit) } => {
+            check_id(&commit)?;
+            Ok(commit)
+        }
         Answer::Refused { reason } => Err(SourceError::Refused(reason)),
         other => Err(nonsense(&format!("{other:?}"))),
     }
@@ -301,6 +312,11 @@ fn ask(host: &dyn Look, request: &Request, output_limit: usize) -> Result<Vec<u8
 
 fn nonsense(detail: &str) -> SourceError {
     SourceError::Host(HostError::Unfit(format!("the source worker failed: {detail}")))
+}
+
+/// An object id is 40 hexadecimal digits, whatever the worker says.
+fn check_id(id: &str) -> Result<(), SourceError> {
+    if id.len() == 40 && id.bytes().all(|b| b.is_ascii_hexdigit()) { Ok(()) } else { Err(nonsense("it named no commit")) }
 }
 
 fn first_line(bytes: &[u8]) -> Result<(Answer, &[u8]), SourceError> {
@@ -347,6 +363,7 @@ fn receive(bytes: &[u8], budget: Budget) -> Result<Received, SourceError> {
             other => return Err(nonsense(&format!("{other:?}"))),
         }
     }
+    check_id(&commit.id)?;
     let commit = Commit { id: commit.id, summary: escape(&commit.summary), author: escape(&commit.author) };
     Ok(Received { snapshot: Snapshot { commit, entries }, descends })
 }

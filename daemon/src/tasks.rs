@@ -285,12 +285,17 @@ impl Worker {
             return Ok(self.alarm(name, &tip, base.as_deref().unwrap_or_default(), relation));
         }
         self.note_remote(name, Some(tip.clone()), None);
-        self.set_pin(name, &tip)?;
         let live = self.engine.state.live()?.map(|g| g.commit.id);
-        if live.as_deref() == Some(&tip) || self.engine.state.held(&tip)?.is_some() {
+        if live.as_deref() == Some(&tip) || relation == Relation::Same || self.engine.state.held(&tip)?.is_some() {
             return Ok(Report::short(Verdict::NothingToDo, ""));
         }
-        self.order(&Order::Deploy { commit: tip, actor: format!("pull:{name}"), right: Right::Deploy }, say)
+        let order = Order::Deploy { commit: tip.clone(), actor: format!("pull:{name}"), right: Right::Deploy };
+        let report = self.order(&order, say)?;
+        if report.verdict == Verdict::Live {
+            // Only what has passed everything may be what later tips have to build on.
+            self.set_pin(name, &tip)?;
+        }
+        Ok(report)
     }
 
     /// A remote whose history went back or was rewritten: said once, and never followed.

@@ -28,10 +28,26 @@ pub fn of_path(path: &ManagedPath) -> Option<UnitFile> {
     let rest = UNIT_DIRECTORIES.iter().find_map(|dir| path.as_str().strip_prefix(dir)?.strip_prefix('/'))?;
     let parts: Vec<&str> = rest.split('/').collect();
     Some(match parts.as_slice() {
-        [name] => UnitFile::Fragment((*name).to_owned()),
-        [dir, file] if file.ends_with(".conf") && dir.ends_with(".d") => UnitFile::DropIn(dir.trim_end_matches(".d").to_owned()),
+        [name] if is_unit_name(name) => UnitFile::Fragment((*name).to_owned()),
+        // `service.d/` and the like are drop-ins of every unit of a type: of none in particular.
+        [dir, file] if file.ends_with(".conf") && dir.strip_suffix(".d").is_some_and(is_unit_name) => {
+            UnitFile::DropIn(dir.trim_end_matches(".d").to_owned())
+        }
         _ => UnitFile::Other,
     })
+}
+
+/// Our own units: they are never restarted or stopped by a plan.
+#[must_use]
+pub fn is_ours(unit: &str) -> bool {
+    unit == "reconciled.service" || unit == "reconciled-recover.service"
+}
+
+/// Suffixes that systemd.unit(5) knows.
+pub const SUFFIXES: [&str; 9] = [".service", ".socket", ".timer", ".path", ".mount", ".automount", ".target", ".slice", ".swap"];
+
+fn is_unit_name(name: &str) -> bool {
+    SUFFIXES.iter().any(|suffix| name.len() > suffix.len() && name.ends_with(suffix))
 }
 
 /// Whether a unit name is a template, which is never started itself.
@@ -61,6 +77,8 @@ mod tests {
             ("/usr/local/lib/systemd/system/a.socket", Some(UnitFile::Fragment("a.socket".into()))),
             ("/etc/systemd/system/nginx.service.d/limits.conf", Some(UnitFile::DropIn("nginx.service".into()))),
             ("/etc/systemd/system/multi-user.target.wants/a.service", Some(UnitFile::Other)),
+            ("/etc/systemd/system/service.d/all.conf", Some(UnitFile::Other)),
+            ("/etc/systemd/system/README", Some(UnitFile::Other)),
             ("/etc/systemd/network/a.network", None),
             ("/etc/systemd/systemx/a.service", None),
         ] {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Claim, KindError, Mistake, Phase, Sight, Spec};
 use crate::change::{Change, UnitFacts};
+use crate::units::{self, SUFFIXES};
 
 /// A systemd unit. With only a name it is enabled and active; otherwise only the keys that are named are managed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,9 +45,6 @@ pub enum OnChange {
     None,
 }
 
-/// Suffixes that systemd.unit(5) knows.
-const SUFFIXES: [&str; 9] = [".service", ".socket", ".timer", ".path", ".mount", ".automount", ".target", ".slice", ".swap"];
-
 impl Spec for UnitSpec {
     const KIND: &'static str = "unit";
     const SHORT: Option<&'static str> = Some("units");
@@ -75,6 +73,13 @@ impl Spec for UnitSpec {
         }
         if self.name.ends_with("@.service") {
             return bad("name", format!("`{}` is a template", self.name), "name an instance: \"worker@1.service\"");
+        }
+        if units::is_ours(&self.name) && self.active != Some(true) {
+            return bad(
+                "name",
+                format!("{} would stop or forget the daemon that reads this", self.name),
+                "leave it out: the package manages it",
+            );
         }
         if self.masked == Some(true) && (self.enabled == Some(true) || self.active == Some(true)) {
             return bad(

@@ -41,6 +41,8 @@ pub(super) fn owed(steps: &[Step], manifest: &Manifest, units: &BTreeMap<String,
     let running = |unit: &str| units.get(unit).is_some_and(|seen| seen.is_active() || seen.active == "activating");
     wakes.retain(|wake| match wake {
         Wake::DaemonReload => true,
+        // The engine cannot wait for the end of a job that waits for the engine.
+        Wake::Reload { unit, .. } | Wake::Restart { unit } if units::is_ours(unit) => false,
         // What is started or stopped anyway reads the new state by that, and what does not run has nothing to read.
         Wake::Reload { unit, .. } | Wake::Restart { unit } => running(unit) && !started_or_stopped.contains(unit.as_str()),
     });

@@ -266,7 +266,6 @@ fn capability(name: &str) -> Option<CapabilitySet> {
     Some(match name {
         "CAP_CHOWN" => CapabilitySet::CHOWN,
         "CAP_DAC_OVERRIDE" => CapabilitySet::DAC_OVERRIDE,
-        "CAP_DAC_READ_SEARCH" => CapabilitySet::DAC_READ_SEARCH,
         "CAP_FOWNER" => CapabilitySet::FOWNER,
         "CAP_FSETID" => CapabilitySet::FSETID,
         "CAP_SETGID" => CapabilitySet::SETGID,

@@ -307,7 +307,7 @@ impl Manager {
         if differs(want.masked, seen.masked) == Some(false) {
             self.unit_files(unit, "unmask", async |m| m.unmask_unit_files(&[unit], false).await.map(drop))?;
         }
-        if want.active == Some(false) && differs(want.active, seen.active).is_some() {
+        if want.active == Some(false) && !self.is_down(unit)? {
             self.job(Verb::Stop, unit)?;
         }
         match differs(want.enabled, seen.enabled) {
@@ -324,6 +324,11 @@ impl Manager {
             self.start_afresh(unit)?;
         }
         Ok(())
+    }
+
+    /// Nothing runs, nothing is being started, and nothing waits to be started again.
+    fn is_down(&self, unit: &str) -> HostResult<bool> {
+        Ok(matches!(self.unit(unit)?.active.as_str(), "inactive" | "failed"))
     }
 
     /// Changes links below /etc/systemd/system through the manager, then has it read them.
