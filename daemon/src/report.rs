@@ -123,6 +123,7 @@ impl Report {
         let what = match (self.verdict, self.generation) {
             (Verdict::Live, Some(n)) => format!("success: live and healthy: generation {n}"),
             (Verdict::Live, None) => "success: live and healthy".to_owned(),
+            (Verdict::NothingToDo, _) if !self.reason.is_empty() => format!("success: {}", self.reason),
             (Verdict::NothingToDo, Some(n)) => format!("success: nothing to do: generation {n} is live"),
             (Verdict::NothingToDo, None) => "success: nothing to do".to_owned(),
             (Verdict::Accepted, _) => "success: preview: this would be accepted; nothing was applied".to_owned(),

@@ -346,8 +346,9 @@ impl Worker {
     }
 
     fn pause(&mut self, actor: &str, reason: &str) -> StateResult<Report> {
-        if self.paused()?.is_some() {
-            return Ok(Report::short(Verdict::NothingToDo, ""));
+        if let Some(paused) = self.paused()? {
+            let since = format!("paused already, by {} since {}", paused.by, paused.since);
+            return Ok(Report::short(Verdict::NothingToDo, &since));
         }
         let paused = Paused { by: actor.to_owned(), since: UtcTime::now().to_string(), reason: crate::path::escape(reason) };
         let text = serde_json::to_string(&paused).unwrap_or_default();
@@ -355,14 +356,15 @@ impl Worker {
         let mut record = NewRecord::new(Event::Paused, actor);
         record.reason = Some(paused.reason).filter(|r| !r.is_empty());
         self.engine.record(record);
-        Ok(Report::short(Verdict::NothingToDo, ""))
+        Ok(Report::short(Verdict::NothingToDo, "paused: nothing is applied until reconcilectl resume"))
     }
 
     fn resume(&mut self, actor: &str) -> StateResult<Report> {
-        if self.paused()?.is_some() {
-            self.engine.state.set_setting(Setting::Paused, None)?;
-            self.engine.record(NewRecord::new(Event::Resumed, actor));
+        if self.paused()?.is_none() {
+            return Ok(Report::short(Verdict::NothingToDo, "it was not paused"));
         }
-        Ok(Report::short(Verdict::NothingToDo, ""))
+        self.engine.state.set_setting(Setting::Paused, None)?;
+        self.engine.record(NewRecord::new(Event::Resumed, actor));
+        Ok(Report::short(Verdict::NothingToDo, "it goes on: pushes are taken, drift is healed"))
     }
 }

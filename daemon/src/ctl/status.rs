@@ -38,7 +38,8 @@ fn in_words(status: &Status) -> String {
         or_none(&status.desired)
     );
     if let Some(paused) = &status.paused {
-        text.push_str(&format!("paused     by {} since {} {}\n", paused.by, paused.since, paused.reason));
+        let why = if paused.reason.is_empty() { String::new() } else { format!(": {}", paused.reason) };
+        text.push_str(&format!("paused     by {} since {}{why}\n", paused.by, paused.since));
     }
     if let Some(held) = &status.held {
         text.push_str(&format!(

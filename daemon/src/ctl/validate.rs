@@ -54,9 +54,17 @@ pub fn read_directory(dir: &Path) -> Result<Snapshot, DirectoryError> {
 #[must_use]
 pub fn validate(dir: &Path, strict: bool, color: bool) -> (String, bool) {
     match read_directory(dir) {
+        Ok(snapshot) if !is_repository(&snapshot) => {
+            let dir = escape(&dir.display().to_string());
+            (format!("error: {dir} has neither reconciled.toml nor files/: is it the top of the work tree?\n"), false)
+        }
         Ok(snapshot) => judge(&snapshot, strict, color),
         Err(error) => (format!("error: {error}\n"), false),
     }
+}
+
+fn is_repository(snapshot: &Snapshot) -> bool {
+    snapshot.entries.keys().any(|path| path == "reconciled.toml" || path.starts_with("files/"))
 }
 
 fn judge(snapshot: &Snapshot, strict: bool, color: bool) -> (String, bool) {
@@ -250,5 +258,7 @@ mod tests {
         assert!(!valid && text.contains("reconciled.toml:2:1") && text.contains("reconciled.toml:4:8"), "{text}");
         assert!(validate(&work.0, false, true).0.contains("\u{1b}["));
         assert!(!validate(Path::new("/nonexistent"), false, false).1);
+        let (text, valid) = validate(&work.0.join("files"), false, false);
+        assert!(!valid && text.contains("top of the work tree"), "{text}");
     }
 }

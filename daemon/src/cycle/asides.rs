@@ -88,7 +88,7 @@ impl Engine {
     /// The store's.
     pub fn resolve(&mut self, path: &str, restore: bool, actor: &str, say: Say<'_>) -> StateResult<Report> {
         let Some(mut open) = self.state.open_transaction()?.filter(|o| o.state == Phase::Stuck) else {
-            return Ok(Report::short(Verdict::NothingToDo, ""));
+            return Ok(Report::short(Verdict::NothingToDo, "nothing is stuck"));
         };
         let concerns = |remain: &str| {
             path == "all"
@@ -118,7 +118,7 @@ impl Engine {
         self.state.advance(open.id, Step::Resolve, None)?;
         // What is left over is swept at the next start.
         let _ = self.host.sweep(open.id, &open.staging);
-        Ok(Report::short(Verdict::NothingToDo, ""))
+        Ok(Report::short(Verdict::NothingToDo, "nothing is stuck any more: pushes are taken again"))
     }
 
     /// Puts back what these remains name, last change first, and makes it durable; the target that failed.

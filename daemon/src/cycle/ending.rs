@@ -55,8 +55,14 @@ impl Stop {
             Some(source::SourceEntry::File { content, .. }) => std::str::from_utf8(content).ok(),
             _ => None,
         };
-        let text: Vec<String> = mistakes.iter().map(|d| d.render(source(d), false)).collect();
-        Self::refused(text.join("\n"))
+        // The first line is what git shows beside the ref and what `status` shows: it has to be enough to mend the mistake.
+        let first = mistakes.first().map(ToString::to_string).unwrap_or_default();
+        let more = match mistakes.len() {
+            0 | 1 => String::new(),
+            all => format!(" (and {} more)", all - 1),
+        };
+        let shown: Vec<String> = mistakes.iter().map(|d| d.render(source(d), false)).collect();
+        Self::refused(format!("{first}{more}\n{}", shown.join("\n")))
     }
 
     /// A failure before anything live was touched: a full disk, a place that rename cannot reach.

@@ -50,7 +50,13 @@ fn answer(input: &str) -> Result<Vec<u8>, String> {
 /// Opens the bare repository. libgit2 does not check who owns a bare one: we do.
 fn open(path: &Path) -> Result<Repository, String> {
     use std::os::unix::fs::MetadataExt;
-    let owner = std::fs::metadata(path).map_err(|e| format!("{}: {e}", path.display()))?.uid();
+    let owner = match std::fs::metadata(path) {
+        Ok(metadata) => metadata.uid(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err("there is no repository yet: sudo reconcilectl init".to_owned());
+        }
+        Err(e) => return Err(format!("{}: {e}", path.display())),
+    };
     if owner != rustix::process::geteuid().as_raw() {
         return Err(format!("{} belongs to user {owner}, not to the user that reads it", path.display()));
     }
