@@ -9,9 +9,9 @@ mod time;
 mod verify;
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufReader, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -243,6 +243,8 @@ fn open_or_create(path: &Path) -> io::Result<File> {
         other => return other,
     }
     let file = options.create(true).open(path)?;
+    // The daemon's umask would keep the readers out; the directory decides which group that is.
+    file.set_permissions(Permissions::from_mode(MODE))?;
     // The name has to survive a crash as well as the content.
     if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         File::open(directory)?.sync_all()?;
