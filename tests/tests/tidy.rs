@@ -188,3 +188,41 @@ fn processes_are_started_by_workers_and_tools_only() {
     let inner = daemon_code(|path| !is_among(path, &STARTERS));
     none(&lines_with(&inner, &["process::Command", "Command::new", "tokio::process"]), "the engine never forks");
 }
+
+/// Pages for people, by their path in the project.
+fn pages() -> Vec<(String, String)> {
+    let root: Vec<_> = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
+        .into_iter()
+        .map(|name| (name.to_owned(), fs::read_to_string(top().join(name)).unwrap()))
+        .collect();
+    [root, files("docs", &[".md"])].concat()
+}
+
+#[test]
+fn the_code_map_is_complete() {
+    let map = fs::read_to_string(top().join("ARCHITECTURE.md")).unwrap();
+    let missing = daemon_code(|_| true).into_iter().filter_map(|(path, _)| {
+        let name = path.strip_prefix("daemon/src/")?.to_owned();
+        (!map.contains(&format!("`{name}`"))).then_some(name)
+    });
+    none(&missing.collect::<Vec<_>>(), "ARCHITECTURE.md says of every file of the daemon what lives there");
+    let gone = map.split('`').filter(|word| word.ends_with(".rs") && !word.contains(' ')).filter(|word| {
+        let is_there = |place: &str| top().join(place).join(word).exists();
+        !is_there("daemon/src") && !is_there("")
+    });
+    none(&gone.map(str::to_owned).collect::<Vec<_>>(), "ARCHITECTURE.md names files that exist");
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let dead = pages().into_iter().flat_map(|(path, text)| {
+        let links: Vec<String> = text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())).collect();
+        let beside = top().join(&path).parent().unwrap().to_owned();
+        links.into_iter().filter_map(move |link| {
+            let file = link.split('#').next().unwrap_or_default();
+            let is_dead = !link.starts_with("http") && !file.is_empty() && !beside.join(file).exists();
+            is_dead.then(|| format!("{path}: {link}"))
+        })
+    });
+    none(&dead.collect::<Vec<_>>(), "a link leads to a file that exists");
+}
