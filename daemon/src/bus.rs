@@ -35,6 +35,8 @@ pub struct Service {
     pub desk: Desk,
     /// Where answers come from.
     pub published: watch::Receiver<Published>,
+    /// How many callers are still being told something.
+    pub following: watch::Sender<usize>,
 }
 
 #[zbus::interface(name = "org.reconciled1.Manager")]
@@ -188,7 +190,12 @@ impl Service {
     fn hand_in(&self, task: Task, out: OwnedFd) -> fdo::Result<()> {
         let sender =
             pipe::Sender::from_owned_fd(out.into()).map_err(|e| fdo::Error::InvalidArgs(format!("a pipe is wanted: {e}")))?;
-        tokio::spawn(pump(self.desk.submit(task), sender));
+        let (told, following) = (self.desk.submit(task), self.following.clone());
+        following.send_modify(|n| *n += 1);
+        tokio::spawn(async move {
+            pump(told, sender).await;
+            following.send_modify(|n| *n -= 1);
+        });
         Ok(())
     }
 }

@@ -25,6 +25,9 @@ use crate::tasks::{Published, Worker};
 /// How long after SIGTERM a transaction may still wait for its probes before it is taken back instead.
 const PATIENCE_AT_STOP: Duration = Duration::from_secs(20);
 
+/// How long the end of an order may take to reach those who follow it.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// Everything that can happen to the main thread.
 #[derive(Debug)]
 enum Event {
@@ -89,6 +92,7 @@ async fn run(handle: tokio::runtime::Handle) -> Result<(), String> {
         settings: settings.clone(),
     };
     let thread = engine.spawn(events.clone())?;
+    let following = watch::Sender::new(0);
     let mut timers = Timers::default();
     let mut fed = 0;
     let result = loop {
@@ -96,7 +100,7 @@ async fn run(handle: tokio::runtime::Handle) -> Result<(), String> {
             None => break Ok(()),
             Some(Event::EngineStarted(Err(why))) => break Err(why),
             Some(Event::EngineStarted(Ok(()))) => {
-                let service = Service { desk: desk.clone(), published: published.clone() };
+                let service = Service { desk: desk.clone(), published: published.clone(), following: following.clone() };
                 serve(&connection, service).await?;
                 timers.start(&settings, &events);
                 show_status(published.clone());
@@ -135,6 +139,8 @@ async fn run(handle: tokio::runtime::Handle) -> Result<(), String> {
         }
     };
     drop(thread);
+    // Whoever follows hears the end of it.
+    let _ = tokio::time::timeout(LAST_WORDS, following.subscribe().wait_for(|n| *n == 0)).await;
     result
 }
 
