@@ -212,27 +212,4 @@ pub fn find(kind: &str) -> Option<&'static dyn Kind> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::KINDS;
-    use std::collections::BTreeSet;
-
-    #[test]
-    fn words_are_unique() {
-        let words: Vec<_> = KINDS.iter().flat_map(|k| [Some(k.kind()), k.short()]).flatten().collect();
-        assert_eq!(words.iter().collect::<BTreeSet<_>>().len(), words.len());
-    }
-
-    #[test]
-    fn examples_parse_and_unknown_keys_are_refused() {
-        for row in KINDS {
-            let parse = |text: &str| {
-                let table = toml::de::DeTable::parse(text).unwrap();
-                let array = table.get_ref()[row.kind()].get_ref().as_array().unwrap()[0].clone();
-                row.declare(toml::de::ValueDeserializer::from(array))
-            };
-            let (name, _) = parse(row.example()).unwrap_or_else(|e| panic!("{}: {e:?}", row.kind()));
-            assert!(!name.is_empty());
-            assert!(parse(&format!("{}\nsurprise = 1\n", row.example())).is_err(), "{}", row.kind());
-        }
-    }
-}
+mod tests;

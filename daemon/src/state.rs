@@ -573,3 +573,6 @@ fn json<T: Serialize>(what: &str, value: &T) -> StateResult<String> {
 fn parse<T: DeserializeOwned>(what: &str, text: &str) -> StateResult<T> {
     serde_json::from_str(text).map_err(|source| StateError::Corrupt { what: what.to_owned(), source })
 }
+
+#[cfg(test)]
+mod tests;

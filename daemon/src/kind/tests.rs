@@ -1,0 +1,212 @@
+//! Kinds by table: a repository and a host, and what is claimed.
+
+use std::collections::BTreeSet;
+
+use super::{KINDS, Sight, find};
+use crate::change::DirFacts;
+use crate::cycle::tests::entries;
+use crate::host::fake::{Fake, Node, World};
+use crate::manifest;
+use crate::source::Snapshot;
+
+/// Every claim as the plan would show it, `=` for one that is right already; or the first thing that cannot be.
+fn claims(list: &[(&str, &str)], host: impl FnOnce(&mut World)) -> Vec<String> {
+    let fake = Fake::new();
+    host(&mut fake.world());
+    let snapshot = Snapshot { entries: entries(list), ..Snapshot::default() };
+    let manifest = manifest::read(&snapshot).unwrap_or_else(|e| panic!("{list:?}: {e:?}"));
+    let sight = Sight { host: &fake };
+    let mut said = Vec::new();
+    for resource in &manifest.resources {
+        match find(&resource.kind).unwrap().claims(resource, &sight) {
+            Err(error) => said.push(format!("error: {error}")),
+            Ok(claims) => said.extend(claims.iter().map(|c| {
+                let sign = if c.change.is_noop() { '=' } else { c.change.sign() };
+                let reason = if c.change.is_noop() { String::new() } else { format!(" ({})", c.reason) };
+                format!("{sign} {}{reason}", c.change.target())
+            })),
+        }
+    }
+    assert_eq!(fake.calls(), 0, "a kind only looks");
+    said
+}
+
+fn file(content: &str, mode: u32, uid: u32, names: u64) -> Node {
+    Node::File { content: content.into(), mode, uid, gid: uid, names }
+}
+
+#[test]
+fn files() {
+    let put = |node: Node| move |w: &mut World| drop(w.tree.insert("/etc/x".to_owned(), node));
+    let plain: &[(&str, &str)] = &[("files/etc/x", "a")];
+    let with = |keys: &str| format!("[[file]]\npath = \"/etc/x\"\n{keys}");
+    type Host = Box<dyn FnOnce(&mut World)>;
+    let table: Vec<(Vec<(&str, String)>, Host, Vec<&str>)> = vec![
+        (vec![], Box::new(|_| {}), vec!["+ entry:/etc/x (new)"]),
+        (vec![], Box::new(put(file("a", 0o644, 0, 1))), vec!["= entry:/etc/x"]),
+        (vec![], Box::new(put(file("b", 0o644, 0, 1))), vec!["~ entry:/etc/x (content)"]),
+        (vec![], Box::new(put(file("b", 0o600, 33, 1))), vec!["~ entry:/etc/x (content, mode 0600 → 0644, owner 33:33 → 0:0)"]),
+        (vec![], Box::new(put(Node::Link("y".to_owned()))), vec!["~ entry:/etc/x (was a link to y)"]),
+        (
+            vec![],
+            Box::new(put(Node::Other("socket"))),
+            vec!["error: /etc/x is a socket; only files and links are replaced: move it away first"],
+        ),
+        (
+            vec![],
+            Box::new(|w| w.dir("/etc/x")),
+            vec!["error: /etc/x is a directory; only files and links are replaced: move it away first"],
+        ),
+        (
+            vec![],
+            Box::new(put(file("b", 0o644, 0, 2))),
+            vec!["error: /etc/x has 2 names (hard links); replacing it would part them: set links = \"break\" if that is meant"],
+        ),
+        (vec![], Box::new(put(file("a", 0o644, 0, 2))), vec!["= entry:/etc/x"]),
+        (
+            vec![("reconciled.toml", with("links = \"break\"\n"))],
+            Box::new(put(file("b", 0o644, 0, 2))),
+            vec!["~ entry:/etc/x (content)"],
+        ),
+        (
+            vec![("reconciled.toml", with("owner = \"ana\"\nmode = \"0400\"\n"))],
+            Box::new(put(file("a", 0o644, 0, 1))),
+            vec!["~ entry:/etc/x (mode 0644 → 0400, owner 0:0 → 1000:1000)"],
+        ),
+        (
+            vec![("reconciled.toml", with("owner = \"nobody-here\"\n"))],
+            Box::new(|_| {}),
+            vec!["error: /etc/x: the user `nobody-here` is neither on this host nor declared: create it, or correct `owner`"],
+        ),
+        (
+            vec![("reconciled.toml", with("group = \"none-here\"\n"))],
+            Box::new(|_| {}),
+            vec!["error: /etc/x: the group `none-here` is neither on this host nor declared: create it, or correct `group`"],
+        ),
+    ];
+    for (more, host, expected) in table {
+        let list: Vec<(&str, &str)> = plain.iter().copied().chain(more.iter().map(|(p, t)| (*p, t.as_str()))).collect();
+        assert_eq!(claims(&list, host), expected, "{more:?}");
+    }
+    let absent = [("reconciled.toml", "[[file]]\npath = \"/etc/x\"\nstate = \"absent\"\n")];
+    assert_eq!(claims(&absent, put(file("b", 0o644, 0, 1))), ["- entry:/etc/x (unwanted)"]);
+    assert_eq!(claims(&absent, |_| {}), ["= entry:/etc/x"]);
+}
+
+#[test]
+fn what_follows_from_the_place() {
+    // Implied directories are made once where they are missing; under a home all is its user's.
+    let said = claims(&[("files/home/ana/.config/app/x", "a"), ("files/srv/there/y", "b")], |w| w.dir("/srv/there"));
+    assert_eq!(
+        said,
+        [
+            "+ dir:/home/ana/.config (implied)",
+            "+ dir:/home/ana/.config/app (implied)",
+            "+ entry:/home/ana/.config/app/x (new)",
+            "+ entry:/srv/there/y (new)",
+        ]
+    );
+    let mine = |w: &mut World| {
+        w.dir("/home/ana/.config");
+        w.tree.insert("/home/ana/.config/x".to_owned(), file("a", 0o644, 1000, 1));
+    };
+    assert_eq!(claims(&[("files/home/ana/.config/x", "a")], mine), ["= entry:/home/ana/.config/x"]);
+    // A link on the way is named with where it leads.
+    let linked = |w: &mut World| drop(w.tree.insert("/srv/www".to_owned(), Node::Link("/var/www".to_owned())));
+    let said = claims(&[("files/srv/www/x", "a")], linked);
+    assert!(said[0].starts_with("error: ") && said[0].contains("/srv/www") && said[0].contains("/var/www"), "{said:?}");
+}
+
+#[test]
+fn directories() {
+    let with = |keys: &str| format!("[[directory]]\npath = \"/srv/x\"\n{keys}");
+    let put = |mode, uid| move |w: &mut World| drop(w.tree.insert("/srv/x".into(), Node::Dir(DirFacts { mode, uid, gid: uid })));
+    let of = |keys: &str, host: Box<dyn FnOnce(&mut World)>| claims(&[("reconciled.toml", &with(keys))], host);
+    assert_eq!(of("", Box::new(|_| {})), ["+ dir:/srv/x (new)"]);
+    assert_eq!(of("", Box::new(put(0o700, 33))), ["= dir:/srv/x"], "naming one key manages only that key");
+    assert_eq!(of("mode = \"0750\"\n", Box::new(put(0o700, 33))), ["~ dir:/srv/x (mode 0700 → 0750)"]);
+    assert_eq!(of("owner = \"www-data\"\n", Box::new(put(0o700, 0))), ["~ dir:/srv/x (owner 0:0 → 33:33)"]);
+    assert_eq!(of("group = \"www-data\"\n", Box::new(put(0o700, 0))), ["~ dir:/srv/x (owner 0:0 → 0:33)"]);
+    assert_eq!(of("state = \"absent\"\n", Box::new(put(0o700, 0))), ["- dir:/srv/x (unwanted)"]);
+    assert_eq!(of("state = \"absent\"\n", Box::new(|_| {})), ["= dir:/srv/x"]);
+    let full = |w: &mut World| {
+        w.dir("/srv/x");
+        w.file("/srv/x/data", "precious");
+    };
+    assert!(of("state = \"absent\"\n", Box::new(full))[0].contains("is not empty: empty it by hand"));
+    let said = of("", Box::new(|w| w.file("/srv/x", "a file")));
+    assert!(said[0].contains("not a directory"), "{said:?}");
+    assert_eq!(claims(&[("reconciled.toml", "directories = [\"/srv/a/b\"]\n")], |_| {}).len(), 2, "its parent is implied");
+}
+
+#[test]
+fn links() {
+    let list: &[(&str, &str)] = &[("files/etc/x@", "../y")];
+    let put = |node: Node| move |w: &mut World| drop(w.tree.insert("/etc/x".to_owned(), node));
+    assert_eq!(claims(list, |_| {}), ["+ entry:/etc/x (new)"]);
+    assert_eq!(claims(list, put(Node::Link("../y".to_owned()))), ["= entry:/etc/x"]);
+    assert_eq!(claims(list, put(Node::Link("z".to_owned()))), ["~ entry:/etc/x (target z → ../y)"]);
+    assert_eq!(claims(list, put(Node::file("f"))), ["~ entry:/etc/x (was a file)"]);
+    assert!(claims(list, |w| w.dir("/etc/x"))[0].contains("is a directory"));
+    let absent = [("reconciled.toml", "[[link]]\npath = \"/etc/x\"\nstate = \"absent\"\n")];
+    assert_eq!(claims(&absent, put(Node::Link("z".to_owned()))), ["- entry:/etc/x (unwanted)"]);
+    assert_eq!(claims(&absent, |_| {}), ["= entry:/etc/x"]);
+}
+
+#[test]
+fn units() {
+    let place = "/usr/lib/systemd/system/a.service";
+    let there = move |w: &mut World| w.file(place, "[Service]\n");
+    let up = move |w: &mut World| {
+        there(w);
+        w.running("a.service", place, &[]);
+    };
+    let of = |keys: &str, host: Box<dyn FnOnce(&mut World)>| {
+        claims(&[("reconciled.toml", &format!("[[unit]]\nname = \"a.service\"\n{keys}"))], host)
+    };
+    assert_eq!(of("", Box::new(there)), ["~ unit:a.service (enable, start)"], "only a name: enabled and active");
+    assert_eq!(of("", Box::new(up)), ["= unit:a.service"]);
+    assert_eq!(of("enabled = false\n", Box::new(up)), ["~ unit:a.service (disable)"]);
+    assert_eq!(of("active = false\n", Box::new(up)), ["~ unit:a.service (stop)"]);
+    assert_eq!(of("masked = true\n", Box::new(up)), ["~ unit:a.service (mask)"]);
+    assert_eq!(of("masked = false\n", Box::new(up)), ["= unit:a.service"]);
+    assert_eq!(of("enabled = true\n", Box::new(there)), ["~ unit:a.service (enable)"], "active is nobody's business then");
+    let fixed = move |w: &mut World| {
+        up(w);
+        w.units.get_mut("a.service").unwrap().fixed = true;
+    };
+    assert_eq!(of("", Box::new(fixed)), ["= unit:a.service"], "a static unit cannot be enabled, and need not be");
+}
+
+#[test]
+fn every_row_stands_by_its_example() {
+    for row in KINDS {
+        let list = [("reconciled.toml", row.example()), ("files/etc/shop/settings.ini", "x")];
+        let said = claims(&list, |w| {
+            w.file("/usr/lib/systemd/system/worker.service", "[Service]\n");
+            w.dir("/etc/nginx");
+        });
+        assert!(said.iter().all(|s| !s.starts_with("error")), "{}: {said:?}", row.kind());
+        assert!(!said.is_empty());
+    }
+}
+
+#[test]
+fn words_are_unique() {
+    let words: Vec<_> = KINDS.iter().flat_map(|k| [Some(k.kind()), k.short()]).flatten().collect();
+    assert_eq!(words.iter().collect::<BTreeSet<_>>().len(), words.len());
+}
+
+#[test]
+fn examples_parse_and_unknown_keys_are_refused() {
+    for row in KINDS {
+        let parse = |text: &str| {
+            let table = toml::de::DeTable::parse(text).unwrap();
+            let array = table.get_ref()[row.kind()].get_ref().as_array().unwrap()[0].clone();
+            row.declare(toml::de::ValueDeserializer::from(array))
+        };
+        let (name, _) = parse(row.example()).unwrap_or_else(|e| panic!("{}: {e:?}", row.kind()));
+        assert!(!name.is_empty());
+        assert!(parse(&format!("{}\nsurprise = 1\n", row.example())).is_err(), "{}", row.kind());
+    }
+}

@@ -1,0 +1,260 @@
+//! The store: what it keeps, what it refuses, what it never forgets.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::{Commitment, FORMAT, Held, Setting, State, StateError};
+use crate::audit::Head;
+use crate::change::{Change, FileFacts, Object, Wake};
+use crate::cycle::tests::{id, scratch};
+use crate::digest::Digest;
+use crate::journal::{Event, State as Phase};
+use crate::manifest::Manifest;
+use crate::path::ManagedPath;
+use crate::plan::{Intent, Plan, Step};
+use crate::source::Commit;
+
+fn change(path: &str, before: &str) -> Change {
+    let object = |text: &str| match text {
+        "" => Object::Absent,
+        text => {
+            let (digest, size) = (Digest::of(text.as_bytes()), text.len() as u64);
+            Object::File(FileFacts { digest, size, mode: 0o644, uid: 0, gid: 0 })
+        }
+    };
+    Change::Entry { path: ManagedPath::new(path).unwrap(), before: object(before), after: object("ours"), secret: false }
+}
+
+fn plan(intent: Intent, commit: &str, claimed: &[Change], released: &[&str]) -> Plan {
+    let step = |change: &Change| Step { resource: "file:/etc/x".to_owned(), reason: "new".to_owned(), change: change.clone() };
+    Plan {
+        intent,
+        actor: "ana".to_owned(),
+        commit: Commit { id: id(commit), summary: "s".to_owned(), author: "a".to_owned() },
+        manifest: Manifest::default(),
+        steps: claimed.iter().map(step).collect(),
+        wakes: vec![Wake::DaemonReload, Wake::Restart { unit: "a.service".to_owned() }],
+        guards: Vec::new(),
+        claimed: claimed.iter().map(|c| (c.target(), c.clone())).collect(),
+        released: released.iter().map(|r| (*r).to_owned()).collect(),
+        touched: Vec::new(),
+        notes: Vec::new(),
+    }
+}
+
+fn commit(state: &mut State, plan: &Plan, hold: &[Held]) -> u64 {
+    let id = state.begin(plan, &["/.reconciled".into()]).unwrap();
+    state.advance(id, Event::Act, None).unwrap();
+    state.commit(&Commitment { id, plan, at: "2026-04-01T00:00:00Z", hold }).unwrap()
+}
+
+fn held(commit: &str) -> Held {
+    Held { commit: id(commit), reason: format!("bad {commit}"), since: "2026-04-01T00:00:00Z".to_owned() }
+}
+
+/// Changes the file behind the store's back.
+fn meddle(dir: &Path, sql: &str) {
+    Connection::open(dir.join("state.db")).unwrap().execute_batch(sql).unwrap();
+}
+
+#[test]
+fn a_new_store_is_empty_and_stays_as_it_is() {
+    let dir = scratch();
+    for _ in 0..2 {
+        let state = State::open(dir.path()).unwrap();
+        assert!(state.live().unwrap().is_none() && state.open_transaction().unwrap().is_none());
+        assert!(state.ledger().unwrap().is_empty() && state.newest_held().unwrap().is_none());
+    }
+    let mode = |name: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777
+    };
+    assert_eq!(mode("objects"), 0o700);
+}
+
+#[test]
+fn an_unknown_newer_format_is_refused_and_left_alone() {
+    let dir = scratch();
+    commit(&mut State::open(dir.path()).unwrap(), &plan(Intent::Deploy, "1", &[], &[]), &[]);
+    meddle(dir.path(), &format!("PRAGMA user_version = {};", FORMAT + 1));
+    let before = std::fs::read(dir.path().join("state.db")).unwrap();
+    let error = State::open(dir.path()).unwrap_err();
+    assert!(matches!(error, StateError::Version { found } if found == FORMAT + 1), "{error}");
+    assert!(error.to_string().contains("nothing was changed"));
+    assert_eq!(std::fs::read(dir.path().join("state.db")).unwrap(), before);
+}
+
+#[test]
+fn a_row_that_does_not_check_is_named_and_never_guessed_at() {
+    let damaged = |sql: &str| {
+        let dir = scratch();
+        let mut state = State::open(dir.path()).unwrap();
+        commit(&mut state, &plan(Intent::Deploy, "1", &[change("/etc/x", "old")], &[]), &[]);
+        let id = state.begin(&plan(Intent::Deploy, "2", &[], &[]), &[]).unwrap();
+        state.advance(id, Event::Act, None).unwrap();
+        meddle(dir.path(), sql);
+        (dir, state, id)
+    };
+    for (sql, named) in [
+        ("UPDATE txn SET plan = '{' WHERE id = 2", "transaction 2"),
+        ("UPDATE txn SET plan = substr(plan, 1, 40) WHERE id = 2", "transaction 2"),
+        ("UPDATE txn SET staging = '7' WHERE id = 2", "transaction 2"),
+        ("UPDATE txn SET state = 'committing' WHERE id = 2", "unknown state `committing`"),
+    ] {
+        let (_dir, mut state, id) = damaged(sql);
+        let error = state.open_transaction().unwrap_err().to_string();
+        assert!(error.contains(named), "{sql}: {error}");
+        if sql.contains("committing") {
+            assert!(state.advance(id, Event::Undo, None).is_err(), "nothing follows on a state that nobody knows");
+        }
+    }
+    let (_dir, state, _) = damaged("UPDATE ledger SET displaced = 'null'");
+    assert!(state.ledger().unwrap_err().to_string().contains("entry:/etc/x"));
+    let (_dir, state, _) = damaged("UPDATE generation SET manifest = '[]'");
+    assert!(state.live().unwrap_err().to_string().contains("generation 1"));
+    let (_dir, state, _) = damaged("UPDATE owed SET wake = '{}' WHERE txn = 2");
+    assert!(state.owed(2).unwrap_err().to_string().contains("wake"));
+}
+
+#[test]
+fn only_what_the_journal_allows() {
+    let dir = scratch();
+    let mut state = State::open(dir.path()).unwrap();
+    let plan = plan(Intent::Deploy, "1", &[], &[]);
+    let id = state.begin(&plan, &[]).unwrap();
+    let error = state.commit(&Commitment { id, plan: &plan, at: "", hold: &[] }).unwrap_err();
+    assert!(matches!(error, StateError::Illegal(_)), "planned cannot commit: {error}");
+    assert!(state.live().unwrap().is_none());
+    state.advance(id, Event::Act, None).unwrap();
+    state.advance(id, Event::Undo, Some("why")).unwrap();
+    assert!(state.commit(&Commitment { id, plan: &plan, at: "", hold: &[] }).is_err(), "what is undone does not commit");
+    let open = State::open(dir.path()).unwrap().open_transaction().unwrap().unwrap();
+    assert_eq!((open.state, open.reason.as_str(), open.plan), (Phase::Undoing, "why", plan));
+}
+
+#[test]
+fn the_first_claim_is_what_stood_there_before_us() {
+    let dir = scratch();
+    let mut state = State::open(dir.path()).unwrap();
+    let (first, second) = (change("/etc/x", "theirs"), change("/etc/x", "ours"));
+    commit(&mut state, &plan(Intent::Deploy, "1", std::slice::from_ref(&first), &[]), &[]);
+    commit(&mut state, &plan(Intent::Deploy, "2", &[second.clone(), change("/etc/y", "")], &[]), &[]);
+    let ledger = state.ledger().unwrap();
+    assert_eq!(ledger["entry:/etc/x"], first, "a later claim sees our own work");
+    assert_eq!(ledger.len(), 2);
+    commit(&mut state, &plan(Intent::Deploy, "3", &[], &["entry:/etc/x"]), &[]);
+    assert_eq!(state.ledger().unwrap().keys().collect::<Vec<_>>(), ["entry:/etc/y"]);
+    commit(&mut state, &plan(Intent::Deploy, "4", std::slice::from_ref(&second), &[]), &[]);
+    assert_eq!(state.ledger().unwrap()["entry:/etc/x"], second, "given up and claimed anew");
+}
+
+#[test]
+fn generations_are_numbered_and_a_repair_makes_none() {
+    let dir = scratch();
+    let mut state = State::open(dir.path()).unwrap();
+    assert_eq!(commit(&mut state, &plan(Intent::Deploy, "1", &[], &[]), &[]), 1);
+    assert_eq!(commit(&mut state, &plan(Intent::Deploy, "2", &[], &[]), &[]), 2);
+    assert_eq!(commit(&mut state, &plan(Intent::Repair, "2", &[], &[]), &[]), 2);
+    assert_eq!(commit(&mut state, &plan(Intent::Rollback, "1", &[], &[]), &[]), 3);
+    let numbers: Vec<u64> = state.history(10).unwrap().iter().map(|g| g.number).collect();
+    assert_eq!(numbers, [3, 2, 1]);
+    assert_eq!(state.live().unwrap().unwrap().commit.id, id("1"));
+    assert_eq!(state.generation(2).unwrap().unwrap().commit.id, id("2"));
+    assert!(state.generation(4).unwrap().is_none());
+}
+
+#[test]
+fn held_revisions() {
+    let dir = scratch();
+    let mut state = State::open(dir.path()).unwrap();
+    for commit in ["b", "a", "c", "a"] {
+        state.hold(&held(commit)).unwrap();
+    }
+    assert_eq!(state.newest_held().unwrap(), Some(held("a")), "held again is held last");
+    assert!(state.unhold(&id("a")).unwrap());
+    assert!(!state.unhold(&id("a")).unwrap());
+    assert_eq!(state.newest_held().unwrap(), Some(held("c")));
+    assert_eq!(state.held(&id("b")).unwrap(), Some(held("b")));
+    // What goes live is no longer held; what it leaves behind is.
+    commit(&mut state, &plan(Intent::Rollback, "c", &[], &[]), &[held("d"), held("e")]);
+    assert_eq!(state.held(&id("c")).unwrap(), None);
+    assert_eq!(State::open(dir.path()).unwrap().newest_held().unwrap(), Some(held("e")), "and stays so");
+}
+
+#[test]
+fn interruptions_are_counted_until_a_commit() {
+    let dir = scratch();
+    let mut state = State::open(dir.path()).unwrap();
+    let mut count = |commit: &str| state.count_interruption(&id(commit)).unwrap();
+    assert_eq!((count("1"), count("1"), count("2"), count("1")), (1, 2, 1, 3));
+    commit(&mut state, &plan(Intent::Deploy, "1", &[], &[]), &[]);
+    assert_eq!(state.count_interruption(&id("1")).unwrap(), 1);
+    assert_eq!(state.count_interruption(&id("2")).unwrap(), 2);
+}
+
+#[test]
+fn wakes_are_owed_until_they_are_done() {
+    let dir = scratch();
+    let mut state = State::open(dir.path()).unwrap();
+    let plan = plan(Intent::Deploy, "1", &[], &[]);
+    let id = state.begin(&plan, &[]).unwrap();
+    let owed = |state: &State| state.owed(id).unwrap().into_iter().map(|(_, w)| w.to_string()).collect::<Vec<_>>();
+    assert_eq!(owed(&state), ["daemon-reload", "restart a.service"]);
+    let (first, _) = state.owed(id).unwrap()[0].clone();
+    state.wake_done(id, first).unwrap();
+    assert_eq!(owed(&State::open(dir.path()).unwrap()), ["restart a.service"]);
+}
+
+#[test]
+fn what_is_over_is_swept_and_forgotten() {
+    let dir = scratch();
+    let mut state = State::open(dir.path()).unwrap();
+    let dropped = state.begin(&plan(Intent::Deploy, "1", &[], &[]), &["/a/.reconciled".into()]).unwrap();
+    assert!(state.left_over_staging().unwrap().is_empty(), "what is open is not left over");
+    state.advance(dropped, Event::Drop, None).unwrap();
+    assert_eq!(state.left_over_staging().unwrap(), [(dropped, vec!["/a/.reconciled".into()])]);
+    assert!(state.open_transaction().unwrap().is_none());
+    commit(&mut state, &plan(Intent::Deploy, "2", &[], &[]), &[]);
+    assert_eq!(state.left_over_staging().unwrap().len(), 1, "closed ones go with the next commit");
+}
+
+#[test]
+fn settings_and_the_audit_head() {
+    let dir = scratch();
+    let mut state = State::open(dir.path()).unwrap();
+    assert_eq!((state.setting(Setting::Paused).unwrap(), state.audit_head().unwrap()), (None, None));
+    state.set_setting(Setting::Paused, Some("p")).unwrap();
+    state.set_setting(Setting::Desired, Some("d")).unwrap();
+    let head = Head { seq: 7, hash: Digest::of(b"x") };
+    state.set_audit_head(&head).unwrap();
+    let mut state = State::open(dir.path()).unwrap();
+    assert_eq!(state.setting(Setting::Paused).unwrap().as_deref(), Some("p"));
+    assert_eq!(state.audit_head().unwrap(), Some(head));
+    state.set_setting(Setting::Paused, None).unwrap();
+    assert_eq!(state.setting(Setting::Paused).unwrap(), None);
+    state.set_setting(Setting::AuditHead, Some("{")).unwrap();
+    assert!(state.audit_head().unwrap_err().to_string().contains("audit head"));
+}
+
+#[test]
+fn objects_are_what_their_names_say() {
+    let dir = scratch();
+    let state = State::open(dir.path()).unwrap();
+    let contents: BTreeMap<Digest, Vec<u8>> =
+        (0..100_u8).map(|i| vec![i; usize::from(i)]).map(|content| (Digest::of(&content), content)).collect();
+    for (digest, content) in &contents {
+        state.objects().put(digest, content).unwrap();
+    }
+    state.objects().sync().unwrap();
+    for (digest, content) in &contents {
+        assert_eq!(state.objects().get(digest).unwrap().as_ref(), Some(content));
+    }
+    assert_eq!(state.objects().get(&Digest::of(b"unknown")).unwrap(), None);
+    let (digest, _) = contents.iter().find(|(_, content)| content.len() == 50).unwrap();
+    let hex = digest.to_string();
+    let place = dir.path().join("objects").join(&hex[..2]).join(&hex[2..]);
+    std::fs::write(&place, "something else").unwrap();
+    assert!(state.objects().get(digest).unwrap_err().to_string().contains("damaged"));
+}
