@@ -180,6 +180,13 @@ impl Desk {
         ticket
     }
 
+    /// Ends the task in flight and tells its followers so; both at once, so that nobody joins what is over and waits for ever.
+    pub fn finish(&self, ticket: &Ticket, report: Report) {
+        let mut inner = self.lock();
+        inner.in_flight = None;
+        ticket.followers.tell(&Progress::Done { report });
+    }
+
     /// Takes nothing new from here on; what waits is told so.
     pub fn stop(&self) {
         let mut inner = self.lock();
@@ -247,6 +254,45 @@ mod tests {
             }
         }
         last
+    }
+
+    #[test]
+    fn nobody_joins_what_is_over() {
+        let desk = Desk::default();
+        let mut first = desk.submit(push("a"));
+        let flying = desk.take(Duration::ZERO).unwrap();
+        assert!(!desk.is_idle());
+        desk.finish(&flying, crate::report::Report::short(Verdict::Live, ""));
+        assert!(desk.is_idle());
+        let mut late = desk.submit(push("a"));
+        assert_eq!((end(&mut first), end(&mut late)), (Some(Verdict::Live), None));
+        assert_eq!(desk.take(Duration::ZERO).unwrap().task, push("a"), "it is a push of its own");
+    }
+
+    #[test]
+    fn timers_queue_once_and_the_queue_ends() {
+        let desk = Desk::default();
+        let tick = || Task::Order(Order::Repair { actor: "drift".to_owned(), insist: false });
+        let poll = || Task::Poll { remote: "origin".to_owned() };
+        let insist = || Task::Order(Order::Repair { actor: "root".to_owned(), insist: true });
+        for (task, verdict) in
+            [(tick(), None), (tick(), Some(Verdict::Superseded)), (poll(), None), (poll(), Some(Verdict::Superseded))]
+        {
+            assert_eq!(end(&mut desk.submit(task)), verdict);
+        }
+        assert_eq!(end(&mut desk.submit(insist())), None);
+        assert_eq!(end(&mut desk.submit(insist())), None, "a person is answered each time");
+        // A push goes before all that waits.
+        let mut waits = desk.submit(push("a"));
+        assert_eq!(desk.take(Duration::ZERO).unwrap().task, push("a"));
+        let told: Vec<_> = std::iter::repeat_with(|| desk.submit(insist())).take(100).map(|mut r| end(&mut r)).collect();
+        assert!(told.iter().filter(|t| **t == Some(Verdict::Failed)).count() > 30, "the queue has a limit");
+        assert_eq!(desk.take(Duration::ZERO).unwrap().task, tick());
+        assert_eq!(desk.take(Duration::ZERO).unwrap().task, poll());
+        let mut left = desk.submit(push("b"));
+        desk.stop();
+        assert_eq!((end(&mut waits), end(&mut left)), (None, Some(Verdict::Failed)), "what waits is told that nothing comes");
+        assert!(desk.is_stopping());
     }
 
     #[test]

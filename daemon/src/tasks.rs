@@ -131,7 +131,7 @@ impl Worker {
             // A timer that found nothing to do is no news.
             let news = report.verdict != Verdict::NothingToDo && !matches!(ticket.task, Task::Poll { .. });
             self.publish(news.then(|| report.text()));
-            ticket.followers.tell(&Progress::Done { report });
+            self.desk.finish(&ticket, report);
         }
     }
 
@@ -368,3 +368,6 @@ impl Worker {
         Ok(Report::short(Verdict::NothingToDo, "it goes on: pushes are taken, drift is healed"))
     }
 }
+
+#[cfg(test)]
+mod tests;
