@@ -199,7 +199,7 @@ pub fn read(host: &dyn Look, commit: &str, descends_from: Option<&str>) -> Resul
     let budget = Budget::STANDARD;
     let request = Request::Read { commit: commit.to_owned(), descends_from: descends_from.map(str::to_owned), budget };
     let bytes = ask(host, &request, usize::try_from(budget.total).unwrap_or(usize::MAX) + (32 << 20))?;
-    receive(&bytes, budget)
+    receive(&bytes, budget, commit)
 }
 
 /// Moves a ref by compare-and-swap.
@@ -326,10 +326,10 @@ fn first_line(bytes: &[u8]) -> Result<(Answer, &[u8]), SourceError> {
 }
 
 /// Reads the worker's answer as what it is: foreign bytes.
-fn receive(bytes: &[u8], budget: Budget) -> Result<Received, SourceError> {
+fn receive(bytes: &[u8], budget: Budget, asked: &str) -> Result<Received, SourceError> {
     let (head, mut rest) = first_line(bytes)?;
     let (commit, descends) = match head {
-        Answer::Commit { commit, descends } => (commit, descends),
+        Answer::Commit { commit, descends } if commit.id == asked => (commit, descends),
         Answer::Refused { reason } => return Err(SourceError::Refused(escape(&reason))),
         other => return Err(nonsense(&format!("{other:?}"))),
     };
@@ -367,3 +367,6 @@ fn receive(bytes: &[u8], budget: Budget) -> Result<Received, SourceError> {
     let commit = Commit { id: commit.id, summary: escape(&commit.summary), author: escape(&commit.author) };
     Ok(Received { snapshot: Snapshot { commit, entries }, descends })
 }
+
+#[cfg(test)]
+mod tests;

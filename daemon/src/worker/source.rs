@@ -245,3 +245,6 @@ fn resolve(repository: &Repository, reference: &str) -> Result<Option<String>, S
         Err(e) => Err(format!("{reference}: {}", e.message())),
     }
 }
+
+#[cfg(test)]
+mod tests;
