@@ -77,7 +77,7 @@ impl FromStr for Digest {
 
     fn from_str(s: &str) -> Result<Self, String> {
         let bad = || format!("`{s}` is not a SHA-256 digest (64 hexadecimal digits)");
-        if s.len() != 64 || !s.is_ascii() {
+        if s.len() != 64 || !s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(bad());
         }
         let mut out = [0_u8; 32];
@@ -109,7 +109,9 @@ mod tests {
         let empty = Digest::of(b"");
         assert_eq!(empty.to_string(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(empty.to_string().parse::<Digest>().unwrap(), empty);
-        assert!("xyz".parse::<Digest>().is_err());
+        for bad in ["xyz", &"+f".repeat(32), &"E3".repeat(32), &"é".repeat(32)] {
+            assert!(bad.parse::<Digest>().is_err(), "{bad}: one digest has one spelling");
+        }
         // RFC 4231, test case 2, with its short key padded as HMAC does.
         let mut key = [0_u8; 32];
         key[..4].copy_from_slice(b"Jefe");

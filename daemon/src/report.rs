@@ -143,3 +143,50 @@ impl Report {
         format!("{what} ({total} ms: {})", times.join(", "))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Progress, Report, Verdict};
+
+    #[test]
+    fn every_end_reads_like_this_and_has_its_exit_code() {
+        for (verdict, generation, reason, text, code) in [
+            (Verdict::Live, Some(2), "", "success: live and healthy: generation 2", 0),
+            (Verdict::Live, None, "", "success: live and healthy", 0),
+            (Verdict::NothingToDo, Some(2), "", "success: nothing to do: generation 2 is live", 0),
+            (Verdict::NothingToDo, None, "", "success: nothing to do", 0),
+            (Verdict::Accepted, Some(2), "", "success: preview: this would be accepted; nothing was applied", 0),
+            (Verdict::Refused, Some(2), "a\nb", "error: refused, nothing was touched: a\nb", 1),
+            (Verdict::RolledBack, Some(2), "a\nb", "error: rolled back to generation 2: a", 1),
+            (Verdict::RolledBack, None, "a", "error: rolled back to what stood here before: a", 1),
+            (Verdict::Differs, Some(2), "the host differs in 1 places", "the host differs in 1 places", 1),
+            (Verdict::Superseded, None, "a", "error: not tried: a", 1),
+            (Verdict::Failed, None, "a", "error: a", 1),
+            (Verdict::Stuck, Some(2), "a", "error: STUCK, a person is needed: a", 5),
+        ] {
+            let report = Report { generation, ..Report::short(verdict, reason) };
+            assert_eq!(report.text(), text);
+            assert_eq!((verdict.exit_code(), verdict.is_good()), (code, code == 0), "{verdict:?}");
+            let told = Progress::Done { report };
+            assert_eq!(told.text(), text);
+            let line = serde_json::to_string(&told).unwrap();
+            assert_eq!(serde_json::from_str::<Progress>(&line).unwrap(), told, "the client reads what the daemon writes");
+        }
+    }
+
+    #[test]
+    fn stages_and_lines() {
+        let stages = vec![("read".to_owned(), 12), ("apply".to_owned(), 30)];
+        let report = Report { stages, ..Report::short(Verdict::Live, "") };
+        assert_eq!(report.text(), "success: live and healthy (42 ms: read 12, apply 30)");
+        let text = || "x".to_owned();
+        for (progress, line) in [
+            (Progress::Line { text: text() }, "x"),
+            (Progress::Good { text: text() }, "ok    x"),
+            (Progress::Bad { text: text() }, "error: x"),
+            (Progress::Note { text: text() }, "hint: x"),
+        ] {
+            assert_eq!(progress.text(), line);
+        }
+    }
+}

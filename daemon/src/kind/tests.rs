@@ -35,58 +35,56 @@ fn file(content: &str, mode: u32, uid: u32, names: u64) -> Node {
     Node::File { content: content.into(), mode, uid, gid: uid, names }
 }
 
+/// Keys of a table, a host, and what is claimed.
+type Row<'a> = (&'a str, Box<dyn FnOnce(&mut World)>, Vec<&'a str>);
+
 #[test]
 fn files() {
     let put = |node: Node| move |w: &mut World| drop(w.tree.insert("/etc/x".to_owned(), node));
     let plain: &[(&str, &str)] = &[("files/etc/x", "a")];
-    let with = |keys: &str| format!("[[file]]\npath = \"/etc/x\"\n{keys}");
-    type Host = Box<dyn FnOnce(&mut World)>;
-    let table: Vec<(Vec<(&str, String)>, Host, Vec<&str>)> = vec![
-        (vec![], Box::new(|_| {}), vec!["+ entry:/etc/x (new)"]),
-        (vec![], Box::new(put(file("a", 0o644, 0, 1))), vec!["= entry:/etc/x"]),
-        (vec![], Box::new(put(file("b", 0o644, 0, 1))), vec!["~ entry:/etc/x (content)"]),
-        (vec![], Box::new(put(file("b", 0o600, 33, 1))), vec!["~ entry:/etc/x (content, mode 0600 → 0644, owner 33:33 → 0:0)"]),
-        (vec![], Box::new(put(Node::Link("y".to_owned()))), vec!["~ entry:/etc/x (was a link to y)"]),
+    let table: Vec<Row<'_>> = vec![
+        ("", Box::new(|_| {}), vec!["+ entry:/etc/x (new)"]),
+        ("", Box::new(put(file("a", 0o644, 0, 1))), vec!["= entry:/etc/x"]),
+        ("", Box::new(put(file("b", 0o644, 0, 1))), vec!["~ entry:/etc/x (content)"]),
+        ("", Box::new(put(file("b", 0o600, 33, 1))), vec!["~ entry:/etc/x (content, mode 0600 → 0644, owner 33:33 → 0:0)"]),
+        ("", Box::new(put(Node::Link("y".to_owned()))), vec!["~ entry:/etc/x (was a link to y)"]),
         (
-            vec![],
+            "",
             Box::new(put(Node::Other("socket"))),
             vec!["error: /etc/x is a socket; only files and links are replaced: move it away first"],
         ),
         (
-            vec![],
+            "",
             Box::new(|w| w.dir("/etc/x")),
             vec!["error: /etc/x is a directory; only files and links are replaced: move it away first"],
         ),
         (
-            vec![],
+            "",
             Box::new(put(file("b", 0o644, 0, 2))),
             vec!["error: /etc/x has 2 names (hard links); replacing it would part them: set links = \"break\" if that is meant"],
         ),
-        (vec![], Box::new(put(file("a", 0o644, 0, 2))), vec!["= entry:/etc/x"]),
+        ("", Box::new(put(file("a", 0o644, 0, 2))), vec!["= entry:/etc/x"]),
+        ("links = \"break\"\n", Box::new(put(file("b", 0o644, 0, 2))), vec!["~ entry:/etc/x (content)"]),
         (
-            vec![("reconciled.toml", with("links = \"break\"\n"))],
-            Box::new(put(file("b", 0o644, 0, 2))),
-            vec!["~ entry:/etc/x (content)"],
-        ),
-        (
-            vec![("reconciled.toml", with("owner = \"ana\"\nmode = \"0400\"\n"))],
+            "owner = \"ana\"\nmode = \"0400\"\n",
             Box::new(put(file("a", 0o644, 0, 1))),
             vec!["~ entry:/etc/x (mode 0644 → 0400, owner 0:0 → 1000:1000)"],
         ),
         (
-            vec![("reconciled.toml", with("owner = \"nobody-here\"\n"))],
+            "owner = \"nobody-here\"\n",
             Box::new(|_| {}),
             vec!["error: /etc/x: the user `nobody-here` is neither on this host nor declared: create it, or correct `owner`"],
         ),
         (
-            vec![("reconciled.toml", with("group = \"none-here\"\n"))],
+            "group = \"none-here\"\n",
             Box::new(|_| {}),
             vec!["error: /etc/x: the group `none-here` is neither on this host nor declared: create it, or correct `group`"],
         ),
     ];
-    for (more, host, expected) in table {
-        let list: Vec<(&str, &str)> = plain.iter().copied().chain(more.iter().map(|(p, t)| (*p, t.as_str()))).collect();
-        assert_eq!(claims(&list, host), expected, "{more:?}");
+    for (keys, host, expected) in table {
+        let table = format!("[[file]]\npath = \"/etc/x\"\n{keys}");
+        let more = [("reconciled.toml", if keys.is_empty() { "" } else { table.as_str() })];
+        assert_eq!(claims(&[plain, &more].concat(), host), expected, "{keys}");
     }
     let absent = [("reconciled.toml", "[[file]]\npath = \"/etc/x\"\nstate = \"absent\"\n")];
     assert_eq!(claims(&absent, put(file("b", 0o644, 0, 1))), ["- entry:/etc/x (unwanted)"]);

@@ -22,7 +22,8 @@ impl<R: BufRead> Packets<R> {
             Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
             result => result.map_err(|e| e.to_string())?,
         }
-        let length = std::str::from_utf8(&head).ok().and_then(|h| usize::from_str_radix(h, 16).ok());
+        let digits = std::str::from_utf8(&head).ok().filter(|h| h.bytes().all(|b| b.is_ascii_hexdigit()));
+        let length = digits.and_then(|h| usize::from_str_radix(h, 16).ok());
         match length {
             Some(0) => Ok(None),
             Some(length @ 4..=LIMIT) => {
