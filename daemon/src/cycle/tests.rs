@@ -2,7 +2,6 @@
 
 mod faults;
 mod orders;
-mod worker;
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
