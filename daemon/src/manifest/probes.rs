@@ -1,5 +1,7 @@
 //! `[[probe]]` tables: what their types do not rule out.
 
+use std::time::Duration;
+
 use serde::Deserialize as _;
 use toml::de::ValueDeserializer;
 
@@ -56,6 +58,9 @@ fn check(probe: &Probe) -> Result<(), Fault> {
     check_times(probe)
 }
 
+/// Longest time that all attempts of a probe may take together.
+const WHOLE_LIMIT: Duration = Duration::from_secs(30 * 60);
+
 fn check_times(probe: &Probe) -> Result<(), Fault> {
     if !(1..=ATTEMPTS_LIMIT).contains(&probe.attempts) {
         return fault(&["attempts"], "`attempts` must be 1 to 1000", "write attempts = 10");
@@ -69,6 +74,15 @@ fn check_times(probe: &Probe) -> Result<(), Fault> {
         if span > SPAN_LIMIT {
             return fault(path, "a push would wait longer than an hour", "write \"1h\" at most");
         }
+    }
+    // While a probe is asked nothing else is done on this host: no other push, no repair.
+    let attempt = probe.timeout.0.saturating_add(probe.interval.0);
+    if attempt.saturating_mul(probe.attempts).saturating_add(probe.stable_for.0) > WHOLE_LIMIT {
+        return fault(
+            &["attempts"],
+            "all attempts together would take longer than half an hour",
+            "lower attempts, interval or timeout",
+        );
     }
     Ok(())
 }

@@ -298,7 +298,7 @@ fn probes() {
         "tcp = \"127.0.0.1:5432\"",
         "tcp = \"[::1]:5432\"",
         "unit = \"nginx.service\"",
-        "command = [\"/usr/bin/true\"]\nuser = \"postgres\"\nattempts = 1000\ntimeout = \"2s\"\nrequired = false",
+        "command = [\"/usr/bin/true\"]\nuser = \"postgres\"\nattempts = 1000\ninterval = \"300ms\"\ntimeout = \"1s\"\nrequired = false",
     ] {
         let manifest = format!("[[probe]]\nname = \"p\"\n{body}\n");
         assert_eq!(good(&[("reconciled.toml", &manifest), ("files/etc/a", "")]).probes.len(), 1);
@@ -318,6 +318,7 @@ fn probes() {
         ("tcp = \"a:1\"\nuser = \"x\"", "4:8: only a command runs as a user"),
         ("tcp = \"a:1\"\nattempts = 0", "4:12: `attempts` must be 1 to 1000"),
         ("tcp = \"a:1\"\nattempts = 1001", "must be 1 to 1000"),
+        ("tcp = \"a:1\"\nattempts = 1000\ntimeout = \"10s\"", "longer than half an hour"),
         ("tcp = \"a:1\"\nattempts = -1", "`attempts` must be a whole number"),
         ("tcp = \"a:1\"\ntimeout = \"0s\"", "needs some time"),
         ("tcp = \"a:1\"\ninterval = \"2h\"", "longer than an hour"),
