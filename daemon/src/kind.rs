@@ -39,6 +39,8 @@ pub struct Claim {
     pub change: Change,
     /// Why, in a few words for the plan: `content`, `mode 0644 → 0640`, `new`.
     pub reason: String,
+    /// Only needed for another claim of the same resource, as the directory of a file is: one that is declared goes before.
+    pub implied: bool,
 }
 
 /// Why a declaration cannot be planned on this host.

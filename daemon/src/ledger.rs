@@ -82,5 +82,5 @@ fn give_back(displaced: &Change, host: &dyn Look) -> HostResult<Option<Claim>> {
         Change::Unit { .. } => "left the repository: as it was before",
         _ => "left the repository: what stood here before comes back",
     };
-    Ok(Some(Claim { change, reason: reason.to_owned() }))
+    Ok(Some(Claim { change, reason: reason.to_owned(), implied: false }))
 }

@@ -118,12 +118,21 @@ pub enum PlanError {
 pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
     let Material { intent, actor, commit, manifest, mut claims, releases, released, units, guards } = material;
     claims.sort_by_key(|(phase, _, _)| *phase);
+    let declared: BTreeSet<String> = claims
+        .iter()
+        .flat_map(|(_, _, claims)| claims)
+        .filter(|claim| !claim.implied && !matches!(claim.change, Change::Dir { after: None, .. }))
+        .map(|claim| claim.change.target())
+        .collect();
     let mut claimed: BTreeMap<String, (String, Change)> = BTreeMap::new();
     let mut files = Vec::new();
     let mut wanted_units = Vec::new();
     for (phase, resource, claims) in claims {
-        for Claim { change, reason } in claims {
+        for Claim { change, reason, implied } in claims {
             let target = change.target();
+            if implied && declared.contains(&target) {
+                continue;
+            }
             if let Some((first, earlier)) = claimed.get(&target) {
                 if *earlier != change {
                     return Err(PlanError::Conflict { first: first.clone(), second: resource, target });

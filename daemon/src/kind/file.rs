@@ -120,7 +120,11 @@ impl Spec for FileSpec {
             )));
         }
         let reason = reason(&seen.object, &after);
-        claims.push(Claim { change: Change::Entry { path, before: seen.object, after, secret: self.secret }, reason });
+        claims.push(Claim {
+            change: Change::Entry { path, before: seen.object, after, secret: self.secret },
+            reason,
+            implied: false,
+        });
         Ok(claims)
     }
 }
@@ -193,7 +197,7 @@ pub(super) fn implied_directories(path: &ManagedPath, sight: &Sight<'_>) -> Resu
         .map(|path| {
             let (uid, gid) = owner_of(&path, None, None, sight)?;
             let after = Some(DirFacts { mode: 0o755, uid, gid });
-            Ok(Claim { change: Change::Dir { path, before: None, after }, reason: "implied".to_owned() })
+            Ok(Claim { change: Change::Dir { path, before: None, after }, reason: "implied".to_owned(), implied: true })
         })
         .collect()
 }

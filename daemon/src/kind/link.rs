@@ -59,7 +59,7 @@ impl Spec for LinkSpec {
             Object::Link { target: self.target.clone() }
         };
         let reason = reason(&seen, &after);
-        claims.push(Claim { change: Change::Entry { path, before: seen, after, secret: false }, reason });
+        claims.push(Claim { change: Change::Entry { path, before: seen, after, secret: false }, reason, implied: false });
         Ok(claims)
     }
 }
