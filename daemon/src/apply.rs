@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::change::{Change, DirFacts, Object, Wake};
 use crate::guard::{GuardCall, findings};
-use crate::host::{HostError, HostResult, Job, Sandbox, Slot, Touch};
+use crate::host::{HostError, HostResult, Job, Sandbox, Slot, Touch, UnitSeen};
 use crate::journal::Event;
 use crate::path::ManagedPath;
 use crate::plan::Plan;
@@ -386,13 +386,15 @@ fn settle(plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
     }
     for (unit, before) in plan.touched.iter().zip(before) {
         let seen = ground.touch.unit(unit)?;
+        let wanted = |change: &Change| matches!(change, Change::Unit { after, .. } if after.active == Some(true));
+        let wanted_up = plan.claimed.get(&format!("unit:{unit}")).is_some_and(wanted);
         let wanted_down = plan
             .steps
             .iter()
             .any(|s| matches!(&s.change, Change::Unit { unit: u, after, .. } if u == unit && after.active != Some(true)));
-        let failing = seen.active == "failed" || seen.sub == "auto-restart" || seen.restarts > before;
-        if failing && !wanted_down {
-            let mut text = format!("{unit} did not stay up: it is {} ({}), result {}", seen.active, seen.sub, seen.result);
+        let failing = seen.is_failing() || seen.restarts > before;
+        if (failing && !wanted_down) || (wanted_up && seen.is_down()) {
+            let mut text = format!("{unit} did not stay up: it is {} ({}), {}", seen.active, seen.sub, why_down(&seen));
             for line in ground.touch.journal(unit, 10).unwrap_or_default() {
                 text.push_str(&format!("\n  {unit}: {line}"));
             }
@@ -400,6 +402,16 @@ fn settle(plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
         }
     }
     Ok(())
+}
+
+fn why_down(seen: &UnitSeen) -> String {
+    if seen.active != "inactive" || seen.result != "success" {
+        return format!("result {}", seen.result);
+    }
+    if !seen.condition {
+        return "a condition in its unit file is not met".to_owned();
+    }
+    "it ran to its end: write RemainAfterExit=yes in its [Service] if that is what it does, or manage only `enabled`".to_owned()
 }
 
 /// Takes a transaction back, wherever it stands: restores everything, then wakes. May be called again after a crash in the
@@ -415,7 +427,7 @@ pub fn undo(open: &Open, reason: &str, ground: &mut Ground<'_>) -> Result<Undone
     ground.state.set_remains(id, &remains)?;
     ground.state.advance(id, Event::Restore, None)?;
     crate::failpoint!("restored");
-    remains.extend(wake_after_restore(id, ground)?);
+    remains.extend(wake_after_restore(open, ground)?);
     close(open, remains, ground)
 }
 
@@ -426,7 +438,7 @@ pub fn undo(open: &Open, reason: &str, ground: &mut Ground<'_>) -> Result<Undone
 pub fn finish_restored(open: &Open, ground: &mut Ground<'_>) -> Result<Undone, StateError> {
     let mut remains = open.remains.clone();
     remains.extend(restore_units(open, ground));
-    remains.extend(wake_after_restore(open.id, ground)?);
+    remains.extend(wake_after_restore(open, ground)?);
     close(open, remains, ground)
 }
 
@@ -460,7 +472,9 @@ pub fn restore(open: &Open, with_manager: bool, ground: &mut Ground<'_>) -> Vec<
         let taken_back = take_back(slot, &s.change, with_manager, ground.touch);
         // One more try: a unit may have been in the way of another.
         let taken_back = taken_back.or_else(|_| take_back(slot, &s.change, with_manager, ground.touch));
-        if let Err(error) = taken_back {
+        if let Err(error) = taken_back
+            && !was_ailing(open, &s.change)
+        {
             keep_before(slot, &s.change, ground);
             remains.push(format!("{}: {error}", s.change.target()));
         }
@@ -471,6 +485,11 @@ pub fn restore(open: &Open, with_manager: bool, ground: &mut Ground<'_>) -> Vec<
         remains.push(format!("sync: {error}"));
     }
     remains
+}
+
+/// A unit that was failing before the plan may fail again when it is put back: that is where it was.
+fn was_ailing(open: &Open, change: &Change) -> bool {
+    matches!(change, Change::Unit { unit, .. } if open.plan.ailing.contains(unit))
 }
 
 /// Early boot has no manager: of a unit it puts back only the links that enable it. Masks and what runs are put back here.
@@ -484,7 +503,9 @@ fn restore_units(open: &Open, ground: &mut Ground<'_>) -> Vec<String> {
     for (step, s) in units.into_iter().rev() {
         let slot = Slot { transaction: open.id, step };
         let taken_back = take_back(slot, &s.change, true, ground.touch);
-        if let Err(error) = taken_back.or_else(|_| take_back(slot, &s.change, true, ground.touch)) {
+        if let Err(error) = taken_back.or_else(|_| take_back(slot, &s.change, true, ground.touch))
+            && !was_ailing(open, &s.change)
+        {
             remains.push(format!("{}: {error}", s.change.target()));
         }
     }
@@ -534,7 +555,8 @@ fn keep_before(slot: Slot, change: &Change, ground: &mut Ground<'_>) {
     }
 }
 
-fn wake_after_restore(id: u64, ground: &mut Ground<'_>) -> Result<Vec<String>, StateError> {
+fn wake_after_restore(open: &Open, ground: &mut Ground<'_>) -> Result<Vec<String>, StateError> {
+    let id = open.id;
     if cfg!(feature = "planted-forgotten-wake") {
         return Ok(Vec::new());
     }
@@ -542,6 +564,10 @@ fn wake_after_restore(id: u64, ground: &mut Ground<'_>) -> Result<Vec<String>, S
     for (seq, wake) in ground.state.owed(id)? {
         match ground.touch.wake(&wake).or_else(|_| ground.touch.wake(&wake)) {
             Ok(()) => ground.state.wake_done(id, seq)?,
+            // It fails on the restored state as it did before the plan: that is where it was.
+            Err(_) if wake.unit().is_some_and(|unit| open.plan.ailing.iter().any(|u| u == unit)) => {
+                ground.state.wake_done(id, seq)?;
+            }
             Err(error) => failed.push(format!("{wake}: {error}")),
         }
         crate::failpoint!("woken-back");

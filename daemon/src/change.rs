@@ -180,6 +180,18 @@ impl Change {
         inverse
     }
 
+    /// What is remembered of a target when a later change claims it again: what stood there before the first, and of a
+    /// unit what the later one manages and the first did not.
+    #[must_use]
+    pub fn noting(mut self, later: &Self) -> Self {
+        if let (Self::Unit { before, .. }, Self::Unit { before: later, .. }) = (&mut self, later) {
+            before.enabled = before.enabled.or(later.enabled);
+            before.masked = before.masked.or(later.masked);
+            before.active = before.active.or(later.active);
+        }
+        self
+    }
+
     /// Whether there is nothing to do: what is wanted stands there already.
     #[must_use]
     pub fn is_noop(&self) -> bool {
@@ -210,6 +222,17 @@ impl Change {
             Self::Entry { before: Object::Absent, .. } | Self::Dir { before: None, .. } => '+',
             Self::Entry { after: Object::Absent, .. } | Self::Dir { after: None, .. } => '-',
             _ => '~',
+        }
+    }
+}
+
+impl Wake {
+    /// Whom it wakes; `None` is PID 1.
+    #[must_use]
+    pub fn unit(&self) -> Option<&str> {
+        match self {
+            Self::DaemonReload => None,
+            Self::Reload { unit, .. } | Self::Restart { unit } => Some(unit),
         }
     }
 }

@@ -94,6 +94,9 @@ pub struct UnitSeen {
     pub restarts: u32,
     /// `Result` of a service or socket: success, exit-code, start-limit-hit…
     pub result: String,
+    /// `ConditionResult`: of its last start; false before the first.
+    #[serde(default)]
+    pub condition: bool,
     /// `TriggeredBy`: the socket, timer or path units of a service.
     pub triggered_by: Vec<String>,
     /// `Triggers`: what a socket, timer or path unit starts.
@@ -121,6 +124,26 @@ impl UnitSeen {
             "enabled" | "enabled-runtime" | "alias" => Some(true),
             _ => Some(false),
         }
+    }
+
+    /// The same, seen by somebody who wants this: what starts, stops or waits for its next automatic restart is not
+    /// active for one who wants it active, and not yet inactive for one who wants it inactive.
+    #[must_use]
+    pub fn facts_towards(&self, wanted: &UnitFacts) -> UnitFacts {
+        let active = if wanted.active == Some(false) { !self.is_down() } else { self.is_active() };
+        UnitFacts { active: Some(active), ..self.facts() }
+    }
+
+    /// Nothing of it runs, or is about to.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        matches!(self.active.as_str(), "inactive" | "failed")
+    }
+
+    /// It has failed, or fails over and over and is restarted.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.active == "failed" || self.sub == "auto-restart" || (self.active == "activating" && self.restarts > 0)
     }
 
     /// Running, listening, mounted; a unit that reloads counts, one that waits for its next automatic restart does not.
@@ -211,6 +234,8 @@ pub trait Look {
     fn directory(&self, path: &ManagedPath) -> HostResult<Option<DirFacts>>;
     /// Whether a directory has no entries (a missing one has none).
     fn is_empty(&self, path: &ManagedPath) -> HostResult<bool>;
+    /// The names in a directory, at most so many (a missing one has none).
+    fn entries(&self, path: &ManagedPath, limit: usize) -> HostResult<Vec<String>>;
     /// The content of a regular file, at most `limit` bytes.
     fn content(&self, path: &ManagedPath, limit: u64) -> HostResult<Vec<u8>>;
     /// All user accounts of passwd(5).
@@ -219,6 +244,8 @@ pub trait Look {
     fn group(&self, name: &str) -> HostResult<Option<u32>>;
     /// A unit, loaded if need be.
     fn unit(&self, unit: &str) -> HostResult<UnitSeen>;
+    /// The loaded instances of a template unit (`worker@.service`).
+    fn instances(&self, template: &str) -> HostResult<Vec<String>>;
     /// The children of a unit's main process.
     fn children(&self, unit: &str) -> HostResult<Vec<Process>>;
     /// The last lines of a unit's journal, oldest first.

@@ -69,6 +69,9 @@ pub struct Plan {
     pub released: Vec<String>,
     /// Units that this plan touches: the only ones that are judged.
     pub touched: Vec<String>,
+    /// Those of them that were failing before it: that they still do after an undo is no failure of the undo.
+    #[serde(default)]
+    pub ailing: Vec<String>,
     /// Remarks.
     pub notes: Vec<String>,
 }
@@ -92,6 +95,8 @@ pub struct Material<'a> {
     pub released: Vec<String>,
     /// The units that any of the changes may concern, as they are now.
     pub units: BTreeMap<String, UnitSeen>,
+    /// Unit files that go and bring another file of the same unit to light, the vendor's.
+    pub uncovering: BTreeSet<ManagedPath>,
     /// The host's guards.
     pub guards: &'a Guards,
 }
@@ -109,6 +114,16 @@ pub enum PlanError {
         /// What.
         target: String,
     },
+    /// A unit is to run, and nothing brings it.
+    #[error(
+        "{origin}: there is no unit {unit} on this host, and no file of the repository makes one: correct its name, or add files/etc/systemd/system/{unit}"
+    )]
+    NoUnit {
+        /// Where it was declared.
+        origin: String,
+        /// Its name.
+        unit: String,
+    },
 }
 
 /// Makes the plan.
@@ -116,7 +131,7 @@ pub enum PlanError {
 /// # Errors
 /// When two claims contradict each other.
 pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
-    let Material { intent, actor, commit, manifest, mut claims, releases, released, units, guards } = material;
+    let Material { intent, actor, commit, manifest, mut claims, releases, released, units, uncovering, guards } = material;
     claims.sort_by_key(|(phase, _, _)| *phase);
     let declared: BTreeSet<String> = claims
         .iter()
@@ -144,10 +159,11 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
             if phase == Phase::Units { wanted_units.push(step) } else { files.push(step) }
         }
     }
+    refuse_missing_units(&wanted_units, &files, &manifest, &units)?;
     let gone = |claim: Claim| Step { resource: "gone".to_owned(), reason: claim.reason, change: claim.change };
     let (unit_releases, file_releases): (Vec<_>, Vec<_>) =
         releases.into_iter().map(gone).partition(|step| matches!(step.change, Change::Unit { .. }));
-    let mut steps = stops(&unit_releases, &file_releases, &units);
+    let mut steps = stops(&unit_releases, &file_releases, &units, &uncovering);
     steps.extend(in_file_order(files, file_releases));
     steps.extend(wanted_units);
     steps.extend(unit_releases.into_iter().filter(|s| !is_stop(&s.change)));
@@ -156,8 +172,9 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
     let paths: Vec<&ManagedPath> = steps.iter().filter_map(|s| entry_path(&s.change)).collect();
     let judged: Vec<String> = changed_units(&steps).iter().map(|u| units::verifiable(u)).collect();
     let calls = guards.calls(&paths, &judged);
-    let wakes = wakes::owed(&steps, &manifest, &units, guards);
+    let wakes = wakes::owed(&steps, &manifest, &wakes::Scene { units: &units, uncovering: &uncovering, guards });
     let touched = touched(&steps, &wakes);
+    let ailing = touched.iter().filter(|u| units.get(*u).is_some_and(UnitSeen::is_failing)).cloned().collect();
     let mut notes = manifest.notes.clone();
     notes.extend(
         paths
@@ -166,7 +183,7 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
             .map(|p| format!("{p}: what is below /run lasts until the next boot")),
     );
     let claimed = claimed.into_iter().map(|(target, (_, change))| (target, change)).collect();
-    Ok(Plan { intent, actor, commit, manifest, steps, wakes, guards: calls, claimed, released, touched, notes })
+    Ok(Plan { intent, actor, commit, manifest, steps, wakes, guards: calls, claimed, released, touched, ailing, notes })
 }
 
 /// The units whose state a plan has to know, given the changes of paths: those whose files change and those that
@@ -194,24 +211,80 @@ pub fn concerned_units<'a>(changes: impl Iterator<Item = &'a Change>, manifest: 
     names
 }
 
+/// The template units whose files these changes touch: their instances are concerned.
+#[must_use]
+pub fn concerned_templates<'a>(changes: impl Iterator<Item = &'a Change>) -> BTreeSet<String> {
+    let unit = |change: &Change| match units::of_path(entry_path(change)?)? {
+        UnitFile::Fragment(unit) | UnitFile::DropIn(unit) => Some(unit).filter(|unit| units::is_template(unit)),
+        UnitFile::Other => None,
+    };
+    changes.filter(|c| !c.is_noop()).filter_map(unit).collect()
+}
+
+/// Files that generators of systemd make units from: what a change of them brings is known after it.
+const GENERATED_FROM: [&str; 4] = ["/etc/fstab", "/etc/crypttab", "/etc/init.d/", "/etc/containers/systemd/"];
+
+/// A start of what is not there would fail half-way through: better said before anything is touched.
+fn refuse_missing_units(
+    wanted: &[Step],
+    files: &[Step],
+    manifest: &Manifest,
+    units: &BTreeMap<String, UnitSeen>,
+) -> Result<(), PlanError> {
+    let made: Vec<&ManagedPath> = files.iter().filter(|s| s.change.sign() != '-').filter_map(|s| entry_path(&s.change)).collect();
+    if made.iter().any(|path| GENERATED_FROM.iter().any(|from| path.as_str().starts_with(from))) {
+        return Ok(());
+    }
+    let made: BTreeSet<String> = made
+        .into_iter()
+        .filter_map(|path| match units::of_path(path) {
+            Some(UnitFile::Fragment(unit)) => Some(unit),
+            _ => None,
+        })
+        .collect();
+    for step in wanted {
+        let Change::Unit { unit, after, .. } = &step.change else { continue };
+        let wanted_up = after.enabled == Some(true) || after.active == Some(true);
+        let missing = units.get(unit).is_some_and(|seen| seen.load == "not-found");
+        let comes = made.contains(unit) || units::template_of(unit).is_some_and(|template| made.contains(&template));
+        if wanted_up && missing && !comes {
+            let declared = manifest.resources.iter().find(|r| r.kind == "unit" && r.name == *unit);
+            let origin = declared.map_or_else(|| step.resource.clone(), |r| r.origin.to_string());
+            return Err(PlanError::NoUnit { origin, unit: unit.clone() });
+        }
+    }
+    Ok(())
+}
+
 /// Stops and disablements come before the files go: a reload that has forgotten a unit forgets how to stop it.
-fn stops(unit_releases: &[Step], file_releases: &[Step], units: &BTreeMap<String, UnitSeen>) -> Vec<Step> {
+fn stops(
+    unit_releases: &[Step],
+    file_releases: &[Step],
+    units: &BTreeMap<String, UnitSeen>,
+    uncovering: &BTreeSet<ManagedPath>,
+) -> Vec<Step> {
     let mut steps: Vec<Step> = unit_releases.iter().filter(|s| is_stop(&s.change)).cloned().collect();
     for step in file_releases {
-        let Some((UnitFile::Fragment(unit), path)) = removed_unit(&step.change) else { continue };
-        let Some(seen) = units.get(&unit).filter(|seen| seen.fragment.is_empty() || seen.fragment == path) else { continue };
-        let after = crate::change::UnitFacts { enabled: Some(false), active: Some(false), ..Default::default() };
-        let before = after.managed_part_of(&seen.facts());
-        steps.retain(|s| s.change.target() != format!("unit:{unit}"));
-        let reason = "its file goes".to_owned();
-        steps.push(Step { resource: "gone".to_owned(), reason, change: Change::Unit { unit, before, after } });
+        let Some((UnitFile::Fragment(file), path)) = removed_unit(&step.change) else { continue };
+        if uncovering.contains(path) {
+            continue;
+        }
+        let its_own = |name: &str| name == file || units::template_of(name).is_some_and(|template| template == file);
+        let read_from = |seen: &UnitSeen| seen.fragment.is_empty() || seen.fragment == path.as_str();
+        for (unit, seen) in units.iter().filter(|(name, seen)| its_own(name) && read_from(seen)) {
+            let after = crate::change::UnitFacts { enabled: Some(false), active: Some(false), ..Default::default() };
+            let before = after.managed_part_of(&seen.facts_towards(&after));
+            steps.retain(|s| s.change.target() != format!("unit:{unit}"));
+            let (unit, reason) = (unit.clone(), "its file goes".to_owned());
+            steps.push(Step { resource: "gone".to_owned(), reason, change: Change::Unit { unit, before, after } });
+        }
     }
     steps
 }
 
-fn removed_unit(change: &Change) -> Option<(UnitFile, String)> {
+fn removed_unit(change: &Change) -> Option<(UnitFile, &ManagedPath)> {
     match change {
-        Change::Entry { path, after: Object::Absent, .. } => Some((units::of_path(path)?, path.to_string())),
+        Change::Entry { path, after: Object::Absent, .. } => Some((units::of_path(path)?, path)),
         _ => None,
     }
 }

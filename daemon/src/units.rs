@@ -50,10 +50,27 @@ fn is_unit_name(name: &str) -> bool {
     SUFFIXES.iter().any(|suffix| name.len() > suffix.len() && name.ends_with(suffix))
 }
 
+/// Where systemd finds a unit's own file when this one of it is gone: the directories that come after its own.
+#[must_use]
+pub fn behind(path: &ManagedPath) -> Vec<ManagedPath> {
+    let Some(UnitFile::Fragment(unit)) = of_path(path) else { return Vec::new() };
+    let after = UNIT_DIRECTORIES.iter().skip_while(|dir| path.as_str() != format!("{dir}/{unit}")).skip(1);
+    // `/lib` is a link to what stands before it in the list.
+    after.filter(|dir| !dir.starts_with("/lib/")).filter_map(|dir| ManagedPath::new(&format!("{dir}/{unit}")).ok()).collect()
+}
+
 /// Whether a unit name is a template, which is never started itself.
 #[must_use]
 pub fn is_template(unit: &str) -> bool {
     unit.rsplit_once('.').is_some_and(|(stem, _)| stem.ends_with('@'))
+}
+
+/// The template that a unit is an instance of: `worker@.service` of `worker@1.service`.
+#[must_use]
+pub fn template_of(unit: &str) -> Option<String> {
+    let (stem, suffix) = unit.rsplit_once('.')?;
+    let (name, instance) = stem.split_once('@')?;
+    (!instance.is_empty()).then(|| format!("{name}@.{suffix}"))
 }
 
 /// The name by which `systemd-analyze verify` checks a unit: a template through a made-up instance.
@@ -67,7 +84,7 @@ pub fn verifiable(unit: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{UnitFile, of_path, verifiable};
+    use super::{UnitFile, of_path, template_of, verifiable};
     use crate::path::ManagedPath;
 
     #[test]
@@ -86,5 +103,7 @@ mod tests {
         }
         assert_eq!(verifiable("worker@.service"), "worker@check.service");
         assert_eq!(verifiable("worker@1.service"), "worker@1.service");
+        assert_eq!(template_of("worker@1.service"), Some("worker@.service".to_owned()));
+        assert_eq!([template_of("worker@.service"), template_of("a.service")], [None, None]);
     }
 }

@@ -1,6 +1,6 @@
 //! From what is wanted to a plan: every kind looks, the ledger gives back, units are read, `plan::make` does the rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Engine, Order, Stop, Wanted};
 use crate::audit::ChangeRecord;
@@ -10,8 +10,10 @@ use crate::host::{HostError, HostResult};
 use crate::kind::{self, Claim, Phase, Sight};
 use crate::ledger;
 use crate::manifest::Manifest;
+use crate::path::ManagedPath;
 use crate::plan::{self, Intent, Material, Plan};
 use crate::state::State;
+use crate::units;
 
 /// Longer files are recorded by their digests alone, in bytes.
 const DIFF_LIMIT: u64 = 1 << 20;
@@ -26,7 +28,12 @@ impl Engine {
             _ => ledger::releases(&self.state.ledger()?, &all, &*self.host)?,
         };
         let changes = all.into_iter().chain(releases.claims.iter().map(|c| &c.change));
-        let names = plan::concerned_units(changes, &manifest, &self.guards);
+        let changes: Vec<&Change> = changes.collect();
+        let mut names = plan::concerned_units(changes.iter().copied(), &manifest, &self.guards);
+        for template in plan::concerned_templates(changes.iter().copied()) {
+            names.extend(self.host.instances(&template)?);
+        }
+        let uncovering = self.uncovering(&changes)?;
         let mut units = BTreeMap::new();
         for name in names {
             let seen = self.host.unit(&name)?;
@@ -42,9 +49,24 @@ impl Engine {
             releases: releases.claims,
             released: releases.targets,
             units,
+            uncovering,
             guards: &self.guards,
         };
         plan::make(material).map_err(|e| Stop::refused(e.to_string()))
+    }
+
+    /// Unit files that go and have another one of the same unit behind them.
+    fn uncovering(&self, changes: &[&Change]) -> Result<BTreeSet<ManagedPath>, Stop> {
+        let mut uncovering = BTreeSet::new();
+        for change in changes {
+            let Change::Entry { path, after: Object::Absent, .. } = change else { continue };
+            for behind in units::behind(path) {
+                if self.host.object(&behind)?.object != Object::Absent {
+                    uncovering.insert(path.clone());
+                }
+            }
+        }
+        Ok(uncovering)
     }
 
     /// Every resource looks and claims; all that is impossible is said at once.

@@ -428,6 +428,14 @@ impl Look for Fake {
     fn is_empty(&self, path: &ManagedPath) -> HostResult<bool> {
         self.look(|w| Ok(w.is_empty(path.as_str())))
     }
+    fn entries(&self, path: &ManagedPath, limit: usize) -> HostResult<Vec<String>> {
+        let below = format!("{path}/");
+        let name = |p: &String| p.strip_prefix(&below).filter(|rest| !rest.contains('/')).map(str::to_owned);
+        self.look(|w| Ok(w.tree.keys().filter_map(name).take(limit).collect()))
+    }
+    fn instances(&self, _: &str) -> HostResult<Vec<String>> {
+        self.look(|_| Ok(Vec::new()))
+    }
     fn content(&self, path: &ManagedPath, limit: u64) -> HostResult<Vec<u8>> {
         self.look(|w| match w.tree.get(path.as_str()) {
             Some(Node::File { content, .. }) => Ok(content.iter().copied().take(limit as usize).collect()),

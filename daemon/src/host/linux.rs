@@ -75,6 +75,9 @@ impl Look for Linux {
     fn is_empty(&self, path: &ManagedPath) -> HostResult<bool> {
         self.files.is_empty(path)
     }
+    fn entries(&self, path: &ManagedPath, limit: usize) -> HostResult<Vec<String>> {
+        self.files.entries(path, limit)
+    }
     fn content(&self, path: &ManagedPath, limit: u64) -> HostResult<Vec<u8>> {
         self.files.content(path, limit)
     }
@@ -86,6 +89,9 @@ impl Look for Linux {
     }
     fn unit(&self, unit: &str) -> HostResult<UnitSeen> {
         self.manager()?.unit(unit)
+    }
+    fn instances(&self, template: &str) -> HostResult<Vec<String>> {
+        self.manager()?.instances(template)
     }
     fn children(&self, unit: &str) -> HostResult<Vec<Process>> {
         Ok(processes::children_of(self.manager()?.unit(unit)?.main_pid))

@@ -97,15 +97,15 @@ impl Spec for UnitSpec {
     fn claims(&self, sight: &Sight<'_>) -> Result<Vec<Claim>, KindError> {
         let seen = sight.host.unit(&self.name)?;
         let wanted = self.wanted();
-        let facts = seen.facts();
+        let facts = seen.facts_towards(&wanted);
         let before = wanted.managed_part_of(&facts);
         let mut parts = Vec::new();
         for (field, want, have) in [
-            ("enabled", wanted.enabled, facts.enabled),
             ("masked", wanted.masked, facts.masked),
+            ("enabled", wanted.enabled, facts.enabled),
             ("active", wanted.active, facts.active),
         ] {
-            if want.is_some() && want != have {
+            if want.is_some() && have.is_some() && want != have {
                 parts.push(describe(field, want == Some(true)));
             }
         }
@@ -115,12 +115,15 @@ impl Spec for UnitSpec {
 }
 
 impl UnitSpec {
-    /// What is wanted of the unit, with the rule that a bare name means enabled and active.
+    /// What is wanted of the unit, with the rules that a bare name means enabled and active, and that what is to be
+    /// either must not be masked.
     #[must_use]
     pub fn wanted(&self) -> UnitFacts {
         let bare = self.enabled.is_none() && self.active.is_none() && self.masked.is_none();
         let default = bare.then_some(true);
-        UnitFacts { enabled: self.enabled.or(default), active: self.active.or(default), masked: self.masked, links: Vec::new() }
+        let (enabled, active) = (self.enabled.or(default), self.active.or(default));
+        let unmasked = (enabled == Some(true) || active == Some(true)).then_some(false);
+        UnitFacts { enabled, active, masked: self.masked.or(unmasked), links: Vec::new() }
     }
 }
 

@@ -13,13 +13,23 @@ use crate::manifest::Manifest;
 use crate::path::ManagedPath;
 use crate::units::{self, UnitFile};
 
+/// What besides the steps decides on the wakes.
+pub(super) struct Scene<'a> {
+    /// The units that the steps may concern, as they are now.
+    pub(super) units: &'a BTreeMap<String, UnitSeen>,
+    /// Unit files whose removal leaves another file of the same unit.
+    pub(super) uncovering: &'a BTreeSet<ManagedPath>,
+    /// The host's guards.
+    pub(super) guards: &'a Guards,
+}
+
 /// The wakes that these steps owe, in the order in which they are carried out: the manager first, then reloads, then
 /// restarts.
-pub(super) fn owed(steps: &[Step], manifest: &Manifest, units: &BTreeMap<String, UnitSeen>, guards: &Guards) -> Vec<Wake> {
+pub(super) fn owed(steps: &[Step], manifest: &Manifest, scene: &Scene<'_>) -> Vec<Wake> {
     let changed: Vec<(&ManagedPath, bool)> = steps
         .iter()
         .filter_map(|s| match &s.change {
-            Change::Entry { path, after, .. } => Some((path, *after == Object::Absent)),
+            Change::Entry { path, after, .. } => Some((path, *after == Object::Absent && !scene.uncovering.contains(path))),
             _ => None,
         })
         .collect();
@@ -29,8 +39,10 @@ pub(super) fn owed(steps: &[Step], manifest: &Manifest, units: &BTreeMap<String,
     }
     let specs = unit_specs(manifest);
     for (path, removed) in &changed {
-        wakes.extend(of_unit_file(path, *removed, &specs));
-        wakes.extend(guards.of(path).filter_map(|g| g.wake.as_ref()).map(crate::guard::GuardWake::wake));
+        for unit in units_of_file(path, *removed, scene.units) {
+            wakes.extend(action(specs.get(&unit).and_then(|s| s.on_change), &unit));
+        }
+        wakes.extend(scene.guards.of(path).filter_map(|g| g.wake.as_ref()).map(crate::guard::GuardWake::wake));
     }
     for spec in specs.values() {
         if watches(spec, &changed) {
@@ -38,7 +50,7 @@ pub(super) fn owed(steps: &[Step], manifest: &Manifest, units: &BTreeMap<String,
         }
     }
     let started_or_stopped = unit_steps(steps);
-    let running = |unit: &str| units.get(unit).is_some_and(|seen| seen.is_active() || seen.active == "activating");
+    let running = |unit: &str| scene.units.get(unit).is_some_and(|seen| !seen.is_down());
     wakes.retain(|wake| match wake {
         Wake::DaemonReload => true,
         // The engine cannot wait for the end of a job that waits for the engine.
@@ -54,12 +66,17 @@ fn unit_specs(manifest: &Manifest) -> BTreeMap<String, UnitSpec> {
     units.filter_map(|r| Some((r.name.clone(), serde_json::from_value(r.spec.clone()).ok()?))).collect()
 }
 
-fn of_unit_file(path: &ManagedPath, removed: bool, specs: &BTreeMap<String, UnitSpec>) -> Option<Wake> {
-    match units::of_path(path)? {
+/// The units whose definition a file is part of: one, or all instances of a template.
+fn units_of_file(path: &ManagedPath, removed: bool, units: &BTreeMap<String, UnitSeen>) -> Vec<String> {
+    match units::of_path(path) {
         // A fragment that goes takes its unit with it (`plan::stops`).
-        UnitFile::Fragment(_) if removed => None,
-        UnitFile::Fragment(unit) | UnitFile::DropIn(unit) => action(specs.get(&unit).and_then(|s| s.on_change), &unit),
-        UnitFile::Other => None,
+        Some(UnitFile::Fragment(_)) if removed => Vec::new(),
+        Some(UnitFile::Fragment(unit) | UnitFile::DropIn(unit)) if units::is_template(&unit) => {
+            let is_instance = |name: &&String| units::template_of(name).is_some_and(|template| template == unit);
+            units.keys().filter(is_instance).cloned().collect()
+        }
+        Some(UnitFile::Fragment(unit) | UnitFile::DropIn(unit)) => vec![unit],
+        Some(UnitFile::Other) | None => Vec::new(),
     }
 }
 

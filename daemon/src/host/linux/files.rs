@@ -95,18 +95,25 @@ impl Files {
     }
 
     pub(crate) fn is_empty(&self, path: &ManagedPath) -> HostResult<bool> {
+        Ok(self.entries(path, 1)?.is_empty())
+    }
+
+    pub(crate) fn entries(&self, path: &ManagedPath, limit: usize) -> HostResult<Vec<String>> {
         let dir = match self.open_beneath(path.as_str(), OFlags::RDONLY | OFlags::DIRECTORY) {
-            Err(Errno::NOENT) => return Ok(true),
+            Err(Errno::NOENT) => return Ok(Vec::new()),
             result => result.map_err(io(|| format!("open {path}")))?,
         };
-        let entries = fs::Dir::new(dir).map_err(io(|| format!("list {path}")))?;
-        for entry in entries {
+        let mut names = Vec::new();
+        for entry in fs::Dir::new(dir).map_err(io(|| format!("list {path}")))? {
             let entry = entry.map_err(io(|| format!("list {path}")))?;
+            if names.len() >= limit {
+                break;
+            }
             if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-                return Ok(false);
+                names.push(entry.file_name().to_string_lossy().into_owned());
             }
         }
-        Ok(true)
+        Ok(names)
     }
 
     pub(crate) fn content(&self, path: &ManagedPath, limit: u64) -> HostResult<Vec<u8>> {

@@ -44,6 +44,12 @@ pub(super) trait Manager1 {
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
     fn unref_unit(&self, name: &str) -> zbus::Result<()>;
     fn get_unit_file_state(&self, name: &str) -> zbus::Result<String>;
+    #[allow(clippy::type_complexity, reason = "the signature of ListUnitsByPatterns")]
+    fn list_units_by_patterns(
+        &self,
+        states: &[&str],
+        patterns: &[&str],
+    ) -> zbus::Result<Vec<(String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath)>>;
     fn enable_unit_files(
         &self,
         names: &[&str],
@@ -170,10 +176,11 @@ impl Manager {
                 sub: text("SubState"),
                 file_state: text("UnitFileState"),
                 fragment: text("FragmentPath"),
-                stale: properties.get("NeedDaemonReload").and_then(|v| bool::try_from(v.clone()).ok()).unwrap_or_default(),
+                stale: flag(&properties, "NeedDaemonReload"),
                 main_pid: number(&properties, "MainPID"),
                 restarts: number(&properties, "NRestarts"),
                 result: text("Result"),
+                condition: flag(&properties, "ConditionResult"),
                 triggered_by: strings(&properties, "TriggeredBy"),
                 triggers: strings(&properties, "Triggers"),
                 links: enablement_links(unit),
@@ -193,6 +200,16 @@ impl Manager {
             let id = properties.get("InvocationID").and_then(|v| Vec::<u8>::try_from(v.clone()).ok()).unwrap_or_default();
             let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
             Ok(Some(hex).filter(|hex| !hex.is_empty()))
+        })
+    }
+
+    pub(super) fn instances(&self, template: &str) -> HostResult<Vec<String>> {
+        // What is special in a pattern is not in a unit's name, but for the backslash of systemd-escape(1).
+        let pattern = template.replace('\\', "\\\\").replacen("@.", "@?*.", 1);
+        self.block_on(&format!("instances of {template}"), ASK_LIMIT, async {
+            let units = self.manager().await?.list_units_by_patterns(&[], &[&pattern]).await;
+            let units = units.map_err(|e| bus_error(&format!("list {template}"), e))?;
+            Ok(units.into_iter().map(|unit| unit.0).collect())
         })
     }
 
@@ -231,7 +248,7 @@ impl Manager {
         };
         let seen = self.unit(unit)?;
         let as_wanted = match verb {
-            Verb::Stop => !seen.is_active() && seen.active != "deactivating",
+            Verb::Stop => seen.is_down(),
             _ => seen.is_active() || (seen.active == "inactive" && seen.result == "success" && seen.main_pid == 0),
         };
         if as_wanted && matches!(result.as_str(), "done" | "unknown" | "skipped") {
@@ -302,13 +319,20 @@ impl Manager {
     }
 
     pub(super) fn set_unit(&self, unit: &str, want: &UnitFacts) -> HostResult<()> {
-        let seen = self.unit(unit)?.facts();
+        let now = self.unit(unit)?;
+        let seen = now.facts_towards(want);
         let differs = |want: Option<bool>, have: Option<bool>| want.filter(|_| have.is_some() && want != have);
         if differs(want.masked, seen.masked) == Some(false) {
-            self.unit_files(unit, "unmask", async |m| m.unmask_unit_files(&[unit], false).await.map(drop))?;
+            // A mask until the next boot (below /run) is one too.
+            let runtime = now.file_state == "masked-runtime";
+            self.unit_files(unit, "unmask", async |m| m.unmask_unit_files(&[unit], runtime).await.map(drop))?;
         }
         if want.active == Some(false) && !self.is_down(unit)? {
             self.job(Verb::Stop, unit)?;
+        }
+        if want.active == Some(false) {
+            // One that has failed on its way down, or that failed to come up and is taken back, leaves no mark.
+            self.reset_failed(unit)?;
         }
         match differs(want.enabled, seen.enabled) {
             Some(true) => {
@@ -455,6 +479,10 @@ pub(super) fn string(properties: &HashMap<String, OwnedVariant>, key: &str) -> S
 
 pub(super) fn number(properties: &HashMap<String, OwnedVariant>, key: &str) -> u32 {
     properties.get(key).and_then(|v| u32::try_from(v.clone()).ok()).unwrap_or_default()
+}
+
+fn flag(properties: &HashMap<String, OwnedVariant>, key: &str) -> bool {
+    properties.get(key).and_then(|v| bool::try_from(v.clone()).ok()).unwrap_or_default()
 }
 
 fn strings(properties: &HashMap<String, OwnedVariant>, key: &str) -> Vec<String> {

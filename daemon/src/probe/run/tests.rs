@@ -35,6 +35,12 @@ impl Look for Fake {
     fn is_empty(&self, _: &ManagedPath) -> HostResult<bool> {
         unreachable!()
     }
+    fn entries(&self, _: &ManagedPath, _: usize) -> HostResult<Vec<String>> {
+        unreachable!()
+    }
+    fn instances(&self, _: &str) -> HostResult<Vec<String>> {
+        unreachable!()
+    }
     fn content(&self, _: &ManagedPath, _: u64) -> HostResult<Vec<u8>> {
         unreachable!()
     }
