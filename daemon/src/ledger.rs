@@ -39,7 +39,33 @@ pub fn releases(ledger: &BTreeMap<String, Change>, claimed: &[&Change], host: &d
             Err(error) => return Err(error),
         }
     }
+    let_go_of_full_directories(&mut releases, host)?;
     Ok(releases)
+}
+
+/// A directory that we made and that others have put something into stays: data is never deleted by omission.
+fn let_go_of_full_directories(releases: &mut Releases, host: &dyn Look) -> HostResult<()> {
+    let goes = |change: &Change| matches!(change, Change::Entry { after: Object::Absent, .. } | Change::Dir { after: None, .. });
+    let mut going: BTreeSet<ManagedPath> =
+        releases.claims.iter().filter(|c| goes(&c.change)).filter_map(|c| c.change.path().cloned()).collect();
+    // Children before their directories: a directory that stays keeps those above it.
+    let dirs: Vec<ManagedPath> = releases
+        .claims
+        .iter()
+        .filter(|c| matches!(c.change, Change::Dir { after: None, .. }))
+        .filter_map(|c| c.change.path().cloned())
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .rev()
+        .collect();
+    for dir in dirs {
+        let ours = |name: &String| going.iter().any(|p| p.file_name() == name && p.parent().as_ref() == Some(&dir));
+        let Some(theirs) = host.entries(&dir, going.len() + 1)?.into_iter().find(|name| !ours(name)) else { continue };
+        going.remove(&dir);
+        releases.claims.retain(|c| c.change.path() != Some(&dir));
+        releases.notes.push(format!("dir:{dir} is let go: it holds {}", crate::path::escape(&theirs)));
+    }
+    Ok(())
 }
 
 fn removes(change: &Change) -> bool {
@@ -71,9 +97,9 @@ fn give_back(displaced: &Change, host: &dyn Look) -> HostResult<Option<Claim>> {
             Change::Dir { path: path.clone(), before: live, after: *displaced }
         }
         Change::Unit { unit, before: displaced, .. } => {
-            let seen = host.unit(unit)?.facts();
             let mut after = displaced.clone();
             after.links.clear();
+            let seen = host.unit(unit)?.facts_towards(&after);
             Change::Unit { unit: unit.clone(), before: after.managed_part_of(&seen), after }
         }
     };

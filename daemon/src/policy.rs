@@ -45,7 +45,11 @@ pub fn judge(plan: Plan, right: Right, allow_empty: bool) -> Result<Approved, Ve
     if right == Right::Preview && plan.intent == Intent::Deploy {
         reasons.push(format!("the key {} may only preview: push to another branch than main", plan.actor));
     }
-    if plan.intent != Intent::Repair && plan.manifest.resources.is_empty() && !plan.released.is_empty() && !allow_empty {
+    if matches!(plan.intent, Intent::Deploy | Intent::Preview)
+        && plan.manifest.resources.is_empty()
+        && !plan.released.is_empty()
+        && !allow_empty
+    {
         reasons.push(
             "this would remove everything that is managed here: set allow_empty = true in reconciled.toml if that is meant"
                 .to_owned(),

@@ -347,9 +347,15 @@ impl State {
         }
         for (target, change) in &plan.claimed {
             // What stood there before us is what the first claim saw; later ones see our own work.
+            let known: Option<String> =
+                tx.query_row("SELECT displaced FROM ledger WHERE target = ?1", [target], |r| r.get(0)).optional()?;
+            let noted = match known {
+                Some(known) => parse::<Change>(target, &known)?.noting(change),
+                None => change.clone(),
+            };
             tx.execute(
-                "INSERT OR IGNORE INTO ledger (target, displaced) VALUES (?1, ?2)",
-                params![target, json("ledger", change)?],
+                "INSERT OR REPLACE INTO ledger (target, displaced) VALUES (?1, ?2)",
+                params![target, json("ledger", &noted)?],
             )?;
         }
         for target in &plan.released {
