@@ -14,6 +14,7 @@ pub(crate) struct Course<'p> {
     probe: &'p Probe,
     failed: u32,
     green_since: Option<Duration>,
+    was_green_for: Option<Duration>,
 }
 
 /// What follows an answer.
@@ -28,7 +29,7 @@ pub(crate) enum Step {
 
 impl<'p> Course<'p> {
     pub(crate) fn new(probe: &'p Probe) -> Self {
-        Self { probe, failed: 0, green_since: None }
+        Self { probe, failed: 0, green_since: None, was_green_for: None }
     }
 
     /// Takes an answer: what was got, or what was wanted and what was got instead. `now` is the time since the probe
@@ -50,13 +51,14 @@ impl<'p> Course<'p> {
 
     fn red(&mut self, now: Duration, why: &str) -> Step {
         self.failed += 1;
-        let lost = self.green_since.take().map(|since| now.saturating_sub(since).as_millis());
+        self.was_green_for = self.green_since.take().map(|since| now.saturating_sub(since)).or(self.was_green_for);
         if self.failed < self.probe.attempts {
             return Step::Wait(self.probe.interval.0.max(SHORTEST_PAUSE));
         }
-        let tail = lost
-            .map(|ms| {
-                let ms = TimeSpan::millis(u64::try_from(ms).unwrap_or(u64::MAX));
+        let tail = self
+            .was_green_for
+            .map(|time| {
+                let ms = TimeSpan::millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
                 format!(", after {ms} of good answers; wanted {}", self.probe.stable_for)
             })
             .unwrap_or_default();
@@ -133,6 +135,10 @@ mod tests {
     fn a_flapping_service_says_how_long_it_was_green() {
         let probe = probe(1, "2s");
         let (_, verdict) = play(&probe, "+-");
-        assert_eq!(verdict.unwrap().2, "site: wanted good, got bad (unit x.service), after 1001ms of good answers; wanted 2s");
+        let text = "site: wanted good, got bad (unit x.service), after 1001ms of good answers; wanted 2s";
+        assert_eq!(verdict.unwrap().2, text);
+        // Also when it was asked again before it counted as failed.
+        let (_, verdict) = play(&super::Probe { attempts: 3, ..probe }, "+---");
+        assert_eq!(verdict.unwrap().2, text);
     }
 }
