@@ -22,6 +22,8 @@ use crate::host::linux::{Linux, Manager, Pulse};
 use crate::state::{STATE_DIR, State};
 use crate::tasks::{Published, Worker};
 
+/// Exit code of a start with settings that cannot be read: trying again does not mend them (`RestartPreventExitStatus=`).
+const WRONG_SETTINGS: u8 = 2;
 /// How long after SIGTERM a transaction may still wait for its probes before it is taken back instead.
 const PATIENCE_AT_STOP: Duration = Duration::from_secs(20);
 
@@ -48,7 +50,14 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("no runtime: {error}")),
     };
-    match runtime.block_on(run(runtime.handle().clone())) {
+    let settings = match read_settings() {
+        Ok(fresh) => fresh.settings,
+        Err(why) => {
+            fail(&why);
+            return ExitCode::from(WRONG_SETTINGS);
+        }
+    };
+    match runtime.block_on(run(settings, runtime.handle().clone())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => fail(&why),
     }
@@ -72,8 +81,7 @@ fn start_logging() {
     }
 }
 
-async fn run(handle: tokio::runtime::Handle) -> Result<(), String> {
-    let settings = Settings::read()?;
+async fn run(settings: Settings, handle: tokio::runtime::Handle) -> Result<(), String> {
     let connection = Connection::system().await.map_err(|e| format!("the system bus cannot be reached: {e}"))?;
     let desk = Desk::default();
     let pulse = Pulse::default();
@@ -150,10 +158,13 @@ async fn serve(connection: &Connection, service: Service) -> Result<(), String> 
     connection.request_name(bus::NAME).await.map_err(fail)
 }
 
+fn read_settings() -> Result<Fresh, String> {
+    Settings::read().and_then(|settings| Ok(Fresh { settings, guards: config::guards()? }))
+}
+
 /// A settings file with a mistake changes nothing.
 fn reread(desk: &Desk, timers: &mut Timers, events: &mpsc::UnboundedSender<Event>) {
-    let fresh = Settings::read().and_then(|settings| Ok(Fresh { settings, guards: config::guards()? }));
-    match fresh {
+    match read_settings() {
         Ok(fresh) => {
             timers.start(&fresh.settings, events);
             drop(desk.submit(Task::Reload(Box::new(fresh))));
