@@ -1,6 +1,6 @@
 //! Plans by table: order, wakes, conflicts, and how they read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Intent, Material, Plan, PlanError, concerned_units, make};
 use crate::change::{Change, DirFacts, FileFacts, Object, UnitFacts, Wake};
@@ -92,7 +92,7 @@ impl Given {
             origin: Origin { file: "reconciled.toml".to_owned(), line: 1, column: 1 },
         };
         let manifest = Manifest { resources: self.units.iter().map(resource).collect(), ..Manifest::default() };
-        let claim = |change: &Change| Claim { change: change.clone(), reason: "why".to_owned() };
+        let claim = |change: &Change| Claim { change: change.clone(), reason: "why".to_owned(), implied: false };
         let claims = self.wanted.iter().enumerate().map(|(i, change)| {
             let (phase, kind) = if change.path().is_some() { (Phase::Files, "file") } else { (Phase::Units, "unit") };
             let target = change.target();
@@ -109,6 +109,7 @@ impl Given {
             releases: self.left.iter().map(claim).collect(),
             released: self.left.iter().map(Change::target).collect(),
             units: self.seen.iter().map(|(name, seen)| ((*name).to_owned(), seen.clone())).collect(),
+            uncovering: BTreeSet::new(),
             guards: &guards,
         })
     }

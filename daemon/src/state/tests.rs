@@ -40,6 +40,7 @@ fn plan(intent: Intent, commit: &str, claimed: &[Change], released: &[&str]) -> 
         claimed: claimed.iter().map(|c| (c.target(), c.clone())).collect(),
         released: released.iter().map(|r| (*r).to_owned()).collect(),
         touched: Vec::new(),
+        ailing: Vec::new(),
         notes: Vec::new(),
     }
 }
