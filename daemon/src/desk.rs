@@ -9,6 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::config::Settings;
 use crate::cycle::Order;
 use crate::guard::Guards;
+use crate::policy::Right;
 use crate::report::{Progress, Report, Verdict};
 
 /// Something for the engine to do.
@@ -135,7 +136,8 @@ impl Desk {
             reject(&ticket, Verdict::Failed, "the daemon is stopping: try again in a moment");
             return receiver;
         }
-        let Task::Order(Order::Deploy { commit, .. }) = &ticket.task else {
+        // One that may only preview will be refused: it takes no place from another, and none joins it.
+        let Task::Order(Order::Deploy { commit, right: Right::Deploy, .. }) = &ticket.task else {
             if inner.queue.len() >= QUEUE_LIMIT {
                 reject(&ticket, Verdict::Failed, "too many orders are waiting");
             } else if !is_superfluous(&inner.queue, &ticket.task) {
@@ -147,7 +149,7 @@ impl Desk {
             return receiver;
         };
         if let Some(flying) = &inner.in_flight
-            && let Task::Order(Order::Deploy { commit: other, .. }) = &flying.task
+            && let Task::Order(Order::Deploy { commit: other, right: Right::Deploy, .. }) = &flying.task
         {
             if other == commit {
                 let joined = flying.followers.join();
@@ -293,6 +295,22 @@ mod tests {
         desk.stop();
         assert_eq!((end(&mut waits), end(&mut left)), (None, Some(Verdict::Failed)), "what waits is told that nothing comes");
         assert!(desk.is_stopping());
+    }
+
+    #[test]
+    fn a_key_that_may_only_preview_takes_no_place() {
+        let desk = Desk::default();
+        let _flying = desk.submit(push("a"));
+        let _ = desk.take(Duration::ZERO).unwrap();
+        let mut waiting = desk.submit(push("b"));
+        let Task::Order(Order::Deploy { commit, actor, .. }) = push("b") else { unreachable!() };
+        let weak = Task::Order(Order::Deploy { commit, actor, right: Right::Preview });
+        let _refused = desk.submit(weak.clone());
+        assert_eq!(end(&mut waiting), None);
+        assert_eq!(desk.take(Duration::ZERO).unwrap().task, push("b"));
+        assert_eq!(desk.take(Duration::ZERO).unwrap().task, weak);
+        let _joins_not = desk.submit(push("b"));
+        assert_eq!(desk.take(Duration::ZERO).unwrap().task, push("b"));
     }
 
     #[test]

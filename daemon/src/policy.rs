@@ -36,15 +36,24 @@ impl Approved {
     }
 }
 
+/// Judges the asker, before anything is read: a key that may only preview decides nothing about `main`, not even what is
+/// held or wanted.
+///
+/// # Errors
+/// The reason against it.
+pub fn admit(intent: Intent, right: Right, actor: &str) -> Result<(), String> {
+    if right == Right::Preview && intent == Intent::Deploy {
+        return Err(format!("the key {actor} may only preview: push to another branch than main"));
+    }
+    Ok(())
+}
+
 /// Judges a plan.
 ///
 /// # Errors
 /// All reasons against it.
 pub fn judge(plan: Plan, right: Right, allow_empty: bool) -> Result<Approved, Vec<String>> {
-    let mut reasons = Vec::new();
-    if right == Right::Preview && plan.intent == Intent::Deploy {
-        reasons.push(format!("the key {} may only preview: push to another branch than main", plan.actor));
-    }
+    let mut reasons = Vec::from_iter(admit(plan.intent, right, &plan.actor).err());
     if matches!(plan.intent, Intent::Deploy | Intent::Preview)
         && plan.manifest.resources.is_empty()
         && !plan.released.is_empty()
