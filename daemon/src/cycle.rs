@@ -171,7 +171,7 @@ impl Engine {
     }
 
     fn pass(&mut self, order: &Order, watch: &mut Watch, say: Say<'_>) -> Result<End, Stop> {
-        policy::admit(order.intent(), order.right(), order.actor()).map_err(|why| Stop::denied(vec![why]))?;
+        policy::admit(order.intent(), order.right(), order.actor()).map_err(|why| Stop::denied(&[why]))?;
         (self.phase)("planning");
         let live = self.state.live()?;
         let Some(wanted) = self.wanted(order, live.as_ref())? else {

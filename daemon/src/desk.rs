@@ -141,6 +141,9 @@ impl Desk {
             if inner.queue.len() >= QUEUE_LIMIT {
                 reject(&ticket, Verdict::Failed, "too many orders are waiting");
             } else if !is_superfluous(&inner.queue, &ticket.task) {
+                if inner.in_flight.is_some() {
+                    ticket.followers.tell(&note("something else is being carried out: waiting for it to end"));
+                }
                 inner.queue.push_back(ticket);
             } else {
                 reject(&ticket, Verdict::Superseded, "the same order is waiting already");

@@ -93,6 +93,9 @@ pub struct GuardCall {
     pub sockets: Vec<String>,
     /// See [`Guard::capabilities`].
     pub capabilities: Vec<String>,
+    /// The unit that has to read what this guard judges.
+    #[serde(default)]
+    pub wakes: Option<String>,
     /// Findings that the host has already without this plan: they are not this plan's fault.
     #[serde(default)]
     pub known: Vec<String>,
@@ -193,6 +196,7 @@ impl Guards {
                 executes: guard.executes,
                 sockets: guard.sockets.clone(),
                 capabilities: guard.capabilities.clone(),
+                wakes: guard.wake.as_ref().map(|wake| wake.unit.clone()),
                 known: Vec::new(),
             }
         };

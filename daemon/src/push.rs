@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use git2::{Oid, Repository};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::client::{self, Followed};
 use crate::report::Verdict;
@@ -23,6 +24,8 @@ const KEY: &str = "RECONCILED_KEY";
 const RIGHT: &str = "RECONCILED_RIGHT";
 /// Where our hooks are.
 const HOOKS: &str = "/usr/lib/reconciled/hooks";
+/// Address space of each process of a push or fetch, in bytes.
+const SESSION_MEMORY: u64 = 2 << 30;
 /// The object id that stands for "no object" in the protocol.
 const NONE: &str = "0000000000000000000000000000000000000000";
 
@@ -57,11 +60,18 @@ pub fn serve(arguments: &[String]) -> ExitCode {
         "receive.fsckObjects=true".to_owned(),
         "receive.maxInputSize=268435456".to_owned(),
         "receive.autogc=true".to_owned(),
+        // With the limit on memory below: large objects are streamed, and how much is mapped does not grow with the host.
+        "core.bigFileThreshold=16m".to_owned(),
+        "core.packedGitWindowSize=64m".to_owned(),
+        "core.packedGitLimit=256m".to_owned(),
+        "pack.threads=2".to_owned(),
         "receive.advertisePushOptions=false".to_owned(),
         "uploadpack.allowFilter=false".to_owned(),
     ] {
         git.arg("-c").arg(setting);
     }
+    // A pack of a few bytes can ask for any amount of memory; git and all that it starts inherit the limit.
+    limit(Resource::As, SESSION_MEMORY);
     let error = git.arg(service).arg(REPOSITORY).exec();
     refuse(&format!("git cannot be run: {error}"))
 }
@@ -114,13 +124,15 @@ fn check_all(input: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Where a limit is lower already, that one holds.
+fn limit(resource: Resource, most: u64) {
+    let _ = setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) });
+}
+
 /// A tree bomb must not take the host's memory or processor with it.
 fn limit_ourselves() {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    for (resource, limit) in [(Resource::As, 1 << 30), (Resource::Cpu, 30)] {
-        // Where a limit is lower already, that one holds.
-        let _ = setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) });
-    }
+    limit(Resource::As, 1 << 30);
+    limit(Resource::Cpu, 30);
 }
 
 /// `proc-receive` (githooks(5)): hands each ref to the daemon, prints what it is told, and answers with the verdict. It may

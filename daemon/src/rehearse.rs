@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::change::{Change, Object};
+use crate::change::{Change, Object, Wake};
 use crate::digest::Digest;
 use crate::guard::{GuardCall, findings};
 use crate::host::{HostError, HostResult, Job, Look, Ran, Sandbox};
@@ -132,6 +132,9 @@ pub fn rehearse(
     let present = run(&[], &failed, host, contents)?;
     for guard in &failed {
         let known = tolerated(guard, &future, &present, &plan)?;
+        if let Some(unit) = reader(guard, &plan) {
+            return Err(unreadable(guard, unit, &known, &plan));
+        }
         say(Progress::Note {
             text: format!(
                 "guard {}: as before this change: {}",
@@ -144,6 +147,21 @@ pub fn rehearse(
         }
     }
     Ok(Rehearsed { plan })
+}
+
+/// The unit that this plan wakes to read what the guard judges.
+fn reader<'g>(guard: &'g GuardCall, plan: &Plan) -> Option<&'g str> {
+    let unit = guard.wakes.as_deref()?;
+    let wakes = |wake: &Wake| matches!(wake, Wake::Reload { unit: woken, .. } | Wake::Restart { unit: woken } if woken == unit);
+    plan.wakes.iter().any(wakes).then_some(unit)
+}
+
+/// What was broken before is not this plan's fault; but a plan whose service cannot read it could not go live, nor be taken
+/// back by the same service.
+fn unreadable(guard: &GuardCall, unit: &str, known: &[String], plan: &Plan) -> RehearseError {
+    let remedy = format!("it was so before this change, but {unit} has to read it: mend it in the same commit, or by hand");
+    let findings = known.iter().map(|line| plan.conceal(line.clone())).chain([remedy]).collect();
+    RehearseError::Rejected { guard: guard.name.clone(), findings }
 }
 
 fn own_or(plan: &Plan, digest: &Digest, stored: Contents<'_>) -> HostResult<Vec<u8>> {

@@ -101,6 +101,7 @@ fn enter_future(sockets: &[String]) -> Result<()> {
             mount::mount_bind(socket.as_str(), &target).map_err(fail(&format!("bind {socket}")))?;
         }
     }
+    private_devices(&root.join("dev"))?;
     let proc = root.join("proc");
     mount::mount("proc", &proc, "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
         .map_err(fail("mount /proc"))?;
@@ -111,6 +112,23 @@ fn enter_future(sockets: &[String]) -> Result<()> {
     rustix::process::pivot_root(".", ".").map_err(fail("make the merged view the root"))?;
     mount::unmount(".", UnmountFlags::DETACH).map_err(fail("leave the live root"))?;
     rustix::process::chdir("/").map_err(fail("enter the merged view"))
+}
+
+/// A /dev with what every program may use. Disks, the kernel's log and the live host's shared memory are not in it.
+/// systemd's `PrivateDevices=` would do so too, but it makes a directory in the live /tmp for a moment.
+fn private_devices(dev: &Path) -> Result<()> {
+    let fail = |e: std::io::Error| format!("make a private /dev: {e}");
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount::mount("tmpfs", dev, "tmpfs", flags, Some(c"size=1m,mode=0755")).map_err(|e| fail(e.into()))?;
+    for node in ["null", "zero", "full", "random", "urandom", "tty"] {
+        let target = dev.join(node);
+        std::fs::File::create(&target).map_err(fail)?;
+        mount::mount_bind(Path::new("/dev").join(node), &target).map_err(|e| fail(e.into()))?;
+    }
+    for (link, target) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
+        std::os::unix::fs::symlink(format!("/proc/self/fd{target}"), dev.join(link)).map_err(fail)?;
+    }
+    std::fs::create_dir(dev.join("shm")).map_err(fail)
 }
 
 /// A mount of the host, as proc_pid_mountinfo(5) lists it.
@@ -124,7 +142,7 @@ struct Mount {
 impl Mount {
     fn show_in(&self, root: &Path, number: usize) -> Result<()> {
         let target = under(root, &self.point);
-        if self.point.starts_with("/proc") || self.point.starts_with(PLACE) {
+        if ["/proc", "/dev", PLACE].iter().any(|tree| self.point.starts_with(tree)) {
             return Ok(());
         }
         let is_dir = self.point.is_dir();
@@ -137,18 +155,12 @@ impl Mount {
             return Ok(());
         }
         mount::mount_bind(&self.point, &target).map_err(|e| format!("bind {}: {e}", self.point.display()))?;
-        if self.point.starts_with("/dev") {
-            return Ok(());
-        }
         remount_read_only(&target).map_err(|e| format!("make {} read-only: {e}", self.point.display()))
     }
 
     fn is_kernel_interface(&self) -> bool {
-        ["/sys", "/dev"].iter().any(|tree| self.point.starts_with(tree))
-            || matches!(
-                self.kind.as_str(),
-                "proc" | "sysfs" | "cgroup" | "cgroup2" | "devtmpfs" | "devpts" | "mqueue" | "bpf" | "autofs"
-            )
+        let kinds = ["proc", "sysfs", "cgroup", "cgroup2", "devtmpfs", "devpts", "mqueue", "bpf", "autofs"];
+        self.point.starts_with("/sys") || kinds.contains(&self.kind.as_str())
     }
 
     fn overlay(&self, target: &Path, number: usize) -> Result<()> {

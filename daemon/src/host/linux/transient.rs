@@ -158,6 +158,8 @@ const CLONE_NEWNS: u64 = 0x0002_0000;
 const CLONE_NEWPID: u64 = 0x2000_0000;
 const CAP_DAC_OVERRIDE: u64 = 1 << 1;
 const CAP_DAC_READ_SEARCH: u64 = 1 << 2;
+/// Mount and process namespaces (`CLONE_NEWNS | CLONE_NEWPID`, clone(2)).
+const CLONE_NEWNS_AND_PID: u64 = 0x0002_0000 | 0x2000_0000;
 
 /// git never asks a person, and ssh neither: a host key that has changed is an error, not a question.
 fn git_environment() -> Vec<String> {
@@ -194,7 +196,10 @@ fn confined(capabilities: u64, families: &[&str]) -> Vec<(&'static str, Variant<
 fn rehearsal() -> Vec<(&'static str, Variant<'static>)> {
     vec![
         ("PrivateMounts", true.into()),
-        ("PrivateDevices", true.into()),
+        ("DevicePolicy", "closed".into()),
+        ("PrivateIPC", true.into()),
+        // The two that it makes for itself; in a user namespace of its own a candidate's code would be root again.
+        ("RestrictNamespaces", CLONE_NEWNS_AND_PID.into()),
         ("NoNewPrivileges", true.into()),
         ("ProtectKernelModules", true.into()),
         // Mounts and processes of its own are made at the start; user namespaces, which give capabilities back, never.
