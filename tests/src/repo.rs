@@ -3,11 +3,12 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::host::Host;
 use crate::run::{self, Output};
@@ -64,15 +65,29 @@ pub struct Pushing {
     shown: String,
     commit: String,
     start: Instant,
+    /// Both of its outputs, in the order in which the pusher sees them.
+    said: NamedTempFile,
 }
 
 impl Pushing {
     /// Waits for its end.
     #[track_caller]
     pub fn wait(self) -> Push {
-        let Pushing { child, shown, commit, start } = self;
-        let done = run::finish(child, shown, b"").unwrap_or_else(|why| panic!("{why}"));
-        Push { ok: done.code == 0, output: done.text(), commit, took: start.elapsed() }
+        let Pushing { child, shown, commit, start, said } = self;
+        let done = run::finish(child, shown, b"").unwrap_or_else(|why| panic!("{why}\n{}", read(&said)));
+        Push { ok: done.code == 0, output: read(&said), commit, took: start.elapsed() }
+    }
+
+    /// Waits until the pusher has seen this, while the push goes on.
+    #[track_caller]
+    pub fn until(&mut self, text: &str) {
+        while !read(&self.said).contains(text) {
+            let ended = self.child.try_wait().unwrap_or_else(|e| panic!("cannot ask for `{}`: {e}", self.shown));
+            // What was said between the look and the end counts.
+            let said = read(&self.said);
+            assert!(ended.is_none() || said.contains(text), "the push ended without {text:?}:\n{said}");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Kills the client and its ssh, as a lost connection would.
@@ -82,6 +97,11 @@ impl Pushing {
         run::run(run::command(&["kill", "-KILL", "--", &format!("-{}", self.child.id())]), b"").ok();
         self.child.wait().unwrap_or_else(|e| panic!("cannot wait for `{}`: {e}", self.shown));
     }
+}
+
+fn read(file: &NamedTempFile) -> String {
+    let bytes = fs::read(file.path()).unwrap_or_else(|e| panic!("{}: {e}", file.path().display()));
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 impl Repo {
@@ -155,6 +175,12 @@ impl Repo {
         run::run(self.git_command(args), b"")
     }
 
+    /// Runs git in the work tree with this standard input, as plumbing wants it.
+    #[track_caller]
+    pub fn git_with(&self, args: &[&str], stdin: &[u8]) -> Output {
+        run::run(self.git_command(args), stdin)
+    }
+
     /// Runs a command on the host by ssh with this person's key, as someone who tries for more than git would.
     #[track_caller]
     pub fn ssh(&self, host: &Host, command: &[&str]) -> Output {
@@ -162,6 +188,15 @@ impl Repo {
         let command = command.iter().map(|word| (*word).to_owned());
         let words: Vec<String> = self.ssh_words().into_iter().chain([to]).chain(command).collect();
         run::run(run::command(&words), b"")
+    }
+
+    /// Copies a file to the host with this person's key.
+    #[track_caller]
+    pub fn scp(&self, host: &Host, options: &[&str], from: &str, to: &str) -> Output {
+        let words = [from.to_owned(), format!("reconciled@{}:{to}", host.ip())];
+        let options = options.iter().map(|word| (*word).to_owned());
+        let ssh = self.ssh_words().into_iter().skip(1);
+        run::run(run::command(&["scp".to_owned()].into_iter().chain(ssh).chain(options).chain(words).collect::<Vec<_>>()), b"")
     }
 
     /// Commits everything, even nothing, and gives the commit's id.
@@ -215,8 +250,11 @@ impl Repo {
         let mut command = self.git_command(&[["push", "origin"].as_slice(), args].concat());
         let shown = run::shown(&command);
         let start = Instant::now();
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        Pushing { child: child.unwrap_or_else(|e| panic!("cannot start `{shown}`: {e}")), shown, commit, start }
+        let said = NamedTempFile::new_in(self.dir.path()).unwrap_or_else(|e| panic!("no file for what a push says: {e}"));
+        // One open file for both, so that neither overwrites the other.
+        let end = || said.as_file().try_clone().unwrap_or_else(|e| panic!("{}: {e}", said.path().display()));
+        let child = command.stdout(end()).stderr(end()).spawn();
+        Pushing { child: child.unwrap_or_else(|e| panic!("cannot start `{shown}`: {e}")), shown, commit, start, said }
     }
 
     fn git_command(&self, args: &[&str]) -> Command {
