@@ -11,6 +11,7 @@ use crate::change::{Change, Object, Wake};
 use crate::digest::Digest;
 use crate::guard::{GuardCall, findings};
 use crate::host::{HostError, HostResult, Job, Look, Ran, Sandbox};
+use crate::path::ManagedPath;
 use crate::plan::{Plan, Step};
 use crate::policy::{Approved, Right};
 use crate::report::Progress;
@@ -103,7 +104,10 @@ pub fn rehearse(
 ) -> Result<Rehearsed, RehearseError> {
     let right = approved.right();
     let mut plan = approved.into_plan();
-    let (asked, deferred): (Vec<_>, Vec<_>) = plan.guards.iter().cloned().partition(|g| right == Right::Deploy || !g.executes);
+    let may_run = right == Right::Deploy;
+    let brings_programs = plan.steps.iter().filter_map(|s| s.change.path()).any(is_program_place);
+    let (asked, deferred): (Vec<_>, Vec<_>) =
+        plan.guards.iter().cloned().partition(|g| may_run || !(g.executes || brings_programs));
     for guard in deferred {
         say(Progress::Note {
             text: format!("guard {}: deferred, it runs code of the candidate and this key may only preview", guard.name),
@@ -147,6 +151,14 @@ pub fn rehearse(
         }
     }
     Ok(Rehearsed { plan })
+}
+
+/// Places whose files any program may load or run: with one of them changed, every check runs code of the candidate.
+fn is_program_place(path: &ManagedPath) -> bool {
+    const PLACES: [&str; 7] = ["/usr", "/lib", "/lib64", "/bin", "/sbin", "/opt", "/etc/alternatives"];
+    PLACES.iter().any(|place| path.as_path().starts_with(place))
+        || path.as_str().starts_with("/etc/ld.so")
+        || path.as_str() == "/etc/nsswitch.conf"
 }
 
 /// The unit that this plan wakes to read what the guard judges.
