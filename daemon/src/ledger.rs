@@ -110,3 +110,6 @@ fn give_back(displaced: &Change, host: &dyn Look) -> HostResult<Option<Claim>> {
     };
     Ok(Some(Claim { change, reason: reason.to_owned(), implied: false }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 mod faults;
 mod orders;
+mod rehearsals;
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};

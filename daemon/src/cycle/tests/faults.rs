@@ -271,6 +271,24 @@ fn a_second_cut_in_the_recovery_ends_old_or_new() {
 }
 
 #[test]
+fn a_revision_under_which_the_daemon_dies_twice_is_held() {
+    let files = [START, ("files/etc/x", "x")];
+    let mut rig = Case::new("dies", &[START], &files).rig();
+    for (time, held) in [(1, false), (2, true)] {
+        rig.fake.arm_on("swap", Fault::Cut { late: true });
+        let store = rig.keep_store_at_cut();
+        rig.deploy("2");
+        rig.fake.revive();
+        rig.reborn(&store);
+        rig.engine.recover().unwrap();
+        assert_eq!(rig.engine.state.held(&id("2")).unwrap().is_some(), held, "time {time}");
+        assert!(!rig.picture().tree.contains_key("/etc/x"));
+        assert_eq!(rig.events().last().unwrap(), "recovered");
+    }
+    assert_eq!(rig.deploy("2").verdict, Verdict::Refused);
+}
+
+#[test]
 fn any_part_of_the_steps_can_be_taken_back() {
     // Not only prefixes: whatever was done when the daemon died, the rule finds out by looking.
     let mut chance = Chance(3);
