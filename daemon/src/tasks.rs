@@ -193,6 +193,7 @@ impl Worker {
             Task::Poll { remote } => self.poll(remote, say),
             Task::Reload(fresh) => {
                 self.settings = fresh.settings.clone();
+                self.remotes.retain(|name, _| fresh.settings.remotes.iter().any(|remote| remote.name == *name));
                 self.engine.guards = fresh.guards.clone();
                 self.engine.record(NewRecord::new(Event::Reloaded, "daemon"));
                 Ok(Report::short(Verdict::NothingToDo, ""))
