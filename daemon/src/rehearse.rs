@@ -135,7 +135,10 @@ pub fn rehearse(
     let failed: Vec<GuardCall> = failed.into_iter().cloned().collect();
     let present = run(&[], &failed, host, contents)?;
     for guard in &failed {
-        let known = tolerated(guard, &future, &present, &plan)?;
+        let known = tolerated(guard, &future, &present).map_err(|new| RehearseError::Rejected {
+            guard: guard.name.clone(),
+            findings: new.into_iter().map(|line| plan.conceal(line)).collect(),
+        })?;
         if let Some(unit) = reader(guard, &plan) {
             return Err(unreadable(guard, unit, &known, &plan));
         }
@@ -187,25 +190,23 @@ fn missing(guard: &GuardCall) -> RehearseError {
     RehearseError::Rejected { guard: guard.name.clone(), findings: vec![remedy] }
 }
 
-/// What a guard finds in the future is let pass when the present has all of it too.
+/// What a guard finds in the future is let pass when the present has all of it too; otherwise what is new, in the order in
+/// which the check said it: a caret stands below what it points at.
 fn tolerated(
     guard: &GuardCall,
     future: &BTreeMap<String, GuardRan>,
     present: &BTreeMap<String, GuardRan>,
-    plan: &Plan,
-) -> Result<Vec<String>, RehearseError> {
-    let lines = |ran: Option<&GuardRan>| -> BTreeSet<String> {
-        ran.map(|r| findings(&r.ran())).unwrap_or_default().into_iter().collect()
-    };
-    let (after, before) = (lines(future.get(&guard.name)), lines(present.get(&guard.name)));
+) -> Result<Vec<String>, Vec<String>> {
+    let lines = |ran: Option<&GuardRan>| ran.map(|r| findings(&r.ran())).unwrap_or_default();
+    let after = lines(future.get(&guard.name));
+    let before: BTreeSet<String> = lines(present.get(&guard.name)).into_iter().collect();
     let was_failing = present.get(&guard.name).is_some_and(|r| !guard.passes(&r.ran()));
-    let new: Vec<String> = after.difference(&before).take(40).cloned().collect();
-    if was_failing && new.is_empty() && !after.is_empty() {
-        return Ok(after.into_iter().collect());
+    let new: Vec<String> = after.iter().filter(|line| !before.contains(*line)).take(40).cloned().collect();
+    match (new.is_empty(), was_failing && !after.is_empty()) {
+        (true, true) => Ok(after),
+        (true, false) => Err(vec!["the check failed and said nothing new".to_owned()]),
+        (false, _) => Err(new),
     }
-    let findings = if new.is_empty() { vec!["the check failed and said nothing".to_owned()] } else { new };
-    let findings = findings.into_iter().map(|line| plan.conceal(line)).collect();
-    Err(RehearseError::Rejected { guard: guard.name.clone(), findings })
 }
 
 fn run(
@@ -254,4 +255,42 @@ fn request(steps: &[Step], guards: &[GuardCall], contents: Contents<'_>) -> Host
     input.push(b'\n');
     bodies.values().for_each(|body| input.extend_from_slice(body));
     Ok(input)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{GuardCall, GuardRan, tolerated};
+
+    fn guard() -> GuardCall {
+        GuardCall {
+            name: "g".to_owned(),
+            argv: vec!["/bin/g".to_owned()],
+            quiet: false,
+            package: None,
+            executes: false,
+            sockets: Vec::new(),
+            capabilities: Vec::new(),
+            known: Vec::new(),
+        }
+    }
+
+    fn ran(code: i32, output: &str) -> BTreeMap<String, GuardRan> {
+        let ran = GuardRan { name: "g".to_owned(), code: Some(code), missing: false, output: output.to_owned() };
+        BTreeMap::from([("g".to_owned(), ran)])
+    }
+
+    fn judged(future: &str, present: (i32, &str)) -> Result<Vec<String>, Vec<String>> {
+        tolerated(&guard(), &ran(1, future), &ran(present.0, present.1))
+    }
+
+    #[test]
+    fn a_verdict_is_the_difference_in_the_order_of_the_check() {
+        let said = "z: syntax error\na line of it\n ^";
+        assert_eq!(judged(said, (0, "")), Err(said.lines().map(str::to_owned).collect()));
+        assert_eq!(judged("old\nz: new", (1, "old")), Err(vec!["z: new".to_owned()]));
+        assert_eq!(judged("old", (1, "old")), Ok(vec!["old".to_owned()]));
+        assert_eq!(judged("old", (0, "old")), Err(vec!["the check failed and said nothing new".to_owned()]));
+    }
 }

@@ -189,18 +189,23 @@ fn processes_are_started_by_workers_and_tools_only() {
     none(&lines_with(&inner, &["process::Command", "Command::new", "tokio::process"]), "the engine never forks");
 }
 
+/// A file of the project.
+fn page(name: &str) -> String {
+    fs::read_to_string(top().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
 /// Pages for people, by their path in the project.
 fn pages() -> Vec<(String, String)> {
     let root: Vec<_> = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
         .into_iter()
-        .map(|name| (name.to_owned(), fs::read_to_string(top().join(name)).unwrap()))
+        .map(|name| (name.to_owned(), page(name)))
         .collect();
     [root, files("docs", &[".md"])].concat()
 }
 
 #[test]
 fn the_code_map_is_complete() {
-    let map = fs::read_to_string(top().join("ARCHITECTURE.md")).unwrap();
+    let map = page("ARCHITECTURE.md");
     let missing = daemon_code(|_| true).into_iter().filter_map(|(path, _)| {
         let name = path.strip_prefix("daemon/src/")?.to_owned();
         (!map.contains(&format!("`{name}`"))).then_some(name)
