@@ -273,6 +273,7 @@ mod tests {
             sockets: Vec::new(),
             capabilities: Vec::new(),
             known: Vec::new(),
+            wakes: None,
         }
     }
 
