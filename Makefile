@@ -10,6 +10,8 @@ THREADS ?= 4
 SCENARIO ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TESTED := $(TARGET)/tested-deb
+# The same with points at which the crash tests kill it.
+MORTAL := $(TARGET)/tested-deb-failpoints
 
 .PHONY: help
 help: ## this list
@@ -29,9 +31,11 @@ tested-deb: setup
 	@mkdir -p $(TARGET)
 	@PROFILE=ci packaging/build-deb | tee $(TESTED).log
 	@realpath "$$(tail -n 1 $(TESTED).log)" >$(TESTED)
+	@FEATURES=failpoints PROFILE=ci packaging/build-deb | tee $(MORTAL).log
+	@realpath "$$(tail -n 1 $(MORTAL).log)" >$(MORTAL)
 
 .PHONY: test
-test: lint unit e2e ## everything: lints, unit tests, and scenarios on both Debian releases
+test: lint unit e2e test-planted ## everything: lints, unit tests, scenarios on both Debian releases, and planted bugs
 
 .PHONY: lint
 lint: tested-deb ## fmt, clippy, rustdoc, generated files, shellcheck, cargo deny, lintian
@@ -44,7 +48,11 @@ unit: setup ## tests that need no host
 
 .PHONY: e2e
 e2e: tested-deb ## scenarios on booted hosts, both releases; SCENARIO=part-of-a-name for some, KEEP_HOSTS=1 to look at failed ones
-	@RECONCILED_DEB="$$(cat $(TESTED))" cargo test -p reconciled-tests --test '*' --no-fail-fast -- --test-threads=$(THREADS) $(SCENARIO)
+	@RECONCILED_DEB="$$(cat $(TESTED))" RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" cargo test -p reconciled-tests --test '*' --no-fail-fast -- --test-threads=$(THREADS) $(SCENARIO)
+
+.PHONY: test-planted
+test-planted: setup ## bugs planted in the daemon, which the crash tests have to catch
+	@tests/planted
 
 .PHONY: demo
 demo: ## the story in a terminal: a push goes live, a bad one is refused, a broken one rolled back

@@ -1,7 +1,9 @@
-//! The executor: carries a plan out, and takes it back. Sole user of `Touch`; knows no kinds.
+//! The executor: carries a plan out, and (`undo`) takes it back. Sole user of `Touch`; knows no kinds.
 //!
 //! Its one rule: live == after → skip; live == before → do; anything else → foreign, stop. Apply, undo and crash recovery
 //! are all this rule.
+
+mod undo;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -15,7 +17,9 @@ use crate::path::ManagedPath;
 use crate::plan::Plan;
 use crate::rehearse::Rehearsed;
 use crate::report::Progress;
-use crate::state::{Commitment, Open, State, StateError};
+use crate::state::{Commitment, State, StateError};
+
+pub use undo::{Cause, Undone, WithManager, bring_back_unit, bring_down_unit, finish_restored, restore, undo};
 
 /// How long what was started has to stay up before it counts.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -79,15 +83,6 @@ pub struct Failed {
     pub staged: Staged,
 }
 
-/// How an undo ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Undone {
-    /// All is where it was.
-    Restored,
-    /// These targets are not, and why.
-    Stuck(Vec<String>),
-}
-
 impl Staged {
     /// The transaction's number.
     #[must_use]
@@ -127,6 +122,7 @@ impl Applied {
     /// The store's, or those of reading what was displaced; the transaction is then still `acting`.
     pub fn commit(&self, ground: &mut Ground<'_>, at: &str, hold: &[crate::state::Held]) -> Result<u64, ApplyError> {
         self.archive(ground)?;
+        crate::failpoint!("archived");
         let commitment = Commitment { id: self.id, plan: &self.plan, at, hold };
         let number = ground.state.commit(&commitment)?;
         crate::failpoint!("committed");
@@ -173,7 +169,10 @@ pub fn stage(rehearsed: Rehearsed, ground: &mut Ground<'_>) -> Result<Staged, Ap
     let id = ground.state.begin(&plan, &staging)?;
     crate::failpoint!("planned");
     match stage_all(id, &plan, &staging, ground) {
-        Ok(()) => Ok(Staged { id, plan, staging }),
+        Ok(()) => {
+            crate::failpoint!("staged");
+            Ok(Staged { id, plan, staging })
+        }
         Err(error) => {
             drop_planned(id, &staging, ground)?;
             Err(error)
@@ -187,7 +186,7 @@ pub fn stage(rehearsed: Rehearsed, ground: &mut Ground<'_>) -> Result<Staged, Ap
 /// The host's or the store's.
 pub fn drop_planned(id: u64, staging: &[PathBuf], ground: &mut Ground<'_>) -> Result<(), ApplyError> {
     ground.touch.sweep(id, staging)?;
-    ground.state.advance(id, Event::Drop, None)?;
+    ground.state.advance(id, Event::Drop)?;
     Ok(())
 }
 
@@ -235,16 +234,19 @@ pub fn apply(
 ) -> Result<Applied, Box<Failed>> {
     let result = (|| {
         if !cfg!(feature = "planted-late-journal") {
-            ground.state.advance(staged.id, Event::Act, None)?;
+            ground.state.advance(staged.id, Event::Act)?;
             crate::failpoint!("acting");
             on_acting(&staged.plan)?;
+            crate::failpoint!("recorded");
         }
         act(&staged, ground)?;
         if cfg!(feature = "planted-late-journal") {
-            ground.state.advance(staged.id, Event::Act, None)?;
+            ground.state.advance(staged.id, Event::Act)?;
         }
-        carry_out_wakes(&staged.plan, ground)?;
-        settle(&staged.plan, ground)
+        carry_out_wakes(&staged, ground)?;
+        settle(&staged.plan, ground)?;
+        crate::failpoint!("settled");
+        Ok(())
     })();
     match result {
         Ok(()) => Ok(Applied { id: staged.id, plan: staged.plan, staging: staged.staging }),
@@ -280,6 +282,7 @@ fn in_place(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> 
     }
     ground.touch.sync_parents(&paths)?;
     ground.touch.sync(staged.id, &staged.staging)?;
+    crate::failpoint!("synced");
     for guard in &staged.plan.guards {
         check_in_place(guard, &staged.plan, ground)?;
     }
@@ -287,6 +290,7 @@ fn in_place(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> 
         ground.touch.wake(&Wake::DaemonReload)?;
         (ground.say)(Progress::Good { text: Wake::DaemonReload.to_string() });
     }
+    crate::failpoint!("guarded");
     Ok(())
 }
 
@@ -318,7 +322,10 @@ fn make(slot: Slot, change: &Change, touch: &mut dyn Touch) -> HostResult<()> {
             if live != *before {
                 return Err(foreign(path.as_str(), before, &live));
             }
-            if cfg!(feature = "planted-in-place-write") {
+            #[cfg(feature = "planted-in-place-write")]
+            if let (Object::File(old), Object::File(new)) = (before, after)
+                && old.mode == new.mode
+            {
                 return write_in_place(slot, path, touch);
             }
             touch.swap(slot, path, before, after)
@@ -340,19 +347,16 @@ fn make(slot: Slot, change: &Change, touch: &mut dyn Touch) -> HostResult<()> {
 }
 
 /// The mistake that the crash tests have to catch: the live file is rewritten instead of swapped.
+#[cfg(feature = "planted-in-place-write")]
 fn write_in_place(slot: Slot, path: &ManagedPath, touch: &mut dyn Touch) -> HostResult<()> {
+    use std::io::Write as _;
     let (_, content) = touch.staged(slot, path)?;
-    #[cfg(feature = "planted-in-place-write")]
-    {
-        use std::io::Write as _;
-        let fail = |source| HostError::Io { what: "planted".to_owned(), source };
-        let mut file = std::fs::File::create(path.as_path()).map_err(fail)?;
-        for half in content.chunks(content.len().div_ceil(2).max(1)) {
-            file.write_all(half).map_err(fail)?;
-            crate::failpoint!("step");
-        }
+    let fail = |source| HostError::Io { what: "planted".to_owned(), source };
+    let mut file = std::fs::File::create(path.as_path()).map_err(fail)?;
+    for half in content.chunks(content.len().div_ceil(2).max(1)) {
+        file.write_all(half).map_err(fail)?;
+        crate::failpoint!("step");
     }
-    drop(content);
     Ok(())
 }
 
@@ -365,10 +369,13 @@ fn foreign(path: &str, expected: &Object, found: &Object) -> HostError {
 }
 
 /// Going forward no wake is recorded as done: until `committed` all of them are owed to the state that would come back.
-fn carry_out_wakes(plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
-    for wake in plan.wakes.iter().filter(|wake| **wake != Wake::DaemonReload) {
+fn carry_out_wakes(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    for (seq, wake) in (0..).zip(&staged.plan.wakes).filter(|(_, wake)| **wake != Wake::DaemonReload) {
         ground.touch.wake(wake)?;
         (ground.say)(Progress::Good { text: wake.to_string() });
+        if cfg!(feature = "planted-forgotten-wake") {
+            ground.state.wake_done(staged.id, seq)?;
+        }
         crate::failpoint!("woken");
     }
     Ok(())
@@ -412,167 +419,6 @@ fn why_down(seen: &UnitSeen) -> String {
         return "a condition in its unit file is not met".to_owned();
     }
     "it ran to its end: write RemainAfterExit=yes in its [Service] if that is what it does, or manage only `enabled`".to_owned()
-}
-
-/// Takes a transaction back, wherever it stands: restores everything, then wakes. May be called again after a crash in the
-/// middle of it.
-///
-/// # Errors
-/// The store's; what the host refuses is in the answer instead.
-pub fn undo(open: &Open, reason: &str, ground: &mut Ground<'_>) -> Result<Undone, StateError> {
-    let id = open.id;
-    ground.state.advance(id, Event::Undo, Some(reason))?;
-    crate::failpoint!("undoing");
-    let mut remains = restore(open, true, ground);
-    ground.state.set_remains(id, &remains)?;
-    ground.state.advance(id, Event::Restore, None)?;
-    crate::failpoint!("restored");
-    remains.extend(wake_after_restore(open, ground)?);
-    close(open, remains, ground)
-}
-
-/// Ends a transaction whose objects were all restored by an earlier run: units, owed wakes, then the end.
-///
-/// # Errors
-/// The store's.
-pub fn finish_restored(open: &Open, ground: &mut Ground<'_>) -> Result<Undone, StateError> {
-    let mut remains = open.remains.clone();
-    remains.extend(restore_units(open, ground));
-    remains.extend(wake_after_restore(open, ground)?);
-    close(open, remains, ground)
-}
-
-fn close(open: &Open, remains: Vec<String>, ground: &mut Ground<'_>) -> Result<Undone, StateError> {
-    if !remains.is_empty() {
-        ground.state.set_remains(open.id, &remains)?;
-        ground.state.advance(open.id, Event::Stick, None)?;
-        return Ok(Undone::Stuck(remains));
-    }
-    ground.state.advance(open.id, Event::Close, None)?;
-    crate::failpoint!("closed");
-    // What is left over is swept at the next start.
-    let _ = ground.touch.sweep(open.id, &open.staging);
-    Ok(Undone::Restored)
-}
-
-/// Puts every object back, last change first. `with_manager` is false in early boot, where no manager answers: units then
-/// get back only the links that carry their enablement.
-pub fn restore(open: &Open, with_manager: bool, ground: &mut Ground<'_>) -> Vec<String> {
-    let mut remains = Vec::new();
-    let mut reload_due = with_manager && open.plan.wakes.contains(&Wake::DaemonReload);
-    let mut objects_done = false;
-    for (step, s) in open.plan.steps.iter().enumerate().rev() {
-        let is_unit = matches!(s.change, Change::Unit { .. });
-        if is_unit && objects_done && reload_due {
-            // What comes now is started from the restored files.
-            reload_due = ground.touch.wake(&Wake::DaemonReload).is_err();
-        }
-        objects_done |= !is_unit;
-        let slot = Slot { transaction: open.id, step };
-        let taken_back = take_back(slot, &s.change, with_manager, ground.touch);
-        // One more try: a unit may have been in the way of another.
-        let taken_back = taken_back.or_else(|_| take_back(slot, &s.change, with_manager, ground.touch));
-        if let Err(error) = taken_back
-            && !was_ailing(open, &s.change)
-        {
-            keep_before(slot, &s.change, ground);
-            remains.push(format!("{}: {error}", s.change.target()));
-        }
-        crate::failpoint!("step-back");
-    }
-    let paths: Vec<&ManagedPath> = open.plan.steps.iter().filter_map(|s| s.change.path()).collect();
-    if let Err(error) = ground.touch.sync_parents(&paths) {
-        remains.push(format!("sync: {error}"));
-    }
-    remains
-}
-
-/// A unit that was failing before the plan may fail again when it is put back: that is where it was.
-fn was_ailing(open: &Open, change: &Change) -> bool {
-    matches!(change, Change::Unit { unit, .. } if open.plan.ailing.contains(unit))
-}
-
-/// Early boot has no manager: of a unit it puts back only the links that enable it. Masks and what runs are put back here.
-fn restore_units(open: &Open, ground: &mut Ground<'_>) -> Vec<String> {
-    let units: Vec<_> = open.plan.steps.iter().enumerate().filter(|(_, s)| matches!(s.change, Change::Unit { .. })).collect();
-    if !units.is_empty() && open.plan.wakes.contains(&Wake::DaemonReload) {
-        // Owed all the same: when this one fails, that one counts.
-        let _ = ground.touch.wake(&Wake::DaemonReload);
-    }
-    let mut remains = Vec::new();
-    for (step, s) in units.into_iter().rev() {
-        let slot = Slot { transaction: open.id, step };
-        let taken_back = take_back(slot, &s.change, true, ground.touch);
-        if let Err(error) = taken_back.or_else(|_| take_back(slot, &s.change, true, ground.touch))
-            && !was_ailing(open, &s.change)
-        {
-            remains.push(format!("{}: {error}", s.change.target()));
-        }
-    }
-    remains
-}
-
-/// The one rule, backward.
-fn take_back(slot: Slot, change: &Change, with_manager: bool, touch: &mut dyn Touch) -> HostResult<()> {
-    match change {
-        Change::Entry { path, before, after, .. } => {
-            let live = touch.object(path)?.object;
-            if live == *before {
-                return Ok(());
-            }
-            if live == *after {
-                return touch.swap(slot, path, after, before);
-            }
-            match touch.staged(slot, path) {
-                // Ours still waits, so it never went live (or is back already): this is what stopped us, and it stays.
-                Ok((waiting, _)) if waiting == *after => Ok(()),
-                _ => Err(foreign(path.as_str(), after, &live)),
-            }
-        }
-        Change::Dir { path, before, after } => {
-            let live = touch.directory(path)?;
-            let wanted = match (live, before, after) {
-                (Some(live), Some(before), Some(after)) => Some(live.taken_back(before, after)),
-                _ => *before,
-            };
-            if live == wanted { Ok(()) } else { touch.set_directory(path, wanted) }
-        }
-        Change::Unit { unit, before, .. } if with_manager => touch.set_unit(unit, before),
-        Change::Unit { unit, before, after } if after.enabled.is_some() => touch.restore_links(unit, &before.links),
-        Change::Unit { .. } => Ok(()),
-    }
-}
-
-/// What cannot be put back is at least not lost with the staging directory.
-fn keep_before(slot: Slot, change: &Change, ground: &mut Ground<'_>) {
-    if let Change::Entry { path, before: Object::File(facts), .. } = change
-        && let Ok((_, content)) = ground.touch.staged(slot, path)
-    {
-        let kept = ground.state.objects().put(&facts.digest, &content);
-        if kept.and_then(|()| ground.state.objects().sync()).is_err() {
-            (ground.say)(Progress::Bad { text: format!("{path}: its earlier content could not be kept outside staging") });
-        }
-    }
-}
-
-fn wake_after_restore(open: &Open, ground: &mut Ground<'_>) -> Result<Vec<String>, StateError> {
-    let id = open.id;
-    if cfg!(feature = "planted-forgotten-wake") {
-        return Ok(Vec::new());
-    }
-    let mut failed = Vec::new();
-    for (seq, wake) in ground.state.owed(id)? {
-        match ground.touch.wake(&wake).or_else(|_| ground.touch.wake(&wake)) {
-            Ok(()) => ground.state.wake_done(id, seq)?,
-            // It fails on the restored state as it did before the plan: that is where it was.
-            Err(_) if wake.unit().is_some_and(|unit| open.plan.ailing.iter().any(|u| u == unit)) => {
-                ground.state.wake_done(id, seq)?;
-            }
-            Err(error) => failed.push(format!("{wake}: {error}")),
-        }
-        crate::failpoint!("woken-back");
-    }
-    Ok(failed)
 }
 
 #[cfg(test)]

@@ -64,8 +64,8 @@ pub struct UnitFacts {
     pub masked: Option<bool>,
     /// Running, listening or mounted now.
     pub active: Option<bool>,
-    /// The symbolic links below `/etc/systemd/system` that carry enablement, `(path, text)`: what early-boot recovery,
-    /// which has no manager to ask, puts back.
+    /// The symbolic links below `/etc/systemd/system` that carry enablement or mask the unit, `(path, text)`: what early-boot
+    /// recovery, which has no manager to ask, puts back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<(String, String)>,
 }
@@ -234,6 +234,12 @@ impl Wake {
             Self::DaemonReload => None,
             Self::Reload { unit, .. } | Self::Restart { unit } => Some(unit),
         }
+    }
+
+    /// What it wakes, in the words of [`Change::target`]: `unit:nginx.service`, or `manager`.
+    #[must_use]
+    pub fn target(&self) -> String {
+        self.unit().map_or_else(|| "manager".to_owned(), |unit| format!("unit:{unit}"))
     }
 }
 

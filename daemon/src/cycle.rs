@@ -21,6 +21,7 @@ use crate::report::{Progress, Report, Verdict};
 use crate::source::{self, Commit};
 use crate::state::{Generation, Setting, State};
 
+use ending::Failure;
 pub use ending::Stop;
 
 /// Who is told what happens.
@@ -213,6 +214,7 @@ impl Engine {
     ) -> Result<End, Stop> {
         let baseline = probe::baseline(&*self.host, &rehearsed.plan().manifest.probes)?;
         watch.lap("baseline");
+        let left_behind = self.left_behind(order, live)?;
         (self.phase)("applying");
         let staged = apply::stage(rehearsed, &mut self.ground(say)).map_err(|e| Stop::before_live(&e))?;
         watch.lap("stage");
@@ -223,8 +225,7 @@ impl Engine {
         let applied = match applied {
             Ok(applied) => applied,
             Err(failed) => {
-                let (reason, parts) = (failed.error.to_string(), failed.staged.into_parts());
-                return Err(self.take_back(parts, reason, Vec::new(), changes, say));
+                return Err(self.take_back(failed.staged.into_parts(), Failure::of(&failed.error), changes, say));
             }
         };
 
@@ -232,24 +233,31 @@ impl Engine {
         let probes = &applied.plan().manifest.probes;
         let verdicts = probe::run(&*self.host, probes, &mut |v| tell_probe(v, say), &*self.go_on);
         watch.lap("probe");
+        crate::failpoint!("probed");
         let red = match &verdicts {
             Ok(verdicts) => ending::first_red(verdicts, &baseline, applied.plan().intent),
             Err(error) => Some(format!("the probes could not be asked: {error}")),
         };
         let verdicts = verdicts.unwrap_or_default();
         if let Some(red) = red {
-            return Err(self.take_back(applied.into_parts(), red, verdicts, changes, say));
+            // Told to stop, the daemon did not wait for them: that is nobody's fault.
+            let failure = Failure { reason: red, at_fault: (self.go_on)(), probes: verdicts };
+            return Err(self.take_back(applied.into_parts(), failure, changes, say));
         }
 
-        let left_behind = self.left_behind(order, live)?;
         let committed = applied.commit(&mut self.ground(say), &UtcTime::now().to_string(), &left_behind);
         let number = match committed {
             Ok(number) => number,
-            Err(error) => return Err(self.take_back(applied.into_parts(), error.to_string(), verdicts, changes, say)),
+            Err(error) => {
+                let failure = Failure { probes: verdicts, at_fault: false, ..Failure::of(&error) };
+                return Err(self.take_back(applied.into_parts(), failure, changes, say));
+            }
         };
         self.publish(live.map(|g| g.commit.id.as_str()).filter(|id| !id.is_empty()), say);
         watch.lap("commit");
-        self.record_outcome(order, applied.plan(), number, verdicts, changes, &watch.stages)?;
+        crate::failpoint!("published");
+        self.record_outcome(order, applied.plan(), number, verdicts, changes, &watch.stages);
+        crate::failpoint!("answered");
         Ok(End { verdict: Verdict::Live, commit: Some(applied.plan().commit.id.clone()), generation: Some(number) })
     }
 

@@ -281,6 +281,8 @@ pub trait Touch: Look {
     fn staged(&self, slot: Slot, path: &ManagedPath) -> HostResult<(Object, Vec<u8>)>;
     /// Creates, changes or removes (only when empty) a directory.
     fn set_directory(&mut self, path: &ManagedPath, facts: Option<DirFacts>) -> HostResult<()>;
+    /// What waits in a slot.
+    fn waiting(&self, slot: Slot, path: &ManagedPath) -> HostResult<Object>;
     /// Makes the renames in the directories of these paths durable.
     fn sync_parents(&mut self, paths: &[&ManagedPath]) -> HostResult<()>;
     /// Removes the slots of a transaction.

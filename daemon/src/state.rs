@@ -3,16 +3,17 @@
 
 mod objects;
 mod reserve;
+mod transaction;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::Head;
-use crate::change::{Change, Wake};
+use crate::change::Change;
 use crate::journal::{self, Event, Illegal, State as Phase};
 use crate::manifest::Manifest;
 use crate::plan::Plan;
@@ -20,6 +21,7 @@ use crate::source::Commit;
 
 pub use objects::Objects;
 pub use reserve::Reserve;
+use transaction::note_outcome;
 
 /// Where everything durable lives.
 pub const STATE_DIR: &str = "/var/lib/reconciled";
@@ -196,136 +198,6 @@ impl State {
         &self.reserve
     }
 
-    /// Runs a statement that must not fail for want of space: on a full disk the reserve is given up for it.
-    fn insist(&self, sql: &str, arguments: &[&dyn rusqlite::ToSql]) -> StateResult<()> {
-        match self.db.execute(sql, arguments) {
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) && self.reserve.give_up() => {
-                self.db.execute(sql, arguments)?;
-            }
-            result => {
-                result?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A new transaction, `planned`.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn begin(&mut self, plan: &Plan, staging: &[PathBuf]) -> StateResult<u64> {
-        let (plan_json, staging) = (json("plan", plan)?, json("staging", &staging)?);
-        let tx = self.db.transaction()?;
-        tx.execute(
-            "INSERT INTO txn (state, plan, staging) VALUES (?1, ?2, ?3)",
-            params![Phase::Planned.word(), plan_json, staging],
-        )?;
-        let id = tx.last_insert_rowid();
-        for (seq, wake) in plan.wakes.iter().enumerate() {
-            let seq = i64::try_from(seq).unwrap_or(i64::MAX);
-            tx.execute("INSERT INTO owed (txn, seq, wake) VALUES (?1, ?2, ?3)", params![id, seq, json("wake", wake)?])?;
-        }
-        tx.commit()?;
-        Ok(id.unsigned_abs())
-    }
-
-    /// Moves a transaction on; durable when this returns.
-    ///
-    /// # Errors
-    /// For a transition that the journal does not allow, or SQLite's.
-    pub fn advance(&mut self, id: u64, event: Event, reason: Option<&str>) -> StateResult<Phase> {
-        let to = journal::next(self.phase_of(id)?, event)?;
-        self.insist(
-            "UPDATE txn SET state = ?2, reason = COALESCE(?3, reason) WHERE id = ?1",
-            params![key(id), to.word(), reason],
-        )?;
-        Ok(to)
-    }
-
-    fn phase_of(&self, id: u64) -> StateResult<Phase> {
-        let word: String = self.db.query_row("SELECT state FROM txn WHERE id = ?1", [key(id)], |row| row.get(0))?;
-        Phase::from_word(&word).ok_or(StateError::Unknown { id, word })
-    }
-
-    /// Notes what undo could not restore.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn set_remains(&mut self, id: u64, targets: &[String]) -> StateResult<()> {
-        self.insist("UPDATE txn SET remains = ?2 WHERE id = ?1", params![key(id), json("remains", &targets)?])
-    }
-
-    /// The transaction that is not over yet; there is never more than one.
-    ///
-    /// # Errors
-    /// SQLite's; a row that cannot be read, or a state that this version does not know.
-    pub fn open_transaction(&self) -> StateResult<Option<Open>> {
-        let mut query = self.db.prepare("SELECT id, state, plan, staging, reason, remains FROM txn ORDER BY id DESC LIMIT 1")?;
-        let row = query
-            .query_row([], |r| {
-                Ok((
-                    r.get::<_, i64>(0)?,
-                    r.get::<_, String>(1)?,
-                    r.get::<_, String>(2)?,
-                    r.get::<_, String>(3)?,
-                    r.get(4)?,
-                    r.get::<_, String>(5)?,
-                ))
-            })
-            .optional()?;
-        let Some((id, word, plan, staging, reason, remains)) = row else { return Ok(None) };
-        let id = id.unsigned_abs();
-        let state = Phase::from_word(&word).ok_or(StateError::Unknown { id, word })?;
-        if state.is_over() {
-            return Ok(None);
-        }
-        let what = format!("transaction {id}");
-        Ok(Some(Open {
-            id,
-            state,
-            plan: parse(&what, &plan)?,
-            staging: parse(&what, &staging)?,
-            reason,
-            remains: parse(&what, &remains)?,
-        }))
-    }
-
-    /// The staging places of transactions that are over: a crash may have left objects there.
-    ///
-    /// # Errors
-    /// SQLite's, or a row that cannot be read.
-    pub fn left_over_staging(&self) -> StateResult<Vec<(u64, Vec<PathBuf>)>> {
-        let mut query = self.db.prepare("SELECT id, state, staging FROM txn")?;
-        let rows = query.query_map([], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?, r.get::<_, String>(2)?)))?;
-        let mut over = Vec::new();
-        for row in rows {
-            let (id, word, staging) = row?;
-            if Phase::from_word(&word).is_some_and(Phase::is_over) {
-                over.push((id.unsigned_abs(), parse("staging", &staging)?));
-            }
-        }
-        Ok(over)
-    }
-
-    /// The wakes that a transaction still owes, in order.
-    ///
-    /// # Errors
-    /// SQLite's, or a row that cannot be read.
-    pub fn owed(&self, id: u64) -> StateResult<Vec<(u64, Wake)>> {
-        let mut query = self.db.prepare("SELECT seq, wake FROM owed WHERE txn = ?1 ORDER BY seq")?;
-        let rows = query.query_map([key(id)], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?)))?;
-        rows.map(|row| row.map_err(StateError::from).and_then(|(seq, wake)| Ok((seq.unsigned_abs(), parse("wake", &wake)?))))
-            .collect()
-    }
-
-    /// Records a wake as done.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn wake_done(&mut self, id: u64, seq: u64) -> StateResult<()> {
-        self.insist("DELETE FROM owed WHERE txn = ?1 AND seq = ?2", params![key(id), key(seq)])
-    }
-
     /// Commits: journal closed, generation written, ledger changed, held list changed, in one step.
     ///
     /// # Errors
@@ -335,6 +207,7 @@ impl State {
         let to = journal::next(self.phase_of(*id)?, Event::Commit)?;
         let tx = self.db.transaction()?;
         tx.execute("UPDATE txn SET state = ?2 WHERE id = ?1", params![key(*id), to.word()])?;
+        note_outcome(&tx, *id, to)?;
         tx.execute("DELETE FROM owed WHERE txn = ?1", [key(*id)])?;
         let last: Option<i64> = tx.query_row("SELECT MAX(number) FROM generation", [], |r| r.get(0))?;
         let number = if plan.intent == crate::plan::Intent::Repair { last.unwrap_or(0) } else { last.unwrap_or(0) + 1 };
@@ -442,14 +315,7 @@ impl State {
     /// # Errors
     /// SQLite's.
     pub fn hold(&mut self, held: &Held) -> StateResult<()> {
-        match insert_held(&self.db, held) {
-            Err(StateError::Sqlite(error))
-                if error.sqlite_error_code() == Some(ErrorCode::DiskFull) && self.reserve.give_up() =>
-            {
-                insert_held(&self.db, held)
-            }
-            result => result,
-        }
+        self.write(|tx| insert_held(tx, held))
     }
 
     /// Lets a revision be tried again; whether it was held.
@@ -527,7 +393,11 @@ impl State {
     /// # Errors
     /// SQLite's.
     pub fn set_audit_head(&mut self, head: &Head) -> StateResult<()> {
-        self.set_setting(Setting::AuditHead, Some(&json("audit head", head)?))
+        let head = json("audit head", head)?;
+        self.write(|tx| {
+            tx.execute("INSERT OR REPLACE INTO setting (key, value) VALUES (?1, ?2)", [Setting::AuditHead.word(), &head])?;
+            tx.execute("DELETE FROM setting WHERE key = ?1", [Setting::Unrecorded.word()]).map(drop)
+        })
     }
 }
 
@@ -540,6 +410,8 @@ pub enum Setting {
     Paused,
     /// The audit log's newest sequence number and hash (JSON).
     AuditHead,
+    /// The transaction that has ended and whose outcome is not in the audit log yet.
+    Unrecorded,
     /// Digest of the repair plan that failed last: the same is not tried again.
     FailedRepair,
     /// The accepted tip of each remote in pull mode (JSON).
@@ -552,13 +424,14 @@ impl Setting {
             Self::Desired => "desired",
             Self::Paused => "paused",
             Self::AuditHead => "audit-head",
+            Self::Unrecorded => "unrecorded",
             Self::FailedRepair => "failed-repair",
             Self::Pins => "pins",
         }
     }
 }
 
-fn insert_held(db: &Connection, held: &Held) -> StateResult<()> {
+fn insert_held(db: &Connection, held: &Held) -> rusqlite::Result<()> {
     db.execute(
         "INSERT OR REPLACE INTO held (commit_id, reason, since, seq)
          VALUES (?1, ?2, ?3, (SELECT COALESCE(MAX(seq), 0) + 1 FROM held))",

@@ -127,7 +127,7 @@ impl Worker {
             self.pulse.beat();
             let Some(ticket) = self.desk.take(PATIENCE) else { continue };
             let report = self.perform(&ticket);
-            self.engine.state.reserve().refill();
+            let _ = self.engine.state.reserve().refill();
             // A timer that found nothing to do is no news.
             let news = report.verdict != Verdict::NothingToDo && !matches!(ticket.task, Task::Poll { .. });
             self.publish(news.then(|| report.text()));

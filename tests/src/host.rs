@@ -70,6 +70,13 @@ impl Host {
         host
     }
 
+    /// The same with the package that was built with the feature `failpoints`: it dies where [`Host::order`] says.
+    #[must_use]
+    #[track_caller]
+    pub fn with_failpoints(release: Release) -> Host {
+        Host::boot(&Image::with_failpoints(release))
+    }
+
     /// A host of any image, such as one made by [`Image::derive`].
     #[must_use]
     #[track_caller]
@@ -176,9 +183,13 @@ impl Host {
     /// Does what the README says: copies the package and runs `apt-get install ./reconciled_….deb`. Gives what apt printed.
     #[track_caller]
     pub fn install_deb(&self) -> String {
-        let deb = image::deb();
+        self.install(&image::deb())
+    }
+
+    #[track_caller]
+    pub(crate) fn install(&self, deb: &Path) -> String {
         let Some(name) = deb.file_name().map(|name| name.to_string_lossy()) else { panic!("{} is no file", deb.display()) };
-        self.copy_in(&deb, "/var/tmp/");
+        self.copy_in(deb, "/var/tmp/");
         self.apt(&format!("update -qq && cd /var/tmp && apt-get install -y ./{name}"))
     }
 
@@ -186,6 +197,12 @@ impl Host {
     #[track_caller]
     pub fn apt(&self, words: &str) -> String {
         self.sh(&format!("export DEBIAN_FRONTEND=noninteractive; apt-get {words}")).ok()
+    }
+
+    /// Tells a daemon with failpoints where to die (`NAME COUNT`) or stop (`NAME COUNT stop`), one order for each of its lives.
+    #[track_caller]
+    pub fn order(&self, orders: &[&str]) {
+        self.write("/var/lib/reconciled/failpoint", orders.join("\n"));
     }
 
     /// Fetches a path from port 80 under this `Host:`.

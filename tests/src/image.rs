@@ -2,7 +2,7 @@
 //! An image is named after all that went into it, and made by whoever asks first.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -82,11 +82,23 @@ impl Image {
     #[track_caller]
     pub(crate) fn installed(release: Release) -> Image {
         static INSTALLED: [OnceLock<Image>; 2] = [const { OnceLock::new() }; 2];
-        let made = INSTALLED[release as usize].get_or_init(|| {
-            let deb = fs::read(deb()).unwrap_or_else(|e| panic!("{}: {e}", deb().display()));
-            Image::stack(release).derive("deb", &[&deb], |host| drop(host.install_deb()))
-        });
+        let made = INSTALLED[release as usize].get_or_init(|| Image::with_deb(release, "deb", &deb()));
         made.clone()
+    }
+
+    /// The package that can be told to die, on top.
+    #[track_caller]
+    pub(crate) fn with_failpoints(release: Release) -> Image {
+        static INSTALLED: [OnceLock<Image>; 2] = [const { OnceLock::new() }; 2];
+        let made =
+            INSTALLED[release as usize].get_or_init(|| Image::with_deb(release, "die", &package("RECONCILED_DEB_FAILPOINTS")));
+        made.clone()
+    }
+
+    #[track_caller]
+    fn with_deb(release: Release, kind: &str, deb: &Path) -> Image {
+        let content = fs::read(deb).unwrap_or_else(|e| panic!("{}: {e}", deb.display()));
+        Image::stack(release).derive(kind, &[&content], |host| drop(host.install(deb)))
     }
 
     /// What `make` does to a host of this image, saved; done once for the same image, kind and inputs.
@@ -111,8 +123,13 @@ impl Image {
 /// The package under test.
 #[track_caller]
 pub(crate) fn deb() -> PathBuf {
-    let Some(path) = std::env::var_os("RECONCILED_DEB").filter(|path| !path.is_empty()) else {
-        panic!("no package to test: run make test, or set RECONCILED_DEB");
+    package("RECONCILED_DEB")
+}
+
+#[track_caller]
+fn package(variable: &str) -> PathBuf {
+    let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) else {
+        panic!("no package to test: run make test, or set {variable}");
     };
     // Tests run in the folder of their crate; the path was written in the one above.
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)

@@ -14,7 +14,7 @@
 //! repo.commit_and_push().assert_refused("nginx -t");
 //! ```
 //!
-//! `RECONCILED_DEB` names the package under test; `KEEP_HOSTS=1` leaves the hosts of failed tests for a look.
+//! `RECONCILED_DEB` names the package under test, `RECONCILED_DEB_FAILPOINTS` the one that can be told to die; `KEEP_HOSTS=1` leaves the hosts of failed tests for a look.
 
 mod host;
 mod image;

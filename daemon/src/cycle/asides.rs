@@ -1,10 +1,10 @@
 //! Beside the pipeline: what differs, what drifted while paused, and the end of a stuck transaction.
 
 use super::{Engine, Order, Say, Wanted};
-use crate::apply;
+use crate::apply::{self, WithManager};
 use crate::audit::{ChangeRecord, Event, NewRecord};
-use crate::change::{Change, Object};
-use crate::host::{HostError, HostResult, Slot};
+use crate::change::{Change, Object, Wake};
+use crate::host::{HostResult, Slot};
 use crate::journal::{Event as Step, State as Phase};
 use crate::plan::Plan;
 use crate::report::{Progress, Report, Verdict};
@@ -87,7 +87,7 @@ impl Engine {
     /// # Errors
     /// The store's.
     pub fn resolve(&mut self, path: &str, restore: bool, actor: &str, say: Say<'_>) -> StateResult<Report> {
-        let Some(mut open) = self.state.open_transaction()?.filter(|o| o.state == Phase::Stuck) else {
+        let Some(open) = self.state.open_transaction()?.filter(|o| o.state == Phase::Stuck) else {
             return Ok(Report::short(Verdict::NothingToDo, "nothing is stuck"));
         };
         let concerns = |remain: &str| {
@@ -98,16 +98,15 @@ impl Engine {
         if mine.is_empty() {
             return Ok(Report::short(Verdict::Refused, &format!("nothing is stuck on {path}: {}", open.remains.join("; "))));
         }
-        if restore && let Err((target, error)) = self.force_all_back(&open, &mine) {
-            return Ok(Report::short(Verdict::Stuck, &format!("{target}: {error}")));
+        if restore && let Err(why) = self.restore_by_force(&open, &mine) {
+            return Ok(Report::short(Verdict::Stuck, &why));
         }
         let mut record = NewRecord::new(Event::Resolved, actor);
         record.reason = Some(format!("{}: {}", if restore { "restored" } else { "kept" }, mine.join("; ")));
         self.record(record);
-        self.state.set_remains(open.id, &rest)?;
-        open.remains = rest;
-        if !open.remains.is_empty() {
-            return Ok(Report::short(Verdict::Stuck, &open.remains.join("; ")));
+        if !rest.is_empty() {
+            self.state.set_remains(open.id, &rest)?;
+            return Ok(Report::short(Verdict::Stuck, &rest.join("; ")));
         }
         for (seq, wake) in self.state.owed(open.id)? {
             match self.host.wake(&wake) {
@@ -115,22 +114,46 @@ impl Engine {
                 Err(error) => say(Progress::Note { text: format!("{wake}: {error}") }),
             }
         }
-        self.state.advance(open.id, Step::Resolve, None)?;
+        self.state.advance_with(open.id, Step::Resolve, &rest)?;
         // What is left over is swept at the next start.
         let _ = self.host.sweep(open.id, &open.staging);
         Ok(Report::short(Verdict::NothingToDo, "nothing is stuck any more: pushes are taken again"))
     }
 
-    /// Puts back what these remains name, last change first, and makes it durable; the target that failed.
-    fn force_all_back(&mut self, open: &Open, remains: &[String]) -> Result<(), (String, HostError)> {
-        for (step, planned) in open.plan.steps.iter().enumerate().rev() {
-            let target = planned.change.target();
-            if remains.iter().any(|r| r.starts_with(&format!("{target}: "))) {
-                self.force_back(open, step, &planned.change).map_err(|error| (target, error))?;
+    /// Puts back what remains, whatever stands there now: objects, last change first, and what reads them after that.
+    fn restore_by_force(&mut self, open: &Open, mine: &[String]) -> Result<(), String> {
+        let concerned = |target: &str| mine.iter().any(|m| m.starts_with(&format!("{target}: ")));
+        let steps = open.plan.steps.iter().enumerate().rev().filter(|(_, planned)| concerned(&planned.change.target()));
+        let (units, objects): (Vec<_>, Vec<_>) = steps.partition(|(_, planned)| matches!(planned.change, Change::Unit { .. }));
+        for (_, planned) in &units {
+            if let Change::Unit { unit, before, .. } = &planned.change {
+                apply::bring_down_unit(unit, before, &mut *self.host);
             }
         }
+        for (step, planned) in objects {
+            let target = planned.change.target();
+            self.force_back(open, step, &planned.change).map_err(|error| format!("{target}: {error}"))?;
+        }
         let paths: Vec<_> = open.plan.steps.iter().filter_map(|s| s.change.path()).collect();
-        self.host.sync_parents(&paths).map_err(|error| ("sync".to_owned(), error))
+        self.host.sync_parents(&paths).map_err(|error| format!("sync: {error}"))?;
+        let (reload, others): (Vec<_>, Vec<_>) =
+            self.state.owed(open.id).map_err(|e| e.to_string())?.into_iter().partition(|(_, wake)| *wake == Wake::DaemonReload);
+        for (seq, wake) in reload {
+            self.wake_by_force(open.id, seq, &wake)?;
+        }
+        for (step, planned) in units {
+            let target = planned.change.target();
+            self.force_back(open, step, &planned.change).map_err(|error| format!("{target}: {error}"))?;
+        }
+        for (seq, wake) in others.iter().filter(|(_, wake)| concerned(&wake.target())) {
+            self.wake_by_force(open.id, *seq, wake)?;
+        }
+        Ok(())
+    }
+
+    fn wake_by_force(&mut self, id: u64, seq: u64, wake: &Wake) -> Result<(), String> {
+        self.host.wake(wake).map_err(|error| format!("{}: {error}", wake.target()))?;
+        self.state.wake_done(id, seq).map_err(|e| e.to_string())
     }
 
     fn force_back(&mut self, open: &Open, step: usize, change: &Change) -> HostResult<()> {
@@ -151,7 +174,7 @@ impl Engine {
                 self.host.swap(slot, path, &live, before)
             }
             Change::Dir { path, before, .. } => self.host.set_directory(path, *before),
-            Change::Unit { unit, before, .. } => self.host.set_unit(unit, before),
+            Change::Unit { unit, before, after } => apply::bring_back_unit(unit, before, after, &mut *self.host),
         }
     }
 
@@ -165,12 +188,13 @@ impl Engine {
         if !matches!(open.state, Phase::Acting | Phase::Undoing) {
             return Ok(false);
         }
-        self.state.advance(open.id, Step::Undo, Some("the host went down in the middle of it"))?;
+        self.state.begin_undo(open.id, "the host went down in the middle of it", None)?;
+        crate::failpoint!("undoing");
         let say: Say<'_> = &mut |p| eprintln!("{}", p.text());
-        let remains = apply::restore(&open, false, &mut self.ground(say));
-        self.state.set_remains(open.id, &remains)?;
-        self.state.advance(open.id, Step::Restore, None)?;
-        Ok(open.plan.wakes.contains(&crate::change::Wake::DaemonReload)
+        let remains = apply::restore(&open, WithManager::No, &mut self.ground(say));
+        self.state.advance_with(open.id, Step::Restore, &remains)?;
+        crate::failpoint!("restored");
+        Ok(open.plan.wakes.contains(&Wake::DaemonReload)
             || open.plan.steps.iter().any(|s| matches!(s.change, Change::Unit { .. })))
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Engine, Order, Watch, record_for};
-use crate::apply::{self, ApplyError, Ground, Undone};
+use crate::apply::{self, ApplyError, Cause, Ground, Undone};
 use crate::audit::{AuditLog, ChangeRecord, Event, NewRecord, Stage, Stamp, UtcTime};
 use crate::host::HostError;
 use crate::journal::State as Phase;
@@ -14,6 +14,9 @@ use crate::rehearse::RehearseError;
 use crate::report::{Progress, Report, Verdict};
 use crate::source::{self, MAIN, Snapshot, SourceError};
 use crate::state::{Generation, Held, Open, Setting, State, StateError};
+
+/// Why a transaction is taken back that was neither finished nor found wanting.
+pub(super) const INTERRUPTED: &str = "the daemon was interrupted";
 
 /// Why a pass stopped.
 #[derive(Debug)]
@@ -69,6 +72,28 @@ impl Stop {
     pub(super) fn before_live(error: &ApplyError) -> Self {
         let verdict = if matches!(error, ApplyError::Host(HostError::Unfit(_))) { Verdict::Refused } else { Verdict::Failed };
         Self::new(verdict, format!("nothing was touched: {error}"))
+    }
+}
+
+/// Why a transaction is taken back.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// In words.
+    pub reason: String,
+    /// The revision is at fault, not the host or a person: it is held.
+    pub at_fault: bool,
+    /// What the probes said.
+    pub probes: Vec<Probed>,
+}
+
+impl Failure {
+    /// Somebody else's edit, a full or broken disk and a store that cannot be written are not the revision's fault.
+    pub(super) fn of(error: &ApplyError) -> Self {
+        let at_fault = match error {
+            ApplyError::Host(HostError::Foreign { .. } | HostError::Io { .. }) | ApplyError::State(_) => false,
+            ApplyError::Host(_) | ApplyError::Judged(_) => true,
+        };
+        Self { reason: error.to_string(), at_fault, probes: Vec::new() }
     }
 }
 
@@ -137,8 +162,7 @@ impl Engine {
     }
 
     fn hold(&mut self, commit: &str, reason: &str) {
-        let held = Held { commit: commit.to_owned(), reason: reason.to_owned(), since: UtcTime::now().to_string() };
-        if let Err(error) = self.state.hold(&held) {
+        if let Err(error) = self.state.hold(&held_now(commit, reason)) {
             tracing::error!("{commit} could not be held: {error}");
         }
     }
@@ -174,8 +198,7 @@ impl Engine {
     pub(super) fn take_back(
         &mut self,
         (id, plan, staging): (u64, Plan, Vec<PathBuf>),
-        reason: String,
-        mut probes: Vec<Probed>,
+        Failure { reason, at_fault, mut probes }: Failure,
         changes: Vec<ChangeRecord>,
         say: &mut dyn FnMut(Progress),
     ) -> Stop {
@@ -186,19 +209,12 @@ impl Engine {
         }
         say(Progress::Line { text: "taking everything back".to_owned() });
         let open = Open { id, state: Phase::Acting, plan, staging, reason: reason.clone(), remains: Vec::new() };
+        let hold = (at_fault && open.plan.intent == Intent::Deploy).then(|| held_now(&open.plan.commit.id, &reason));
         let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
-        let undone = apply::undo(&open, &reason, &mut ground);
-        let restored = self.probe_restored(say);
-        probes.extend(restored);
-        let mut record = NewRecord::new(Event::RolledBack, &open.plan.actor);
-        record.commit = Some(open.plan.commit.id.clone()).filter(|c| !c.is_empty());
-        record.summary = Some(open.plan.commit.summary.clone()).filter(|s| !s.is_empty());
-        record.plan = Some(open.plan.digest());
-        record.generation = self.state.live().ok().flatten().map(|g| g.number);
-        record.probes = probes;
-        record.changes = changes;
-        let mut stop =
-            Stop { hold: open.plan.intent == Intent::Deploy, recorded: true, ..Stop::new(Verdict::RolledBack, reason) };
+        let undone = apply::undo(&open, &Cause { reason: &reason, hold: hold.as_ref() }, &mut ground);
+        probes.extend(self.probe_restored(say));
+        let mut record = NewRecord { probes, changes, ..self.record_of(Event::RolledBack, &open) };
+        let mut stop = Stop { recorded: true, ..Stop::new(Verdict::RolledBack, reason) };
         match undone {
             Ok(Undone::Restored) => {}
             Ok(Undone::Stuck(remains)) => stop.stick(&remains.join("\n")),
@@ -216,6 +232,16 @@ impl Engine {
             }
         }
         stop
+    }
+
+    /// A record of how a transaction ended.
+    fn record_of(&self, event: Event, open: &Open) -> NewRecord {
+        let mut record = NewRecord::new(event, &open.plan.actor);
+        record.commit = Some(open.plan.commit.id.clone()).filter(|c| !c.is_empty());
+        record.summary = Some(open.plan.commit.summary.clone()).filter(|s| !s.is_empty());
+        record.plan = Some(open.plan.digest());
+        record.generation = self.state.live().ok().flatten().map(|g| g.number);
+        record
     }
 
     /// Asks the probes of the live generation after a rollback: the push returns only when that is known too.
@@ -238,6 +264,7 @@ impl Engine {
                 tracing::warn!("staging of transaction {id}: {error}, ignoring");
             }
         }
+        self.record_lost_outcome()?;
         let Some(open) = self.state.open_transaction()? else { return Ok(()) };
         let say: &mut dyn FnMut(Progress) = &mut |p| tracing::info!("{}", p.text());
         let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
@@ -248,24 +275,39 @@ impl Engine {
                 }
                 return Ok(());
             }
-            Phase::Acting | Phase::Undoing => apply::undo(&open, "the daemon was interrupted", &mut ground)?,
+            Phase::Acting | Phase::Undoing => apply::undo(&open, &Cause { reason: INTERRUPTED, hold: None }, &mut ground)?,
             Phase::Restored => apply::finish_restored(&open, &mut ground)?,
             Phase::Stuck | Phase::Committed | Phase::RolledBack | Phase::Dropped => return Ok(()),
         };
-        let mut record = NewRecord::new(Event::Recovered, &open.plan.actor);
-        record.commit = Some(open.plan.commit.id.clone()).filter(|c| !c.is_empty());
-        record.plan = Some(open.plan.digest());
-        record.reason = Some("the daemon was interrupted; the host is back where it was".to_owned());
-        if let Undone::Stuck(remains) = undone {
-            record.event = Event::Stuck;
-            record.reason = Some("the daemon was interrupted and not all could be taken back".to_owned());
-            record.details = Some(remains.join("\n"));
+        if let Undone::Stuck(remains) = &undone {
             tracing::error!("STUCK: {}", remains.join("; "));
         }
-        self.record(record);
-        if open.plan.intent == Intent::Deploy && self.state.count_interruption(&open.plan.commit.id)? > 1 {
+        self.record_lost_outcome()?;
+        let interrupted = open.state == Phase::Acting || open.reason.is_empty();
+        if interrupted && open.plan.intent == Intent::Deploy && self.state.count_interruption(&open.plan.commit.id)? > 1 {
             self.hold(&open.plan.commit.id, "the daemon was interrupted twice while it was being applied");
         }
+        Ok(())
+    }
+
+    /// Records how a transaction ended that has no record of it yet: the daemon died in between, or has just recovered it.
+    fn record_lost_outcome(&mut self) -> Result<(), StateError> {
+        let Some(open) = self.state.unrecorded()? else { return Ok(()) };
+        let (event, how) = match (open.state, open.plan.intent) {
+            (Phase::Committed, Intent::Repair) => (Event::DriftRepaired, "all was done when the daemon was interrupted"),
+            (Phase::Committed, _) => (Event::Live, "all was done when the daemon was interrupted"),
+            (Phase::Stuck, _) => (Event::Stuck, "not all could be taken back"),
+            _ => (Event::Recovered, "the host is back where it was"),
+        };
+        let mut record = self.record_of(event, &open);
+        let why = if open.state == Phase::Committed {
+            String::new()
+        } else {
+            format!("{}: ", first_line(&open.reason).0.unwrap_or_default())
+        };
+        record.reason = Some(format!("{why}{how}"));
+        record.details = Some(open.remains.join("\n")).filter(|text| !text.is_empty());
+        self.record(record);
         Ok(())
     }
 
@@ -320,6 +362,7 @@ impl Engine {
         Ok(write_record(&mut self.audit, &mut self.state, record)?)
     }
 
+    /// Records a commit. What is live stays so, whatever becomes of the record.
     pub(super) fn record_outcome(
         &mut self,
         order: &Order,
@@ -328,18 +371,19 @@ impl Engine {
         probes: Vec<Probed>,
         changes: Vec<ChangeRecord>,
         times: &[(String, u64)],
-    ) -> Result<(), Stop> {
+    ) {
         let event = if plan.intent == Intent::Repair { Event::DriftRepaired } else { Event::Live };
         let mut record = record_for(event, order, Some(plan));
         record.generation = Some(number);
         record.probes = probes;
         record.changes = changes;
         record.stages = stages(times);
-        if plan.intent == Intent::Repair {
-            self.state.set_setting(Setting::FailedRepair, None)?;
+        if plan.intent == Intent::Repair
+            && let Err(error) = self.state.set_setting(Setting::FailedRepair, None)
+        {
+            tracing::error!("{error}");
         }
-        write_record(&mut self.audit, &mut self.state, record)?;
-        Ok(())
+        self.record(record);
     }
 }
 
@@ -375,6 +419,10 @@ fn write_record(audit: &mut AuditLog, state: &mut State, record: NewRecord) -> R
         tracing::error!("the audit head could not be noted: {error}");
     }
     Ok(())
+}
+
+fn held_now(commit: &str, reason: &str) -> Held {
+    Held { commit: commit.to_owned(), reason: reason.to_owned(), since: UtcTime::now().to_string() }
 }
 
 /// The first required probe that is red. A repair is not blamed for what was red before it.

@@ -491,6 +491,9 @@ impl Touch for Fake {
     fn swap(&mut self, slot: Slot, path: &ManagedPath, before: &Object, after: &Object) -> HostResult<()> {
         self.touch(format!("swap {path}"), |w| w.swap(slot, path, before, after))
     }
+    fn waiting(&self, slot: Slot, _: &ManagedPath) -> HostResult<Object> {
+        self.look(|w| Ok(w.slots.get(&(slot.transaction, slot.step)).map_or(Object::Absent, Node::object)))
+    }
     fn staged(&self, slot: Slot, _: &ManagedPath) -> HostResult<(Object, Vec<u8>)> {
         self.look(|w| {
             let node = w.slots.get(&(slot.transaction, slot.step));

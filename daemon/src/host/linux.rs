@@ -131,6 +131,10 @@ impl Touch for Linux {
     fn set_directory(&mut self, path: &ManagedPath, facts: Option<DirFacts>) -> HostResult<()> {
         self.files.set_directory(path, facts)
     }
+    fn waiting(&self, slot: Slot, path: &ManagedPath) -> HostResult<Object> {
+        self.pulse.beat();
+        self.files.waiting(slot, path)
+    }
     fn sync_parents(&mut self, paths: &[&ManagedPath]) -> HostResult<()> {
         self.files.sync_parents(paths)
     }
@@ -138,10 +142,13 @@ impl Touch for Linux {
         files::sweep(transaction, staging)
     }
     fn set_unit(&mut self, unit: &str, facts: &UnitFacts) -> HostResult<()> {
-        self.manager()?.set_unit(unit, facts)
+        self.manager()?.set_unit(unit, facts)?;
+        // The manager does not wait until the links that it makes are on disk.
+        if facts.enabled.is_some() || facts.masked.is_some() { files::sync_links() } else { Ok(()) }
     }
     fn restore_links(&mut self, unit: &str, links: &[(String, String)]) -> HostResult<()> {
-        files::restore_links(unit, links)
+        files::restore_links(unit, links)?;
+        files::sync_links()
     }
     fn wake(&mut self, wake: &Wake) -> HostResult<()> {
         self.manager()?.wake(wake)

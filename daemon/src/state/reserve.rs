@@ -22,10 +22,10 @@ impl Reserve {
         reserve
     }
 
-    /// Keeps the space back again, once there is some.
-    pub fn refill(&self) {
+    /// Keeps the space back again, once there is some; whether it is kept.
+    pub fn refill(&self) -> bool {
         if self.path.exists() {
-            return;
+            return true;
         }
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.path);
         let kept = made.and_then(|file| Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, SIZE)?));
@@ -33,6 +33,7 @@ impl Reserve {
             // Half a reserve is worse than none: it would not be made again.
             let _ = fs::remove_file(&self.path);
         }
+        kept.is_ok()
     }
 
     /// Gives the space up; whether there was any.

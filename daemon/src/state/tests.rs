@@ -47,7 +47,7 @@ fn plan(intent: Intent, commit: &str, claimed: &[Change], released: &[&str]) -> 
 
 fn commit(state: &mut State, plan: &Plan, hold: &[Held]) -> u64 {
     let id = state.begin(plan, &["/.reconciled".into()]).unwrap();
-    state.advance(id, Event::Act, None).unwrap();
+    state.advance(id, Event::Act).unwrap();
     state.commit(&Commitment { id, plan, at: "2026-04-01T00:00:00Z", hold }).unwrap()
 }
 
@@ -94,7 +94,7 @@ fn a_row_that_does_not_check_is_named_and_never_guessed_at() {
         let mut state = State::open(dir.path()).unwrap();
         commit(&mut state, &plan(Intent::Deploy, "1", &[change("/etc/x", "old")], &[]), &[]);
         let id = state.begin(&plan(Intent::Deploy, "2", &[], &[]), &[]).unwrap();
-        state.advance(id, Event::Act, None).unwrap();
+        state.advance(id, Event::Act).unwrap();
         meddle(dir.path(), sql);
         (dir, state, id)
     };
@@ -108,7 +108,7 @@ fn a_row_that_does_not_check_is_named_and_never_guessed_at() {
         let error = state.open_transaction().unwrap_err().to_string();
         assert!(error.contains(named), "{sql}: {error}");
         if sql.contains("committing") {
-            assert!(state.advance(id, Event::Undo, None).is_err(), "nothing follows on a state that nobody knows");
+            assert!(state.begin_undo(id, "why", None).is_err(), "nothing follows on a state that nobody knows");
         }
     }
     let (_dir, state, _) = damaged("UPDATE ledger SET displaced = 'null'");
@@ -128,8 +128,9 @@ fn only_what_the_journal_allows() {
     let error = state.commit(&Commitment { id, plan: &plan, at: "", hold: &[] }).unwrap_err();
     assert!(matches!(error, StateError::Illegal(_)), "planned cannot commit: {error}");
     assert!(state.live().unwrap().is_none());
-    state.advance(id, Event::Act, None).unwrap();
-    state.advance(id, Event::Undo, Some("why")).unwrap();
+    state.advance(id, Event::Act).unwrap();
+    state.begin_undo(id, "why", None).unwrap();
+    state.begin_undo(id, "why again", None).unwrap();
     assert!(state.commit(&Commitment { id, plan: &plan, at: "", hold: &[] }).is_err(), "what is undone does not commit");
     let open = State::open(dir.path()).unwrap().open_transaction().unwrap().unwrap();
     assert_eq!((open.state, open.reason.as_str(), open.plan), (Phase::Undoing, "why", plan));
@@ -214,7 +215,7 @@ fn what_is_over_is_swept_and_forgotten() {
     let mut state = State::open(dir.path()).unwrap();
     let dropped = state.begin(&plan(Intent::Deploy, "1", &[], &[]), &["/a/.reconciled".into()]).unwrap();
     assert!(state.left_over_staging().unwrap().is_empty(), "what is open is not left over");
-    state.advance(dropped, Event::Drop, None).unwrap();
+    state.advance(dropped, Event::Drop).unwrap();
     assert_eq!(state.left_over_staging().unwrap(), [(dropped, vec!["/a/.reconciled".into()])]);
     assert!(state.open_transaction().unwrap().is_none());
     commit(&mut state, &plan(Intent::Deploy, "2", &[], &[]), &[]);

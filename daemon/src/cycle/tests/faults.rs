@@ -303,7 +303,7 @@ fn any_part_of_the_steps_can_be_taken_back() {
             rig.reborn(&store);
             let Some(open) = rig.engine.state.open_transaction().unwrap() else { continue };
             assert_eq!(open.state, Phase::Planned);
-            rig.engine.state.advance(open.id, crate::journal::Event::Act, None).unwrap();
+            rig.engine.state.advance(open.id, crate::journal::Event::Act).unwrap();
             for (step, planned) in open.plan.steps.iter().enumerate() {
                 if chance.coin() {
                     // What cannot be done without the steps before it was not done.

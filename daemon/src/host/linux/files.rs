@@ -19,6 +19,8 @@ use crate::path::ManagedPath;
 pub const STAGING: &str = ".reconciled";
 /// Where enablement links live (systemd.unit(5)).
 const UNIT_LINKS: &str = "/etc/systemd/system";
+/// The text of a link in the place of a unit that masks it (systemctl(1)).
+const MASK: &str = "/dev/null";
 
 /// The file system from one root directory on.
 #[derive(Debug)]
@@ -216,6 +218,10 @@ impl Files {
         }
         fs::renameat_with(&slots, staged, &parent, live, back).map_err(io(|| format!("put {path} back")))?;
         Err(foreign(&out))
+    }
+
+    pub(crate) fn waiting(&self, slot: Slot, path: &ManagedPath) -> HostResult<Object> {
+        Ok(object_at(&self.slots(slot, path)?, &slot.step.to_string(), path)?.object)
     }
 
     pub(crate) fn staged(&self, slot: Slot, path: &ManagedPath) -> HostResult<(Object, Vec<u8>)> {
@@ -419,6 +425,13 @@ fn sync_place(place: &Path, slots: &Path) -> std::io::Result<()> {
     [Some(slots), Some(place), place.parent()].into_iter().flatten().try_for_each(|dir| File::open(dir)?.sync_all())
 }
 
+/// Makes enablement links durable, wherever below their directory they are.
+pub(super) fn sync_links() -> HostResult<()> {
+    let fail = |source| HostError::Io { what: format!("sync {UNIT_LINKS}"), source };
+    let dir = File::open(UNIT_LINKS).map_err(fail)?;
+    fs::syncfs(&dir).map_err(|errno| fail(errno.into()))
+}
+
 pub(super) fn sweep(transaction: u64, staging: &[PathBuf]) -> HostResult<()> {
     for place in staging {
         let slots = place.join(slots_name(transaction));
@@ -435,7 +448,7 @@ pub(super) fn sweep(transaction: u64, staging: &[PathBuf]) -> HostResult<()> {
 }
 
 /// The links below `/etc/systemd/system` that carry a unit's enablement: in `*.wants/` and `*.requires/` under its name,
-/// and aliases that point to its file.
+/// aliases that point to its file, and the one that masks it.
 pub(super) fn enablement_links(unit: &str) -> Vec<(String, String)> {
     let mut links = Vec::new();
     let Ok(entries) = std::fs::read_dir(UNIT_LINKS) else { return links };
@@ -446,8 +459,7 @@ pub(super) fn enablement_links(unit: &str) -> Vec<(String, String)> {
         if name.ends_with(".wants") || name.ends_with(".requires") {
             links.extend(link_text(&path.join(unit)));
         } else if let Some((place, text)) = link_text(&path)
-            && name != unit
-            && Path::new(&text).file_name().is_some_and(|n| n == unit)
+            && if name == unit { text == MASK } else { Path::new(&text).file_name().is_some_and(|n| n == unit) }
         {
             links.push((place, text));
         }

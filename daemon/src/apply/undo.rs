@@ -1,0 +1,240 @@
+//! The way back: every object as it was, then every unit, then the processes that had read what is no longer there. The
+//! same code after a failure, after a crash, and (objects only) in early boot. It goes on where it fails, and says where.
+
+use super::{Ground, drop_planned, foreign};
+use crate::change::{Change, Object, UnitFacts, Wake};
+use crate::host::{HostResult, Slot, Touch};
+use crate::journal::{Event, State as Phase};
+use crate::path::ManagedPath;
+use crate::plan::Step;
+use crate::report::Progress;
+use crate::state::{Held, Open, StateError};
+
+/// Where everything is gone after a reboot.
+const UNTIL_REBOOT: &str = "/run/";
+
+/// Why a transaction is taken back.
+#[derive(Clone, Debug)]
+pub struct Cause<'a> {
+    /// In words.
+    pub reason: &'a str,
+    /// The revision is at fault: it is held from the moment on at which the undo begins.
+    pub hold: Option<&'a Held>,
+}
+
+/// How an undo ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Undone {
+    /// All is where it was.
+    Restored,
+    /// These targets are not, and why.
+    Stuck(Vec<String>),
+}
+
+/// Takes a transaction back, wherever it stands. May be called again after a crash in the middle of it.
+///
+/// # Errors
+/// The store's; what the host refuses is in the answer instead.
+pub fn undo(open: &Open, cause: &Cause<'_>, ground: &mut Ground<'_>) -> Result<Undone, StateError> {
+    if ground.state.phase_of(open.id)? == Phase::Planned {
+        // It never began: its first record found no room.
+        if let Err(error) = drop_planned(open.id, &open.staging, ground) {
+            tracing::warn!("staging of transaction {}: {error}, ignoring", open.id);
+        }
+        return Ok(Undone::Restored);
+    }
+    ground.state.begin_undo(open.id, cause.reason, cause.hold)?;
+    crate::failpoint!("undoing");
+    bring_down(open, ground);
+    let remains = restore(open, WithManager::Yes, ground);
+    ground.state.advance_with(open.id, Event::Restore, &remains)?;
+    crate::failpoint!("restored");
+    let open = Open { remains, ..open.clone() };
+    finish_restored(&open, ground)
+}
+
+/// Ends a transaction whose objects are all restored: units, owed wakes, then the end.
+///
+/// # Errors
+/// The store's.
+pub fn finish_restored(open: &Open, ground: &mut Ground<'_>) -> Result<Undone, StateError> {
+    let mut remains = open.remains.clone();
+    remains.extend(wake_up(open, ground)?);
+    if !remains.is_empty() {
+        ground.state.advance_with(open.id, Event::Stick, &remains)?;
+        crate::failpoint!("stuck");
+        return Ok(Undone::Stuck(remains));
+    }
+    ground.state.advance(open.id, Event::Close)?;
+    crate::failpoint!("closed");
+    // What is left over is swept at the next start.
+    let _ = ground.touch.sweep(open.id, &open.staging);
+    Ok(Undone::Restored)
+}
+
+/// Whether a service manager answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithManager {
+    /// As usual.
+    Yes,
+    /// In early boot. Units then get back the links that carry their enablement; the rest is done when the daemon is up.
+    No,
+}
+
+/// What was not running before stops, and what was not enabled is disabled, as long as its unit file still says how.
+fn bring_down(open: &Open, ground: &mut Ground<'_>) {
+    for (unit, before, _) in units(open) {
+        bring_down_unit(unit, before, ground.touch);
+    }
+}
+
+/// The same for one unit. What fails is tried again, and reported, by [`bring_back_unit`].
+pub fn bring_down_unit(unit: &str, before: &UnitFacts, touch: &mut dyn Touch) {
+    let off = |field: Option<bool>| field.filter(|on| !on);
+    let down = UnitFacts { enabled: off(before.enabled), active: off(before.active), ..UnitFacts::default() };
+    if down != UnitFacts::default() {
+        let _ = touch.set_unit(unit, &down);
+        crate::failpoint!("down");
+    }
+}
+
+/// Brings a unit whose files are restored to the state that it had, with exactly the links that it had.
+///
+/// # Errors
+/// Those of the host.
+pub fn bring_back_unit(unit: &str, before: &UnitFacts, after: &UnitFacts, touch: &mut dyn Touch) -> HostResult<()> {
+    let state = touch.set_unit(unit, before);
+    let links = if has_links(after) { touch.restore_links(unit, &before.links) } else { Ok(()) };
+    state.and(links)
+}
+
+/// The plan's units, last change first: (unit, before, after).
+fn units(open: &Open) -> impl Iterator<Item = (&str, &UnitFacts, &UnitFacts)> {
+    open.plan.steps.iter().rev().filter_map(|step| match &step.change {
+        Change::Unit { unit, before, after } => Some((unit.as_str(), before, after)),
+        _ => None,
+    })
+}
+
+/// Puts every object back, last change first, and makes that durable. Returns what could not be put back, and why.
+pub fn restore(open: &Open, manager: WithManager, ground: &mut Ground<'_>) -> Vec<String> {
+    let mut remains = Vec::new();
+    for (number, step) in open.plan.steps.iter().enumerate().rev() {
+        let slot = Slot { transaction: open.id, step: number };
+        let taken_back = take_back(slot, &step.change, manager, ground.touch);
+        // One more try: what was in the way may have been a matter of a moment.
+        if let Err(error) = taken_back.or_else(|_| take_back(slot, &step.change, manager, ground.touch)) {
+            let kept = keep_before(slot, step, ground);
+            remains.push(format!("{}: {error}{kept}", step.change.target()));
+        }
+        crate::failpoint!("step-back");
+    }
+    let paths: Vec<&ManagedPath> = open.plan.steps.iter().filter_map(|s| s.change.path()).collect();
+    let synced = ground.touch.sync_parents(&paths).and_then(|()| ground.touch.sync(open.id, &open.staging));
+    if let Err(error) = synced {
+        remains.push(format!("sync: {error}"));
+    }
+    remains
+}
+
+/// The one rule, backward.
+fn take_back(slot: Slot, change: &Change, manager: WithManager, touch: &mut dyn Touch) -> HostResult<()> {
+    match change {
+        Change::Entry { path, before, after, .. } => {
+            let live = touch.object(path)?.object;
+            let gone_with_the_boot =
+                manager == WithManager::No && live == Object::Absent && path.as_str().starts_with(UNTIL_REBOOT);
+            if live == *before || gone_with_the_boot {
+                return Ok(());
+            }
+            // Ours still waits, so it never went live (or is back already): what stands there is not our doing, and stays.
+            if touch.waiting(slot, path).is_ok_and(|waiting| waiting == *after) {
+                return Ok(());
+            }
+            if live != *after {
+                return Err(foreign(path.as_str(), after, &live));
+            }
+            touch.swap(slot, path, after, before)
+        }
+        Change::Dir { path, before, after } => {
+            let live = touch.directory(path)?;
+            let wanted = match (live, before, after) {
+                (Some(live), Some(before), Some(after)) => Some(live.taken_back(before, after)),
+                _ => *before,
+            };
+            if live == wanted { Ok(()) } else { touch.set_directory(path, wanted) }
+        }
+        Change::Unit { unit, before, after } if manager == WithManager::No && has_links(after) => {
+            touch.restore_links(unit, &before.links)
+        }
+        Change::Unit { .. } => Ok(()),
+    }
+}
+
+/// Whether a change of these fields is one of links below `/etc/systemd/system`.
+fn has_links(facts: &UnitFacts) -> bool {
+    facts.enabled.is_some() || facts.masked.is_some()
+}
+
+/// What cannot be put back is at least not lost with the staging directory; says where it is.
+fn keep_before(slot: Slot, step: &Step, ground: &mut Ground<'_>) -> String {
+    let Change::Entry { path, after, .. } = &step.change else { return String::new() };
+    match ground.touch.staged(slot, path) {
+        Ok((waiting @ Object::File(_), _)) if waiting == *after => String::new(),
+        Ok((Object::File(facts), content)) => {
+            let objects = ground.state.objects();
+            match objects.put(&facts.digest, &content).and_then(|()| objects.sync()) {
+                Ok(()) => format!("; what stood there before is kept as object {}", facts.digest),
+                Err(error) => format!("; what stood there before could not be kept outside staging: {error}"),
+            }
+        }
+        _ => String::new(),
+    }
+}
+
+/// The manager reads the restored unit files, units get back the state that they had, and what had read the other
+/// configuration reads this one. Returns what failed, and why.
+fn wake_up(open: &Open, ground: &mut Ground<'_>) -> Result<Vec<String>, StateError> {
+    let mut failed = Vec::new();
+    let (manager, others): (Vec<_>, Vec<_>) =
+        ground.state.owed(open.id)?.into_iter().partition(|(_, wake)| *wake == Wake::DaemonReload);
+    for (seq, wake) in manager {
+        wake_again(open, seq, &wake, ground, &mut failed)?;
+    }
+    for (unit, before, after) in units(open) {
+        let touch = &mut *ground.touch;
+        // One more try: a unit may have been in the way of another.
+        let back = bring_back_unit(unit, before, after, touch).or_else(|_| bring_back_unit(unit, before, after, touch));
+        if let Err(error) = back
+            && !was_ailing(open, Some(unit))
+        {
+            failed.push(format!("unit:{unit}: {error}"));
+        }
+        crate::failpoint!("unit-back");
+    }
+    for (seq, wake) in others {
+        wake_again(open, seq, &wake, ground, &mut failed)?;
+    }
+    Ok(failed)
+}
+
+fn wake_again(open: &Open, seq: u64, wake: &Wake, ground: &mut Ground<'_>, failed: &mut Vec<String>) -> Result<(), StateError> {
+    let result = ground.touch.wake(wake).or_else(|_| ground.touch.wake(wake));
+    crate::failpoint!("waking-back");
+    match result {
+        Err(error) if !was_ailing(open, wake.unit()) => failed.push(format!("{}: {error}", wake.target())),
+        result => {
+            if result.is_ok() {
+                (ground.say)(Progress::Good { text: wake.to_string() });
+            }
+            ground.state.wake_done(open.id, seq)?;
+        }
+    }
+    crate::failpoint!("woken-back");
+    Ok(())
+}
+
+/// A unit that was failing before the plan may fail again when it is put back: that is where it was.
+fn was_ailing(open: &Open, unit: Option<&str>) -> bool {
+    unit.is_some_and(|unit| open.plan.ailing.iter().any(|ailing| ailing == unit))
+}
