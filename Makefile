@@ -43,7 +43,7 @@ lint: tested-deb ## fmt, clippy, rustdoc, generated files, shellcheck, cargo den
 
 .PHONY: unit
 unit: setup ## tests that need no host
-	@cargo test --workspace --exclude reconciled-tests --all-features --no-fail-fast
+	@cargo test --workspace --exclude reconciled-tests --features schema,failpoints --no-fail-fast
 	@cargo test -p reconciled-tests --lib --bins --test tidy
 
 .PHONY: e2e
