@@ -249,7 +249,7 @@ impl Engine {
         let number = match committed {
             Ok(number) => number,
             Err(error) => {
-                let failure = Failure { probes: verdicts, at_fault: false, ..Failure::of(&error) };
+                let failure = Failure { probes: verdicts, ..Failure::of(&error) };
                 return Err(self.take_back(applied.into_parts(), failure, changes, say));
             }
         };

@@ -80,19 +80,17 @@ impl Stop {
 pub(super) struct Failure {
     /// In words.
     pub reason: String,
-    /// The revision is at fault, not the host or a person: it is held.
+    /// The revision is held for it.
     pub at_fault: bool,
     /// What the probes said.
     pub probes: Vec<Probed>,
 }
 
 impl Failure {
-    /// Somebody else's edit, a full or broken disk and a store that cannot be written are not the revision's fault.
+    /// Somebody else's edit in the middle is no reason to hold the revision: the next look sees it. Anything else is, be it a
+    /// worn disk: what failed once half-way is not tried again and again.
     pub(super) fn of(error: &ApplyError) -> Self {
-        let at_fault = match error {
-            ApplyError::Host(HostError::Foreign { .. } | HostError::Io { .. }) | ApplyError::State(_) => false,
-            ApplyError::Host(_) | ApplyError::Judged(_) => true,
-        };
+        let at_fault = !matches!(error, ApplyError::Host(HostError::Foreign { .. }));
         Self { reason: error.to_string(), at_fault, probes: Vec::new() }
     }
 }
