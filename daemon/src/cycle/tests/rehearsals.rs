@@ -16,15 +16,13 @@ fn broken() -> Rig {
 }
 
 #[test]
-fn what_was_broken_before_is_a_note() {
+fn what_was_broken_before_is_named_as_such() {
     let mut rig = broken();
     rig.commit("1", None, &[(SITE, "fine")]);
-    rig.live("1");
-    assert!(
-        rig.heard("hint: guard nginx: as before this change: /etc/nginx/nginx.conf: broken since last year"),
-        "{:?}",
-        rig.said
-    );
+    let report = rig.deploy("1");
+    assert_eq!(report.verdict, Verdict::Refused);
+    assert!(report.reason.contains("/etc/nginx/nginx.conf: broken since last year"), "{}", report.reason);
+    assert!(report.reason.contains("it was so before this change, but nginx.service has to read it"), "{}", report.reason);
 }
 
 #[test]
