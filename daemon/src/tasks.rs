@@ -205,6 +205,10 @@ impl Worker {
     /// An order, unless the daemon is paused or stuck.
     fn order(&mut self, order: &Order, say: &mut dyn FnMut(Progress)) -> StateResult<Report> {
         let preview = matches!(order, Order::Preview { .. });
+        if !preview && self.engine.state.open_transaction()?.is_some_and(|open| open.state != Phase::Stuck) {
+            // An undo that the store broke off: nothing new is begun before that is over.
+            self.engine.recover()?;
+        }
         if let Some(open) = self.engine.state.open_transaction()?.filter(|o| o.state == Phase::Stuck && !preview) {
             let reason = format!(
                 "an earlier rollback is stuck on {}: see reconcilectl status, then reconcilectl resolve PATH --keep|--restore",

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::{Engine, Order, Watch, record_for};
 use crate::apply::{self, ApplyError, Cause, Ground, Undone};
 use crate::audit::{AuditLog, ChangeRecord, Event, NewRecord, Stage, Stamp, UtcTime};
+use crate::digest::Digest;
 use crate::host::HostError;
 use crate::journal::State as Phase;
 use crate::manifest::Diagnostic;
@@ -142,7 +143,10 @@ impl Engine {
             Order::Rollback { .. } | Order::Repair { .. } => None,
         };
         let generation = self.state.live().ok().flatten().map(|g| g.number);
-        if !stop.recorded {
+        // A repair that the timer asks for again and again is refused on record once.
+        let refusal = Digest::of(stop.reason.as_bytes());
+        let known = matches!(order, Order::Repair { insist: false, .. }) && self.reported_drift.replace(refusal) == Some(refusal);
+        if !stop.recorded && !known {
             let mut record = record_for(if stop.verdict == Verdict::Stuck { Event::Stuck } else { Event::Refused }, order, None);
             record.commit.clone_from(&commit);
             record.generation = generation;
