@@ -52,7 +52,7 @@ CREATE TABLE generation (
     manifest TEXT NOT NULL
 );
 CREATE TABLE ledger (target TEXT PRIMARY KEY, displaced TEXT NOT NULL);
-CREATE TABLE held (commit_id TEXT PRIMARY KEY, reason TEXT NOT NULL, since TEXT NOT NULL, seq INTEGER NOT NULL);
+CREATE TABLE held (commit_id TEXT PRIMARY KEY, reason TEXT NOT NULL, since TEXT NOT NULL, seq INTEGER NOT NULL, live INTEGER NOT NULL);
 CREATE TABLE interrupted (commit_id TEXT PRIMARY KEY, times INTEGER NOT NULL);
 CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 ";
@@ -334,6 +334,14 @@ impl State {
         self.held_where("WHERE commit_id = ?1", &[&commit])
     }
 
+    /// The revision that was held last, unless a generation has come since: told by numbers, whatever the clock did.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn standing_held(&self) -> StateResult<Option<Held>> {
+        self.held_where("WHERE live >= (SELECT COALESCE(MAX(number), 0) FROM generation) ORDER BY seq DESC LIMIT 1", &[])
+    }
+
     /// The revision that was held last.
     ///
     /// # Errors
@@ -433,8 +441,8 @@ impl Setting {
 
 fn insert_held(db: &Connection, held: &Held) -> rusqlite::Result<()> {
     db.execute(
-        "INSERT OR REPLACE INTO held (commit_id, reason, since, seq)
-         VALUES (?1, ?2, ?3, (SELECT COALESCE(MAX(seq), 0) + 1 FROM held))",
+        "INSERT OR REPLACE INTO held (commit_id, reason, since, seq, live)
+         VALUES (?1, ?2, ?3, (SELECT COALESCE(MAX(seq), 0) + 1 FROM held), (SELECT COALESCE(MAX(number), 0) FROM generation))",
         params![held.commit, held.reason, held.since],
     )?;
     Ok(())

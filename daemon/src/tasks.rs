@@ -153,7 +153,7 @@ impl Worker {
         let live = state.live()?;
         let stuck = state.open_transaction()?.filter(|open| open.state == Phase::Stuck);
         let paused = self.paused()?;
-        let held = state.newest_held()?.filter(|held| live.as_ref().is_none_or(|live| held.since >= live.at));
+        let held = state.standing_held()?;
         let phase = match (&stuck, &paused) {
             (Some(_), _) => "stuck",
             (_, Some(_)) => "paused",

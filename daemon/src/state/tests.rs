@@ -183,6 +183,12 @@ fn held_revisions() {
     commit(&mut state, &plan(Intent::Rollback, "c", &[], &[]), &[held("d"), held("e")]);
     assert_eq!(state.held(&id("c")).unwrap(), None);
     assert_eq!(State::open(dir.path()).unwrap().newest_held().unwrap(), Some(held("e")), "and stays so");
+    // All of these were held at the same time by the clock: only a generation that came since ends the matter.
+    assert_eq!(state.standing_held().unwrap(), Some(held("e")));
+    commit(&mut state, &plan(Intent::Repair, "c", &[], &[]), &[]);
+    assert_eq!(state.standing_held().unwrap(), Some(held("e")), "a repair is no generation");
+    commit(&mut state, &plan(Intent::Deploy, "f", &[], &[]), &[]);
+    assert_eq!((state.standing_held().unwrap(), state.newest_held().unwrap()), (None, Some(held("e"))));
 }
 
 #[test]
