@@ -87,7 +87,7 @@ fn cannot_read(error: impl std::fmt::Display) -> Problem {
 
 pub(super) fn run(verb: Verb) -> Result<String, Problem> {
     match verb {
-        Verb::Export => std::fs::read_to_string(own()).map_err(cannot_read),
+        Verb::Export => std::io::read_to_string(open(&own())?).map_err(cannot_read),
         Verb::Show { seq, json } => {
             let record = audit::find(open(&own())?, seq).map_err(cannot_read)?;
             let record = record.ok_or_else(|| Problem::new(format!("there is no record {seq}")))?;
