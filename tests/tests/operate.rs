@@ -219,7 +219,7 @@ scenario! {
     fn sigterm_ends_what_is_in_flight(host: installed) {
         let repo = two_generations(host);
         repo.write("files/etc/shop.conf", "3\n");
-        repo.write("reconciled.toml", "[[probe]]\nname = \"never\"\ncommand = [\"/bin/false\"]\nattempts = 1000\ninterval = \"1s\"\n");
+        repo.write("reconciled.toml", "[[probe]]\nname = \"never\"\ncommand = [\"/bin/false\"]\nattempts = 60\ninterval = \"1s\"\ntimeout = \"1s\"\n");
         repo.commit();
         let push = repo.start_push(&["HEAD:refs/heads/main"]);
         host.wait_until("it probes", || host.status()["phase"] == "probing");
