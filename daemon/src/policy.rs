@@ -66,3 +66,48 @@ pub fn judge(plan: Plan, right: Right, allow_empty: bool) -> Result<Approved, Ve
     }
     if reasons.is_empty() { Ok(Approved { plan, right }) } else { Err(reasons) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Right, judge};
+    use crate::manifest::{Manifest, Origin, Resource};
+    use crate::plan::{Intent, Plan};
+
+    fn plan(intent: Intent, resources: usize, released: usize) -> Plan {
+        let resource = Resource {
+            kind: "file".to_owned(),
+            name: "/etc/x".to_owned(),
+            spec: serde_json::Value::Null,
+            origin: Origin { file: String::new(), line: 0, column: 0 },
+        };
+        serde_json::from_value(serde_json::json!({
+            "intent": intent, "actor": "eve", "commit": { "id": "", "summary": "", "author": "" },
+            "manifest": Manifest { resources: vec![resource; resources], ..Manifest::default() },
+            "steps": [], "wakes": [], "guards": [], "claimed": {}, "touched": [], "ailing": [], "notes": [],
+            "released": vec!["entry:/etc/x"; released],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn who_may_do_what() {
+        use Intent::{Deploy, Preview, Repair, Rollback};
+        for (intent, right, resources, released, allow_empty, denied) in [
+            (Deploy, Right::Deploy, 1, 1, false, ""),
+            (Deploy, Right::Preview, 1, 1, false, "eve may only preview"),
+            (Preview, Right::Preview, 1, 1, false, ""),
+            (Deploy, Right::Deploy, 0, 1, false, "allow_empty = true"),
+            (Deploy, Right::Deploy, 0, 1, true, ""),
+            (Deploy, Right::Deploy, 0, 0, false, ""),
+            (Rollback, Right::Deploy, 0, 1, false, ""),
+            (Preview, Right::Preview, 0, 1, false, "allow_empty = true"),
+            (Repair, Right::Deploy, 0, 1, false, ""),
+        ] {
+            let said =
+                judge(plan(intent, resources, released), right, allow_empty).map_or_else(|r| r.join("; "), |_| String::new());
+            assert!(said.contains(denied) && said.is_empty() == denied.is_empty(), "{intent:?} {right:?} {resources}: {said}");
+        }
+        let both = judge(plan(Deploy, 0, 1), Right::Preview, false).unwrap_err();
+        assert_eq!(both.len(), 2, "all reasons at once");
+    }
+}

@@ -177,6 +177,16 @@ fn units() {
 }
 
 #[test]
+fn a_template_is_no_unit() {
+    for (name, instance) in [("worker@.service", "worker@1.service"), ("app@.socket", "app@1.socket")] {
+        let text = format!("units = [\"{name}\"]\n");
+        let snapshot = Snapshot { entries: entries(&[("reconciled.toml", &text)]), ..Snapshot::default() };
+        let said = manifest::read(&snapshot).unwrap_err().iter().map(ToString::to_string).collect::<String>();
+        assert!(said.contains("is a template") && said.contains(instance), "{said}");
+    }
+}
+
+#[test]
 fn every_row_stands_by_its_example() {
     for row in KINDS {
         let list = [("reconciled.toml", row.example()), ("files/etc/shop/settings.ini", "x")];

@@ -71,8 +71,9 @@ impl Spec for UnitSpec {
         if !SUFFIXES.iter().any(|s| self.name.ends_with(s) && self.name.len() > s.len()) {
             return bad("name", format!("`{}` has no unit suffix", self.name), &format!("write \"{}.service\"", self.name));
         }
-        if self.name.ends_with("@.service") {
-            return bad("name", format!("`{}` is a template", self.name), "name an instance: \"worker@1.service\"");
+        if crate::units::is_template(&self.name) {
+            let instance = self.name.replacen("@.", "@1.", 1);
+            return bad("name", format!("`{}` is a template", self.name), &format!("name an instance: \"{instance}\""));
         }
         if units::is_ours(&self.name) && self.active != Some(true) {
             return bad(
