@@ -163,7 +163,7 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
     let gone = |claim: Claim| Step { resource: "gone".to_owned(), reason: claim.reason, change: claim.change };
     let (unit_releases, file_releases): (Vec<_>, Vec<_>) =
         releases.into_iter().map(gone).partition(|step| matches!(step.change, Change::Unit { .. }));
-    let mut steps = stops(&unit_releases, &file_releases, &units, &uncovering);
+    let mut steps = stops(&unit_releases, file_releases.iter().chain(&files), &units, &uncovering);
     steps.extend(in_file_order(files, file_releases));
     steps.extend(wanted_units);
     steps.extend(unit_releases.into_iter().filter(|s| !is_stop(&s.change)));
@@ -257,14 +257,14 @@ fn refuse_missing_units(
 }
 
 /// Stops and disablements come before the files go: a reload that has forgotten a unit forgets how to stop it.
-fn stops(
+fn stops<'a>(
     unit_releases: &[Step],
-    file_releases: &[Step],
+    files: impl Iterator<Item = &'a Step>,
     units: &BTreeMap<String, UnitSeen>,
     uncovering: &BTreeSet<ManagedPath>,
 ) -> Vec<Step> {
     let mut steps: Vec<Step> = unit_releases.iter().filter(|s| is_stop(&s.change)).cloned().collect();
-    for step in file_releases {
+    for step in files.filter(|step| !step.change.is_noop()) {
         let Some((UnitFile::Fragment(file), path)) = removed_unit(&step.change) else { continue };
         if uncovering.contains(path) {
             continue;

@@ -142,6 +142,7 @@ fn order() {
         entry("/etc/old", Some("x"), None),
         dir("/srv/a/b", None, Some(0o755)),
         entry("/etc/new", None, Some("n")),
+        entry("/etc/systemd/system/unwanted.service", Some("u"), None),
         dir("/srv/a", None, Some(0o755)),
         unit("same.service", "+e +a", "+e +a"),
         entry("/etc/same", Some("s"), Some("s")),
@@ -155,6 +156,7 @@ fn order() {
         entry("/etc/systemd/system/left.service", Some("u"), None),
     ])
     .running("left.service", "/etc/systemd/system/left.service")
+    .running("unwanted.service", "/etc/systemd/system/unwanted.service")
     .plan();
     assert_eq!(
         targets(&plan),
@@ -162,6 +164,7 @@ fn order() {
             // Stops first: a reload that has forgotten a unit forgets how to stop it.
             "~unit:gone.service",
             "~unit:left.service",
+            "~unit:unwanted.service",
             // What is made, directories before what stands in them…
             "+entry:/etc/new",
             "~entry:/opt/back",
@@ -171,6 +174,7 @@ fn order() {
             // …then what goes, children first…
             "-entry:/opt/x/y",
             "-dir:/opt/x",
+            "-entry:/etc/systemd/system/unwanted.service",
             "-entry:/etc/systemd/system/left.service",
             "-entry:/etc/old",
             // …and units when all of that is there.
