@@ -132,12 +132,11 @@ scenario! {
             ("a relative path", "[[file]]\npath = \"etc/x\"\ncontent = \"\"\n", &["absolute"]),
             ("a place of the kernel", "[[file]]\npath = \"/proc/sys/kernel/core_pattern\"\ncontent = \"\"\n", &["/proc"]),
             ("our own state", "[[file]]\npath = \"/var/lib/reconciled/state.db\"\ncontent = \"\"\n", &["never managed"]),
-            ("control characters", "[[file]]\npath = \"/etc/a\\u001b[31mb\"\ncontent = \"\"\n", &["U+001B"]),
+            ("control characters", "[[file]]\npath = \"/etc/a\\u001bb\"\ncontent = \"\"\n", &["U+001B"]),
             ("case twins", "[[file]]\npath = \"/etc/Shop.conf\"\ncontent = \"\"\n[[file]]\npath = \"/etc/shop.conf\"\ncontent = \"\"\n", &["differ only in case"]),
             ("not TOML", "units = [\n", &["reconciled.toml"]),
             ("not UTF-8", "units = [\"\u{fffd}\"]\n", &["unit"]),
             ("a bad probe", "[[probe]]\nname = \"x\"\nhttp = { url = \"ftp://x/\" }\n", &["ftp"]),
-            ("a unit that is not there", "units = [\"nosuch.service\"]\n", &["nosuch.service"]),
             ("a unit name that is a path", "units = [\"../../x.service\"]\n", &["../../x.service"]),
             ("a directory that is a file", "directories = [\"/etc/passwd\"]\n", &["/etc/passwd"]),
             ("a file that is a directory", "[[file]]\npath = \"/etc/shop\"\ncontent = \"\"\n", &["/etc/shop"]),
@@ -242,11 +241,11 @@ scenario! {
         before.refused(host, &repo, &push, "a tree bomb", &["more than 20000 entries"]);
 
         let mut deep = tree(&repo, &[("100644", b"x", &blob)]);
-        for _ in 0..5000 {
+        for _ in 0..200 {
             deep = tree(&repo, &[("40000", b"d", &deep)]);
         }
         let push = push_tree(&repo, &in_etc(&repo, &[("40000", b"deep", &deep)]));
-        before.refused(host, &repo, &push, "5,000 levels", &["64 directories deep"]);
+        before.refused(host, &repo, &push, "200 levels", &["64 directories deep"]);
 
         let big = object(&repo, "blob", &vec![0; 200 << 20]);
         let push = push_tree(&repo, &in_etc(&repo, &[("100644", b"big", &big)]));
@@ -256,7 +255,7 @@ scenario! {
         let names: Vec<String> = (0..10).map(|i| format!("half{i}")).collect();
         let many: Vec<Entry<'_>> = names.iter().zip(&half).map(|(n, id)| ("100644", n.as_bytes(), id.as_str())).collect();
         let push = push_tree(&repo, &in_etc(&repo, &many));
-        before.refused(host, &repo, &push, "150 MB in all", &["134217728 bytes together"]);
+        before.refused(host, &repo, &push, "150 MB in all", &["67108864 bytes together"]);
 
         let long = object(&repo, "blob", &vec![b'/'; 1 << 20]);
         let push = push_tree(&repo, &in_etc(&repo, &[("120000", b"link", &long)]));

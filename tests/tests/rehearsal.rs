@@ -197,9 +197,9 @@ scenario! {
         host.exec("systemctl reload reconciled").ok();
         host.ctl("validate --settings").ok();
         let repo = host.clone_repo();
-        repo.write("files/etc/shop/menu.json", "{\"tea\": 1,}\n");
+        repo.write("files/etc/shop/menu.json", "{\"tea\": }\n");
         let before = quiet(host);
-        repo.commit_and_push().assert_refused("guard shop: ").says("Expecting property name");
+        repo.commit_and_push().assert_refused("guard shop: ").says("Expecting value");
         assert_untouched(host, &before);
         repo.write("files/etc/shop/menu.json", "{\"tea\": 1}\n");
         repo.commit_and_push().assert_live().says("ok    guard shop: /usr/bin/python3 -m json.tool /etc/shop/menu.json");

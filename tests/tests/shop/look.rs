@@ -10,21 +10,19 @@ use super::nginx;
 /// and link text; contents of `/etc`; mounts, System V objects, processes of nginx.
 ///
 /// Left out is what others write meanwhile by design: our own state (the pushed objects, the record of the refusal), the
-/// journal's files, `/run/systemd`, where PID 1 keeps the transient units that workers run in, and the package mirror that test hosts share.
+/// journal's files, `/run/systemd`, where PID 1 keeps the transient units that workers run in, `/run/user`, where logind
+/// keeps the pusher's session, and the package mirror that test hosts share.
 pub fn snapshot(host: &Host) -> String {
     let places = "/etc /var /run /usr/local /opt /home /root /srv /dev /tmp /boot /mnt";
     let noise = "-path /var/lib/reconciled -o -path /var/log/journal -o -path /run/log/journal -o -path /run/systemd \
-                 -o -path /srv/mirror";
+                 -o -path /srv/mirror -o -path /run/user";
     let script = format!(
         "find {places} \\( {noise} \\) -prune -o -printf '%p %y %m %U %G %s %T@ %C@ %i %n %l\\n' | LC_ALL=C sort
          find /etc -type f -exec sha256sum {{}} + | LC_ALL=C sort -k2
-         cut -d' ' -f3- /proc/self/mountinfo; ipcs -mqs; hostname; systemctl is-active nginx ssh dbus reconciled systemd-journald"
+         cut -d' ' -f3- /proc/self/mountinfo | grep -v ' /run/user/'; ipcs -mqs; hostname; systemctl is-active nginx ssh dbus reconciled systemd-journald"
     );
-    format!(
-        "{}\n{:?}",
-        host.sh(&script).stdout,
-        if host.exec("systemctl is-active nginx").code == 0 { nginx(host) } else { vec![] }
-    )
+    let processes = if host.exec("systemctl is-active nginx").code == 0 { nginx(host) } else { Vec::new() };
+    format!("{}\n{processes:?}", host.sh(&script).stdout)
 }
 
 /// Insists that nothing differs, and says what does.
