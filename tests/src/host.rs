@@ -15,7 +15,7 @@ use crate::repo::Repo;
 use crate::run::Output;
 
 /// How long [`Host::wait_until`] waits.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One booted host.
 pub struct Host {
@@ -220,7 +220,7 @@ impl Host {
         ask().unwrap_or_else(|e| Response { status: 0, body: e.to_string() })
     }
 
-    /// Waits until `holds` does, for 30 s at most.
+    /// Waits until `holds` does, for two minutes at most.
     #[track_caller]
     pub fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let start = Instant::now();
