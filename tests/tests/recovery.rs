@@ -25,8 +25,9 @@ fn at_generation_one(host: &Host) -> Repo {
         "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=100ms\n",
     );
     host.exec("systemctl daemon-reload").ok();
+    host.write("/etc/systemd/system/toggled.service", service("always"));
     let repo = host.clone_repo();
-    repo.write("reconciled.toml", format!("{UNIT}[[unit]]\nname = \"reader.service\"\nenabled = true\n"))
+    repo.write("reconciled.toml", format!("{UNIT}{READ}[[unit]]\nname = \"toggled.service\"\nenabled = true\n"))
         .write("files/etc/systemd/system/svc.service", service("one"))
         .write("files/etc/systemd/system/reader.service", READER)
         .write("files/srv/app/conf", "one\n")
@@ -39,10 +40,12 @@ fn at_generation_one(host: &Host) -> Repo {
 const READER: &str = "[Unit]\nDefaultDependencies=no\nAfter=sysinit.target\nBefore=basic.target\n[Service]\nType=oneshot\n\
                       ExecStart=/bin/sh -c 'cat /srv/app/conf /srv/app/other; ls -A /srv/app'\n[Install]\nWantedBy=basic.target\n";
 
-/// Pushes generation 2, which replaces, creates and deletes files, restarts a service and enables a unit.
+const READ: &str = "[[unit]]\nname = \"reader.service\"\nenabled = true\n";
+
+/// Pushes generation 2, which replaces, creates and deletes files, restarts a service, enables a unit and disables another.
 fn start_two(repo: &Repo) -> Pushing {
-    let units = "units = [\"svc.service\", \"fresh.service\"]\n[[unit]]\nname = \"reader.service\"\nenabled = false\n";
-    repo.write("reconciled.toml", units)
+    let units = "units = [\"svc.service\", \"fresh.service\"]\n[[unit]]\nname = \"toggled.service\"\nenabled = false\n";
+    repo.write("reconciled.toml", format!("{units}{READ}"))
         .write("files/etc/systemd/system/svc.service", service("two"))
         .write("files/etc/systemd/system/fresh.service", service("two").replace("read.svc", "read.fresh"))
         .write("files/srv/app/conf", "two\n")
@@ -89,7 +92,7 @@ fn is_at_generation_one(host: &Host, repo: &Repo, when: &str) {
         assert!(of_svc.contains(wanted), "{when}: {of_svc}");
     }
     assert!(show("fresh.service").contains("ActiveState=inactive"), "{when}");
-    assert_eq!(host.exec("systemctl is-enabled reader.service").stdout, "enabled\n", "{when}");
+    assert_eq!(host.exec("systemctl is-enabled toggled.service").stdout, "enabled\n", "{when}");
     assert!(!host.exists("/etc/systemd/system/multi-user.target.wants/fresh.service"), "{when}");
     assert_eq!(host.read("/run/read.svc"), "one\n", "{when}");
     assert_eq!(host.sh("find / -xdev -name .reconciled").ok(), "", "{when}");
@@ -290,7 +293,7 @@ scenario! {
 scenario! {
     fn i01_a_stop_during_the_probes_undoes(host: with_failpoints) {
         let repo = at_generation_one(host);
-        repo.write("reconciled.toml", format!("{UNIT}{}", RED.replace("attempts = 1", "attempts = 600\ninterval = \"1s\"")));
+        repo.write("reconciled.toml", format!("{UNIT}{}", RED.replace("attempts = 1", "attempts = 100\ninterval = \"1s\"")));
         repo.write("files/srv/app/conf", "two\n").remove("files/etc/systemd/system/reader.service");
         repo.commit();
         let push = repo.start_push(&["HEAD:refs/heads/main"]);
