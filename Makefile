@@ -8,6 +8,8 @@ PROFILE ?= release
 # Hosts that run side by side: a few more than cores, since most of their time is waiting.
 THREADS ?= 3
 SCENARIO ?=
+# Scenario files that `make test` runs; SUITES='*' for all there are.
+SUITES ?= harness unit_files
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TESTED := $(TARGET)/tested-deb
 # The same with points at which the crash tests kill it.
@@ -48,7 +50,7 @@ unit: setup ## tests that need no host
 
 .PHONY: e2e
 e2e: tested-deb ## scenarios on booted hosts, both releases; SCENARIO=part-of-a-name for some, KEEP_HOSTS=1 to look at failed ones
-	@RECONCILED_DEB="$$(cat $(TESTED))" RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" cargo test -p reconciled-tests --test '*' --no-fail-fast -- --test-threads=$(THREADS) $(SCENARIO)
+	@RECONCILED_DEB="$$(cat $(TESTED))" RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" cargo test -p reconciled-tests $(foreach suite,$(SUITES),--test '$(suite)') --no-fail-fast -- --test-threads=$(THREADS) $(SCENARIO)
 
 .PHONY: test-planted
 test-planted: setup ## bugs planted in the daemon, which the crash tests have to catch

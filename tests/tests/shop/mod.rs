@@ -28,6 +28,7 @@ name = "gate"
 command = ["/usr/bin/test", "-e", "/run/gate"]
 attempts = 1000
 interval = "50ms"
+timeout = "1s"
 "#;
 
 /// A server whose body is this word and the process id of the worker that answered.
