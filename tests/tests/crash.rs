@@ -186,7 +186,7 @@ impl<'h> Story<'h> {
             "killed at {at}: the orders were not met, or it did not come back: {}",
             push.output
         );
-        self.is_settled(&at);
+        self.is_settled(&format!("killed at {at}"));
         let now = look(self.host);
         let went_back = self.host.status()["live"] == *self.base;
         let wanted = if went_back { &self.old } else { &self.new };
@@ -214,7 +214,11 @@ impl<'h> Story<'h> {
     /// Idle, nothing left over, the audit log whole.
     #[track_caller]
     fn is_settled(&self, when: &str) {
-        self.host.wait_until(&format!("{when}: idle"), || self.host.status()["phase"] == "idle");
+        self.host.wait_until(&format!("{when}: an end"), || {
+            ["idle", "stuck"].contains(&self.host.status()["phase"].as_str().unwrap_or_default())
+        });
+        let status = self.host.status();
+        assert!(status["phase"] == "idle", "{when}: {status}");
         self.host.wait_until(&format!("{when}: no litter"), || {
             let litter = self.host.sh(LITTER).ok();
             litter.is_empty() || {
