@@ -9,7 +9,7 @@ PROFILE ?= release
 THREADS ?= 3
 SCENARIO ?=
 # Scenario files that `make test` runs; SUITES='*' for all there are.
-SUITES ?= harness unit_files
+SUITES ?= harness unit_files push
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TESTED := $(TARGET)/tested-deb
 # The same with points at which the crash tests kill it.
