@@ -120,8 +120,12 @@ impl Applied {
     ///
     /// # Errors
     /// The store's, or those of reading what was displaced; the transaction is then still `acting`.
-    pub fn commit(&self, ground: &mut Ground<'_>, at: &str, hold: &[crate::state::Held]) -> Result<u64, ApplyError> {
-        self.archive(ground)?;
+    pub fn commit(&mut self, ground: &mut Ground<'_>, at: &str, hold: &[crate::state::Held]) -> Result<u64, ApplyError> {
+        for (target, displaced) in self.archive(ground)? {
+            if let Some(Change::Entry { before, .. }) = self.plan.claimed.get_mut(&target) {
+                *before = displaced;
+            }
+        }
         crate::failpoint!("archived");
         let commitment = Commitment { id: self.id, plan: &self.plan, at, hold };
         let number = ground.state.commit(&commitment)?;
@@ -131,30 +135,33 @@ impl Applied {
         Ok(number)
     }
 
-    /// Keeps what was displaced and no generation has: it may have to be given back, and a record may show it.
-    fn archive(&self, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
-        let mut any = false;
-        for (step, path, before) in displaced(&self.plan) {
-            if ground.state.objects().has(&before.digest) {
-                continue;
-            }
-            // A program may have had it open and written to it since the swap.
-            let (object, content) = ground.touch.staged(Slot { transaction: self.id, step }, path)?;
-            if let Object::File(facts) = object {
+    /// Keeps what was displaced: it may have to be given back, and a record may show it. Returns what is not as it was when
+    /// it was planned against: a program may have had it open and written to it since the swap.
+    fn archive(&self, ground: &mut Ground<'_>) -> Result<Vec<(String, Object)>, ApplyError> {
+        let (mut any, mut written_to) = (false, Vec::new());
+        for (step, target, path, before) in displaced(&self.plan) {
+            let slot = Slot { transaction: self.id, step };
+            let now = ground.touch.waiting(slot, path)?;
+            let Object::File(facts) = &now else { continue };
+            if !ground.state.objects().has(&facts.digest) {
+                let (_, content) = ground.touch.staged(slot, path)?;
                 ground.state.objects().put(&facts.digest, &content)?;
                 any = true;
+            }
+            if facts != before {
+                written_to.push((target, now));
             }
         }
         if any {
             ground.state.objects().sync()?;
         }
-        Ok(())
+        Ok(written_to)
     }
 }
 
-fn displaced(plan: &Plan) -> impl Iterator<Item = (usize, &ManagedPath, &crate::change::FileFacts)> {
+fn displaced(plan: &Plan) -> impl Iterator<Item = (usize, String, &ManagedPath, &crate::change::FileFacts)> {
     plan.steps.iter().enumerate().filter_map(|(i, step)| match &step.change {
-        Change::Entry { path, before: Object::File(facts), .. } => Some((i, path, facts)),
+        Change::Entry { path, before: Object::File(facts), .. } => Some((i, step.change.target(), path, facts)),
         _ => None,
     })
 }

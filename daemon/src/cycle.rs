@@ -22,7 +22,7 @@ use crate::source::{self, Commit};
 use crate::state::{Generation, Setting, State};
 
 use ending::Failure;
-pub use ending::Stop;
+pub use ending::{Failing, Stop};
 
 /// Who is told what happens.
 pub type Say<'a> = &'a mut dyn FnMut(Progress);
@@ -105,6 +105,8 @@ pub struct Engine {
     pub guards: Guards,
     /// Turns false when the daemon is asked to stop: what waits for probes is undone then.
     pub go_on: Box<dyn Fn() -> bool>,
+    /// The repair that failed last.
+    pub failing: Option<Failing>,
     /// The drift that was reported last, so that it is not reported again.
     pub reported_drift: Option<Digest>,
     /// Told at each change of phase, for the status.
@@ -222,7 +224,7 @@ impl Engine {
         let audit = &mut self.audit;
         let applied = apply::apply(staged, &mut ground, &mut |plan| ending::record_intent(audit, plan, &changes));
         watch.lap("apply");
-        let applied = match applied {
+        let mut applied = match applied {
             Ok(applied) => applied,
             Err(failed) => {
                 return Err(self.take_back(failed.staged.into_parts(), Failure::of(&failed.error), changes, say));

@@ -298,6 +298,7 @@ impl Start {
             audit,
             guards: config::guards()?,
             go_on: Box::new(move || !give_up.load(Ordering::Acquire)),
+            failing: None,
             reported_drift: None,
             phase: Box::new(move |phase| {
                 publish.send_modify(|p: &mut Published| phase.clone_into(&mut p.status.phase));
@@ -349,6 +350,7 @@ pub fn recover() -> ExitCode {
             audit,
             guards: crate::guard::Guards::default(),
             go_on: Box::new(|| true),
+            failing: None,
             reported_drift: None,
             phase: Box::new(|_| {}),
         };

@@ -253,6 +253,8 @@ pub trait Look {
     /// Runs a process in a transient unit of its own and waits for it. Each whole line of its standard output is given
     /// to `on_line` as it comes; when that returns false the job is stopped.
     fn run(&self, job: &Job, on_line: &mut dyn FnMut(&str) -> bool) -> HostResult<Ran>;
+    /// Whether the host is shutting down: units are stopped then, and no other job is taken.
+    fn is_going_down(&self) -> bool;
     /// Waits; what else the engine has to do meanwhile (a sign of life) happens here.
     fn pause(&self, time: Duration);
 }

@@ -6,6 +6,8 @@ mod reserve;
 mod transaction;
 
 use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -84,6 +86,12 @@ pub enum StateError {
         id: u64,
         /// The word.
         word: String,
+    },
+    /// Another process has it open.
+    #[error("another reconciled process is at work on {dir}: two at once would undo each other's changes; wait for it to end")]
+    Busy {
+        /// The state directory.
+        dir: PathBuf,
     },
     /// A step that the journal does not allow.
     #[error(transparent)]
@@ -164,14 +172,17 @@ pub struct State {
     db: Connection,
     objects: Objects,
     reserve: Reserve,
+    /// Locked for as long as the store is open; the kernel unlocks it with the process, however that ends.
+    _lock: File,
 }
 
 impl State {
     /// Opens or makes the store below a directory.
     ///
     /// # Errors
-    /// When it cannot be opened, or was written by an unknown version.
+    /// When it cannot be opened, is open in another process, or was written by an unknown version.
     pub fn open(dir: &Path) -> StateResult<Self> {
+        let lock = lock(dir)?;
         let db = Connection::open(dir.join("state.db"))?;
         db.busy_timeout(std::time::Duration::from_secs(5))?;
         db.pragma_update(None, "journal_mode", "WAL")?;
@@ -183,7 +194,7 @@ impl State {
             0 => db.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;"))?,
             found => return Err(StateError::Version { found }),
         }
-        Ok(Self { db, objects: Objects::new(dir.join("objects"))?, reserve: Reserve::keep(dir.join("reserve")) })
+        Ok(Self { db, objects: Objects::new(dir.join("objects"))?, reserve: Reserve::keep(dir.join("reserve")), _lock: lock })
     }
 
     /// The contents of generations and displaced files.
@@ -420,8 +431,6 @@ pub enum Setting {
     AuditHead,
     /// The transaction that has ended and whose outcome is not in the audit log yet.
     Unrecorded,
-    /// Digest of the repair plan that failed last: the same is not tried again.
-    FailedRepair,
     /// The accepted tip of each remote in pull mode (JSON).
     Pins,
 }
@@ -433,9 +442,19 @@ impl Setting {
             Self::Paused => "paused",
             Self::AuditHead => "audit-head",
             Self::Unrecorded => "unrecorded",
-            Self::FailedRepair => "failed-repair",
             Self::Pins => "pins",
         }
+    }
+}
+
+/// One engine at a time works on a store: the daemon's, or that of early boot.
+fn lock(dir: &Path) -> StateResult<File> {
+    let fail = |source| StateError::Io { what: format!("lock {}", dir.display()), source };
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock")).map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StateError::Busy { dir: dir.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(fail(source)),
     }
 }
 

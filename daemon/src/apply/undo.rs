@@ -27,6 +27,8 @@ pub struct Cause<'a> {
 pub enum Undone {
     /// All is where it was.
     Restored,
+    /// All objects are; these targets will be when the host is up again, which is going down: no job is taken any more.
+    Owed(Vec<String>),
     /// These targets are not, and why.
     Stuck(Vec<String>),
 }
@@ -59,7 +61,11 @@ pub fn undo(open: &Open, cause: &Cause<'_>, ground: &mut Ground<'_>) -> Result<U
 /// The store's.
 pub fn finish_restored(open: &Open, ground: &mut Ground<'_>) -> Result<Undone, StateError> {
     let mut remains = open.remains.clone();
-    remains.extend(wake_up(open, ground)?);
+    let asleep = wake_up(open, ground)?;
+    if remains.is_empty() && !asleep.is_empty() && ground.touch.is_going_down() {
+        return Ok(Undone::Owed(asleep));
+    }
+    remains.extend(asleep);
     if !remains.is_empty() {
         ground.state.advance_with(open.id, Event::Stick, &remains)?;
         crate::failpoint!("stuck");

@@ -14,10 +14,29 @@ use crate::probe::{self, Verdict as Probed};
 use crate::rehearse::RehearseError;
 use crate::report::{Progress, Report, Verdict};
 use crate::source::{self, MAIN, Snapshot, SourceError};
-use crate::state::{Generation, Held, Open, Setting, State, StateError};
+use crate::state::{Generation, Held, Open, State, StateError};
 
 /// Why a transaction is taken back that was neither finished nor found wanting.
 pub(super) const INTERRUPTED: &str = "the daemon was interrupted";
+
+/// The longest pause between two tries of a repair that fails, in looks: an hour with the default `look_interval`.
+const LONGEST_PAUSE: u32 = 12;
+
+/// A repair that failed: it is tried again after a pause that doubles, counted in looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failing {
+    plan: Digest,
+    tries: u32,
+    pause: u32,
+}
+
+impl Failing {
+    /// The state after one more failure of this plan.
+    fn after(earlier: Option<Self>, plan: Digest) -> Self {
+        let tries = earlier.filter(|e| e.plan == plan).map_or(1, |e| e.tries.saturating_add(1));
+        Self { plan, tries, pause: 2_u32.saturating_pow(tries).saturating_sub(1).min(LONGEST_PAUSE) }
+    }
+}
 
 /// Why a pass stopped.
 #[derive(Debug)]
@@ -184,16 +203,18 @@ impl Engine {
         Err(Stop::usage(why))
     }
 
-    /// A repair that failed is not tried again until what it would do is another thing, or a person insists.
-    pub(super) fn refuse_failed_repair(&self, order: &Order, plan: &Plan) -> Result<(), Stop> {
+    /// A repair that failed waits for its turn, unless what it would do is another thing by now, or a person insists.
+    pub(super) fn refuse_failed_repair(&mut self, order: &Order, plan: &Plan) -> Result<(), Stop> {
         let Order::Repair { insist: false, .. } = order else { return Ok(()) };
-        if self.state.setting(Setting::FailedRepair)?.as_deref() == Some(&plan.digest().to_string()) {
-            return Err(Stop {
-                recorded: true,
-                ..Stop::new(Verdict::Refused, "this repair has failed before: see reconcilectl audit log, then reconcilectl sync")
-            });
-        }
-        Ok(())
+        let digest = plan.digest();
+        let Some(failing) = self.failing.as_mut().filter(|f| f.plan == digest && f.pause > 0) else { return Ok(()) };
+        let looks = match failing.pause {
+            1 => "one more look".to_owned(),
+            more => format!("{more} more looks"),
+        };
+        failing.pause -= 1;
+        let why = format!("this repair has failed before and waits for {looks}: see reconcilectl audit log, then reconcilectl sync");
+        Err(Stop { recorded: true, ..Stop::new(Verdict::Refused, why) })
     }
 
     /// Inverts a transaction, probes the restored state, and says how that went.
@@ -211,14 +232,21 @@ impl Engine {
         }
         say(Progress::Line { text: "taking everything back".to_owned() });
         let open = Open { id, state: Phase::Acting, plan, staging, reason: reason.clone(), remains: Vec::new() };
+        // A host that goes down stops what was started and takes no more jobs: that is nobody's fault.
+        let at_fault = at_fault && !self.host.is_going_down();
         let hold = (at_fault && open.plan.intent == Intent::Deploy).then(|| held_now(&open.plan.commit.id, &reason));
         let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
         let undone = apply::undo(&open, &Cause { reason: &reason, hold: hold.as_ref() }, &mut ground);
-        probes.extend(self.probe_restored(say));
+        if !matches!(undone, Ok(Undone::Owed(_))) {
+            probes.extend(self.probe_restored(say));
+        }
         let mut record = NewRecord { probes, changes, ..self.record_of(Event::RolledBack, &open) };
         let mut stop = Stop { recorded: true, ..Stop::new(Verdict::RolledBack, reason) };
         match undone {
             Ok(Undone::Restored) => {}
+            Ok(Undone::Owed(asleep)) => {
+                stop.reason.push_str(&format!("\nthe host is going down: what is left is done when it is up again:\n{}", asleep.join("\n")));
+            }
             Ok(Undone::Stuck(remains)) => stop.stick(&remains.join("\n")),
             Err(error) => stop.stick(&error.to_string()),
         }
@@ -228,10 +256,7 @@ impl Engine {
         (record.reason, record.details) = first_line(&stop.reason);
         self.record(record);
         if open.plan.intent == Intent::Repair {
-            let digest = open.plan.digest().to_string();
-            if let Err(error) = self.state.set_setting(Setting::FailedRepair, Some(&digest)) {
-                tracing::error!("{error}");
-            }
+            self.failing = Some(Failing::after(self.failing, open.plan.digest()));
         }
         stop
     }
@@ -281,8 +306,10 @@ impl Engine {
             Phase::Restored => apply::finish_restored(&open, &mut ground)?,
             Phase::Stuck | Phase::Committed | Phase::RolledBack | Phase::Dropped => return Ok(()),
         };
-        if let Undone::Stuck(remains) = &undone {
-            tracing::error!("STUCK: {}", remains.join("; "));
+        match &undone {
+            Undone::Restored => {}
+            Undone::Owed(asleep) => tracing::warn!("the host is going down, left for its next start: {}", asleep.join("; ")),
+            Undone::Stuck(remains) => tracing::error!("STUCK: {}", remains.join("; ")),
         }
         self.record_lost_outcome()?;
         let interrupted = open.state == Phase::Acting || open.reason.is_empty();
@@ -380,10 +407,8 @@ impl Engine {
         record.probes = probes;
         record.changes = changes;
         record.stages = stages(times);
-        if plan.intent == Intent::Repair
-            && let Err(error) = self.state.set_setting(Setting::FailedRepair, None)
-        {
-            tracing::error!("{error}");
+        if plan.intent == Intent::Repair {
+            self.failing = None;
         }
         self.record(record);
     }

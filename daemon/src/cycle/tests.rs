@@ -194,6 +194,7 @@ fn engine(fake: &Fake, dir: &Path, go_on: &Rc<Cell<bool>>) -> Engine {
         audit,
         guards: shipped_guards(),
         go_on: Box::new(move || go_on.get()),
+        failing: None,
         reported_drift: None,
         phase: Box::new(|_| {}),
     }

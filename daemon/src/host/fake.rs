@@ -93,6 +93,8 @@ pub(crate) struct World {
     pub(crate) sins: Vec<String>,
     /// Called at the moment of the power cut.
     pub(crate) on_cut: Option<Box<dyn FnMut()>>,
+    /// The host shuts down: no unit is started, reloaded or restarted any more.
+    pub(crate) going_down: bool,
     faults: BTreeMap<usize, Fault>,
     named: Vec<(&'static str, Fault)>,
     dead: bool,
@@ -462,6 +464,9 @@ impl Look for Fake {
         let ran = self.touch(format!("run {}", job.purpose), |w| w.answer(job))?;
         let all = String::from_utf8_lossy(&ran.stdout).lines().all(on_line);
         if all { Ok(ran) } else { Ok(Ran { code: None, result: "signal".to_owned(), ..ran }) }
+    }
+    fn is_going_down(&self) -> bool {
+        self.0.borrow().going_down
     }
     fn pause(&self, time: Duration) {
         // Only as long as a real clock has to move for the one who waits.

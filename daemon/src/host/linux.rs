@@ -102,6 +102,9 @@ impl Look for Linux {
     fn run(&self, job: &Job, on_line: &mut dyn FnMut(&str) -> bool) -> HostResult<Ran> {
         self.manager()?.run(job, on_line)
     }
+    fn is_going_down(&self) -> bool {
+        self.manager.as_ref().is_some_and(Manager::is_going_down)
+    }
     fn pause(&self, time: Duration) {
         match &self.manager {
             Some(manager) => manager.pause(time),

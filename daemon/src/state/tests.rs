@@ -132,6 +132,7 @@ fn only_what_the_journal_allows() {
     state.begin_undo(id, "why", None).unwrap();
     state.begin_undo(id, "why again", None).unwrap();
     assert!(state.commit(&Commitment { id, plan: &plan, at: "", hold: &[] }).is_err(), "what is undone does not commit");
+    drop(state);
     let open = State::open(dir.path()).unwrap().open_transaction().unwrap().unwrap();
     assert_eq!((open.state, open.reason.as_str(), open.plan), (Phase::Undoing, "why", plan));
 }
@@ -182,7 +183,9 @@ fn held_revisions() {
     // What goes live is no longer held; what it leaves behind is.
     commit(&mut state, &plan(Intent::Rollback, "c", &[], &[]), &[held("d"), held("e")]);
     assert_eq!(state.held(&id("c")).unwrap(), None);
+    drop(state);
     assert_eq!(State::open(dir.path()).unwrap().newest_held().unwrap(), Some(held("e")), "and stays so");
+    let mut state = State::open(dir.path()).unwrap();
     // All of these were held at the same time by the clock: only a generation that came since ends the matter.
     assert_eq!(state.standing_held().unwrap(), Some(held("e")));
     commit(&mut state, &plan(Intent::Repair, "c", &[], &[]), &[]);
@@ -212,6 +215,7 @@ fn wakes_are_owed_until_they_are_done() {
     assert_eq!(owed(&state), ["daemon-reload", "restart a.service"]);
     let (first, _) = state.owed(id).unwrap()[0].clone();
     state.wake_done(id, first).unwrap();
+    drop(state);
     assert_eq!(owed(&State::open(dir.path()).unwrap()), ["restart a.service"]);
 }
 
@@ -237,6 +241,7 @@ fn settings_and_the_audit_head() {
     state.set_setting(Setting::Desired, Some("d")).unwrap();
     let head = Head { seq: 7, hash: Digest::of(b"x") };
     state.set_audit_head(&head).unwrap();
+    drop(state);
     let mut state = State::open(dir.path()).unwrap();
     assert_eq!(state.setting(Setting::Paused).unwrap().as_deref(), Some("p"));
     assert_eq!(state.audit_head().unwrap(), Some(head));
@@ -265,4 +270,14 @@ fn objects_are_what_their_names_say() {
     let place = dir.path().join("objects").join(&hex[..2]).join(&hex[2..]);
     std::fs::write(&place, "something else").unwrap();
     assert!(state.objects().get(digest).unwrap_err().to_string().contains("damaged"));
+}
+
+#[test]
+fn one_engine_at_a_time() {
+    let dir = scratch();
+    let first = State::open(dir.path()).unwrap();
+    let error = State::open(dir.path()).unwrap_err();
+    assert!(matches!(error, StateError::Busy { .. }), "{error}");
+    drop(first);
+    State::open(dir.path()).unwrap();
 }

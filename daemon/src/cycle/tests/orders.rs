@@ -5,7 +5,6 @@ use crate::host::fake::{Fake, Fault, Node, errno};
 use crate::journal::State as Phase;
 use crate::policy::Right;
 use crate::report::Verdict;
-use crate::state::Setting;
 
 const PROBE: &str = "[[probe]]\nname = \"site\"\nattempts = 1\nhttp = { url = \"http://127.0.0.1/\" }\n";
 
@@ -121,7 +120,22 @@ fn drift_is_healed_to_the_live_generation_even_while_a_newer_one_is_held() {
 }
 
 #[test]
-fn a_repair_that_failed_is_not_tried_again_unless_a_person_insists() {
+fn a_repair_that_fails_waits_longer_each_time() {
+    let mut rig = chain(&["one"]);
+    rig.live("1");
+    rig.fake.world().file("/etc/nginx/conf.d/site.conf", "by hand");
+    let mut course = String::new();
+    for _ in 0..28 {
+        if !course.ends_with('.') {
+            rig.fake.arm_on("swap", Fault::Fail { late: false, sticky: false, error: || errno("worn disk", 5) });
+        }
+        course.push(if rig.repair(false).verdict == Verdict::RolledBack { 'x' } else { '.' });
+    }
+    assert_eq!(course, "x.x...x.......x............x");
+}
+
+#[test]
+fn a_repair_that_failed_waits_unless_a_person_insists() {
     let mut rig = chain(&["one", "two"]);
     rig.live("1");
     rig.fake.world().file("/etc/nginx/conf.d/site.conf", "by hand");
@@ -136,7 +150,7 @@ fn a_repair_that_failed_is_not_tried_again_unless_a_person_insists() {
     assert_eq!(rig.fake.calls(), calls);
     assert_eq!(rig.events().iter().filter(|e| *e == "refused").count(), 0, "said once, not at every tick");
     assert_eq!(rig.repair(true).verdict, Verdict::Live);
-    assert_eq!(rig.engine.state.setting(Setting::FailedRepair).unwrap(), None);
+    assert_eq!(rig.engine.failing, None);
     // Other drift is another repair.
     rig.fake.world().file("/etc/nginx/conf.d/site.conf", "again");
     assert_eq!(rig.repair(false).verdict, Verdict::Live);
@@ -251,6 +265,39 @@ fn a_stop_of_the_daemon_takes_back_what_waits_for_its_probes() {
     assert_eq!(report.verdict, Verdict::RolledBack, "{}", report.text());
     assert!(report.reason.contains("interrupted"), "{}", report.reason);
     rig.picture().must_be(&before, "");
+}
+
+#[test]
+fn a_host_that_goes_down_is_nobodys_fault() {
+    let mut rig = chain(&["one", "two"]);
+    rig.live("1");
+    let before = rig.picture();
+    rig.fake.arm_on("reload nginx", Fault::Edit(|world| world.going_down = true));
+    let report = rig.deploy("2");
+    assert_eq!(report.verdict, Verdict::RolledBack, "{}", report.text());
+    assert!(report.reason.contains("is up again"), "{}", report.reason);
+    assert_eq!(rig.picture().tree, before.tree);
+    assert_eq!(rig.engine.state.open_transaction().unwrap().unwrap().state, Phase::Restored, "its wakes are owed");
+    rig.fake.world().reboot();
+    let store = rig.dir.path().to_owned();
+    rig.reborn(&store);
+    rig.engine.recover().unwrap();
+    rig.picture().must_be(&before, "after the reboot");
+    assert!(rig.engine.state.open_transaction().unwrap().is_none());
+    assert_eq!(rig.deploy("2").verdict, Verdict::Live, "it is not held");
+}
+
+#[test]
+fn what_a_program_wrote_to_a_displaced_file_comes_back_too() {
+    let mut rig = chain(&["one"]);
+    rig.fake.world().file("/etc/nginx/conf.d/site.conf", "theirs");
+    rig.commit("2", Some("1"), &[("reconciled.toml", ""), ("files/etc/base", "base")]);
+    // It had the file open and writes to it after the swap.
+    rig.fake.arm_on("reload nginx", Fault::Edit(|world| {
+        world.slots.values_mut().filter(|n| **n == Node::file("theirs")).for_each(|n| *n = Node::file("theirs, and more"));
+    }));
+    rig.live("1").live("2");
+    assert_eq!(rig.picture().tree.get("/etc/nginx/conf.d/site.conf"), Some(&Node::file("theirs, and more")));
 }
 
 #[test]

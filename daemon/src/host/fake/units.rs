@@ -144,6 +144,10 @@ impl World {
         Ok(())
     }
 
+    fn take_job(&self, verb: &str, name: &str) -> HostResult<()> {
+        if self.going_down { refuse(format!("{verb} {name}: the transaction is destructive")) } else { Ok(()) }
+    }
+
     fn stop(&mut self, name: &str) {
         if self.file_of(name).is_none() {
             self.sins.push(format!("{name} was stopped when its file was gone"));
@@ -154,6 +158,7 @@ impl World {
     }
 
     fn start(&mut self, name: &str) -> HostResult<()> {
+        self.take_job("start", name)?;
         let unit = self.unit(name);
         if unit.masked || unit.loaded.is_none() {
             return refuse(format!("start {name}: it is masked or there is no such unit"));
@@ -180,6 +185,7 @@ impl World {
                 Ok(())
             }
             Wake::Restart { unit } => {
+                self.take_job("restart", unit)?;
                 let known = self.unit(unit);
                 known.active = false;
                 known.runs.clear();
@@ -187,6 +193,7 @@ impl World {
             }
             Wake::Reload { unit, .. } if !self.unit(unit).active => self.start(unit),
             Wake::Reload { unit, .. } => {
+                self.take_job("reload", unit)?;
                 let mut runs = self.read_by(unit);
                 let known = self.unit(unit);
                 known.reloads += 1;
@@ -206,6 +213,7 @@ impl World {
 
     /// The host comes up again: PID 1 reads everything, what is enabled runs, nothing else does.
     pub(crate) fn reboot(&mut self) {
+        self.going_down = false;
         let names: Vec<String> = self.units.keys().cloned().collect();
         for name in &names {
             let found = self.file_of(name);

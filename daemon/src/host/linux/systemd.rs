@@ -67,6 +67,8 @@ pub(super) trait Manager1 {
         properties: &[(&str, Variant<'_>)],
         aux: &[(&str, &[(&str, Variant<'_>)])],
     ) -> zbus::Result<OwnedObjectPath>;
+    #[zbus(property)]
+    fn system_state(&self) -> zbus::Result<String>;
     #[zbus(signal)]
     fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
 }
@@ -213,6 +215,14 @@ impl Manager {
         })
     }
 
+    /// Whether `SystemState` is `stopping` (org.freedesktop.systemd1(5)).
+    pub(super) fn is_going_down(&self) -> bool {
+        let state = self.block_on("state of the system", ASK_LIMIT, async {
+            self.manager().await?.system_state().await.map_err(|e| bus_error("state of the system", e))
+        });
+        state.is_ok_and(|state| state == "stopping")
+    }
+
     fn daemon_reload(&self) -> HostResult<()> {
         let end = Instant::now() + RELOAD_LIMIT;
         loop {
@@ -237,7 +247,9 @@ impl Manager {
         let result = loop {
             let result = self.block_on(&what, JOB_LIMIT, self.queue_and_wait(verb, unit));
             match result {
-                Err(HostError::Systemd(why)) if why.contains("destructive") && tries < DESTRUCTIVE_TRIES => {
+                Err(HostError::Systemd(why))
+                    if why.contains("destructive") && tries < DESTRUCTIVE_TRIES && !self.is_going_down() =>
+                {
                     tries += 1;
                     self.pause(Duration::from_millis(500));
                 }

@@ -68,6 +68,9 @@ impl Look for Fake {
         }
         self.ran.borrow_mut().pop_front().unwrap_or_else(|| Ok(ran(Some(0), "success", "")))
     }
+    fn is_going_down(&self) -> bool {
+        unreachable!()
+    }
     fn pause(&self, time: Duration) {
         self.paused.set(self.paused.get() + time);
         std::thread::sleep(time.min(Duration::from_millis(20)));
