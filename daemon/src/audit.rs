@@ -18,7 +18,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use diff::text_diff;
-pub use record::{ChangeRecord, Event, GuardRecord, NewRecord, Record, Stage, VERSION};
+pub use record::{ChangeRecord, Event, NewRecord, Record, Stage, VERSION};
 pub use show::{Filter, Selection, find, full, line, select};
 pub use time::UtcTime;
 pub use verify::{Broken, Verified, verify};

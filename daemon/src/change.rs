@@ -148,13 +148,13 @@ pub struct Proof {
 }
 
 impl Change {
-    /// The thing that this change is about: `entry:/etc/x`, `dir:/etc/y`, `unit:z.service`. Two changes of one plan
+    /// The thing that this change is about: `file:/etc/x` (a link too), `directory:/etc/y`, `unit:z.service`. Two changes of one plan
     /// never have the same target.
     #[must_use]
     pub fn target(&self) -> String {
         match self {
-            Self::Entry { path, .. } => format!("entry:{path}"),
-            Self::Dir { path, .. } => format!("dir:{path}"),
+            Self::Entry { path, .. } => format!("file:{path}"),
+            Self::Dir { path, .. } => format!("directory:{path}"),
             Self::Unit { unit, .. } => format!("unit:{unit}"),
         }
     }
@@ -180,16 +180,33 @@ impl Change {
         inverse
     }
 
-    /// What is remembered of a target when a later change claims it again: what stood there before the first, and of a
-    /// unit what the later one manages and the first did not.
+    /// What is remembered of a target when a later change claims it again: what stood there before the first, of a unit
+    /// what the later one manages and the first did not, and of a file that it was secret once.
     #[must_use]
     pub fn noting(mut self, later: &Self) -> Self {
-        if let (Self::Unit { before, .. }, Self::Unit { before: later, .. }) = (&mut self, later) {
-            before.enabled = before.enabled.or(later.enabled);
-            before.masked = before.masked.or(later.masked);
-            before.active = before.active.or(later.active);
+        match (&mut self, later) {
+            (Self::Unit { before, .. }, Self::Unit { before: later, .. }) => {
+                before.enabled = before.enabled.or(later.enabled);
+                before.masked = before.masked.or(later.masked);
+                before.active = before.active.or(later.active);
+            }
+            (Self::Entry { secret, .. }, Self::Entry { secret: later, .. }) => *secret |= later,
+            _ => {}
         }
         self
+    }
+
+    /// Its content is never shown from here on.
+    pub fn hide(&mut self) {
+        if let Self::Entry { secret, .. } = self {
+            *secret = true;
+        }
+    }
+
+    /// Whether its content is never shown.
+    #[must_use]
+    pub fn is_secret(&self) -> bool {
+        matches!(self, Self::Entry { secret: true, .. })
     }
 
     /// Whether there is nothing to do: what is wanted stands there already.

@@ -8,7 +8,7 @@ mod seeing;
 use std::time::Instant;
 
 use crate::apply::{self, Ground};
-use crate::audit::{AuditLog, ChangeRecord, Event, NewRecord, UtcTime};
+use crate::audit::{AuditLog, Event, NewRecord, Stage, UtcTime};
 use crate::digest::Digest;
 use crate::guard::Guards;
 use crate::host::Touch;
@@ -81,6 +81,14 @@ impl Order {
         }
     }
 
+    /// The revision that is asked for by its name.
+    fn commit(&self) -> Option<&str> {
+        match self {
+            Self::Deploy { commit, .. } | Self::Preview { commit, .. } => Some(commit),
+            Self::Rollback { .. } | Self::Repair { .. } => None,
+        }
+    }
+
     /// Who asks.
     #[must_use]
     pub fn actor(&self) -> &str {
@@ -132,21 +140,27 @@ struct End {
     generation: Option<u64>,
 }
 
-/// The times of the stages.
+/// A pass on its way: the times of its stages, and what its record will say however it ends.
 #[derive(Debug)]
-struct Watch {
+struct Pass {
     began: Instant,
-    stages: Vec<(String, u64)>,
+    record: NewRecord,
 }
 
-impl Watch {
-    fn start() -> Self {
-        Self { began: Instant::now(), stages: Vec::new() }
+impl Pass {
+    fn start(order: &Order) -> Self {
+        let mut record = NewRecord::new(Event::Refused, order.actor());
+        match order {
+            Order::Deploy { commit, .. } | Order::Preview { commit, .. } => record.commit = Some(commit.clone()),
+            Order::Rollback { generation, .. } => record.reason = Some(format!("rollback to generation {generation}")),
+            Order::Repair { .. } => {}
+        }
+        Self { began: Instant::now(), record }
     }
 
     fn lap(&mut self, stage: &str) {
         let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.stages.push((stage.to_owned(), ms));
+        self.record.stages.push(Stage { name: stage.to_owned(), ms });
         self.began = Instant::now();
     }
 }
@@ -154,9 +168,8 @@ impl Watch {
 impl Engine {
     /// Carries out an order from beginning to end, and says how it went.
     pub fn run(&mut self, order: &Order, say: Say<'_>) -> Report {
-        let mut watch = Watch::start();
-        let result = self.pass(order, &mut watch, say);
-        let mut report = match result {
+        let mut pass = Pass::start(order);
+        let mut report = match self.pass(order, &mut pass, say) {
             Ok(end) => Report {
                 verdict: end.verdict,
                 commit: end.commit,
@@ -165,44 +178,45 @@ impl Engine {
                 stages: Vec::new(),
                 audit_head: None,
             },
-            Err(stop) => self.stopped(order, stop, &watch),
+            Err(stop) => self.stopped(order, stop, &pass),
         };
-        report.stages = watch.stages;
+        report.stages = pass.record.stages.into_iter().map(|stage| (stage.name, stage.ms)).collect();
         report.audit_head = self.audit.head().map(|head| head.to_string());
         (self.phase)("idle");
         report
     }
 
-    fn pass(&mut self, order: &Order, watch: &mut Watch, say: Say<'_>) -> Result<End, Stop> {
+    fn pass(&mut self, order: &Order, pass: &mut Pass, say: Say<'_>) -> Result<End, Stop> {
         policy::admit(order.intent(), order.right(), order.actor()).map_err(|why| Stop::denied(&[why]))?;
         (self.phase)("planning");
         let live = self.state.live()?;
         let Some(wanted) = self.wanted(order, live.as_ref())? else {
             return Ok(End { verdict: Verdict::NothingToDo, commit: None, generation: None });
         };
-        watch.lap("read");
+        pass.lap("read");
         let allow_empty = wanted.manifest.allow_empty;
         let plan = self.plan(order, wanted)?;
         if is_settled(&plan, live.as_ref()) {
-            watch.lap("plan");
+            pass.lap("plan");
             let generation = live.map(|g| g.number);
             return Ok(End { verdict: Verdict::NothingToDo, commit: Some(plan.commit.id), generation });
         }
         self.refuse_failed_repair(order, &plan)?;
         show(&plan, say);
-        let changes = self.change_records(&plan);
-        watch.lap("plan");
+        pass.record.tell(&plan);
+        pass.record.changes = self.change_records(&plan);
+        pass.lap("plan");
 
         let approved = policy::judge(plan, order.right(), allow_empty).map_err(|reasons| Stop::denied(&reasons))?;
         (self.phase)("rehearsing");
-        let rehearsed = rehearse::rehearse(approved, &*self.host, &seeing::stored(&self.state), say)?;
-        watch.lap("rehearse");
+        let rehearsed = rehearse::rehearse(approved, &*self.host, &seeing::stored(&self.state), &mut pass.record.guards, say)?;
+        pass.lap("rehearse");
         if order.intent() == Intent::Preview {
-            let commit = Some(rehearsed.plan().commit.id.clone());
-            self.record_preview(order, rehearsed.plan(), changes, &watch.stages)?;
+            self.record_preview(pass)?;
+            let commit = Some(rehearsed.into_plan().commit.id);
             return Ok(End { verdict: Verdict::Accepted, commit, generation: live.map(|g| g.number) });
         }
-        self.carry_out(order, rehearsed, live.as_ref(), changes, watch, say)
+        self.carry_out(order, rehearsed, live.as_ref(), pass, say)
     }
 
     fn carry_out(
@@ -210,55 +224,49 @@ impl Engine {
         order: &Order,
         rehearsed: Rehearsed,
         live: Option<&Generation>,
-        changes: Vec<ChangeRecord>,
-        watch: &mut Watch,
+        pass: &mut Pass,
         say: Say<'_>,
     ) -> Result<End, Stop> {
         let baseline = probe::baseline(&*self.host, &rehearsed.plan().manifest.probes)?;
-        watch.lap("baseline");
+        pass.lap("baseline");
         let left_behind = self.left_behind(order, live)?;
         (self.phase)("applying");
         let staged = apply::stage(rehearsed, &mut self.ground(say)).map_err(|e| Stop::before_live(&e))?;
-        watch.lap("stage");
+        pass.lap("stage");
         let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
         let audit = &mut self.audit;
-        let applied = apply::apply(staged, &mut ground, &mut |plan| ending::record_intent(audit, plan, &changes));
-        watch.lap("apply");
+        let applied = apply::apply(staged, &mut ground, &mut |_| ending::record_intent(audit, &pass.record));
+        pass.lap("apply");
         let mut applied = match applied {
             Ok(applied) => applied,
-            Err(failed) => {
-                return Err(self.take_back(failed.staged.into_parts(), Failure::of(&failed.error), changes, say));
-            }
+            Err(failed) => return Err(self.take_back(failed.staged.into_parts(), Failure::of(&failed.error), pass, say)),
         };
 
         (self.phase)("probing");
         let probes = &applied.plan().manifest.probes;
         let verdicts = probe::run(&*self.host, probes, &mut |v| tell_probe(v, say), &*self.go_on);
-        watch.lap("probe");
+        pass.lap("probe");
         crate::failpoint!("probed");
         let red = match &verdicts {
             Ok(verdicts) => ending::first_red(verdicts, &baseline, applied.plan().intent),
             Err(error) => Some(format!("the probes could not be asked: {error}")),
         };
-        let verdicts = verdicts.unwrap_or_default();
+        pass.record.probes = verdicts.unwrap_or_default();
         if let Some(red) = red {
             // Told to stop, the daemon did not wait for them: that is nobody's fault.
-            let failure = Failure { reason: red, at_fault: (self.go_on)(), probes: verdicts };
-            return Err(self.take_back(applied.into_parts(), failure, changes, say));
+            let failure = Failure { reason: red, at_fault: (self.go_on)(), is_told: true };
+            return Err(self.take_back(applied.into_parts(), failure, pass, say));
         }
 
         let committed = applied.commit(&mut self.ground(say), &UtcTime::now().to_string(), &left_behind);
         let number = match committed {
             Ok(number) => number,
-            Err(error) => {
-                let failure = Failure { probes: verdicts, ..Failure::of(&error) };
-                return Err(self.take_back(applied.into_parts(), failure, changes, say));
-            }
+            Err(error) => return Err(self.take_back(applied.into_parts(), Failure::of(&error), pass, say)),
         };
         self.publish(live.map(|g| g.commit.id.as_str()).filter(|id| !id.is_empty()), say);
-        watch.lap("commit");
+        pass.lap("commit");
         crate::failpoint!("published");
-        self.record_outcome(order, applied.plan(), number, verdicts, changes, &watch.stages);
+        self.record_outcome(applied.plan(), number, &left_behind, pass);
         crate::failpoint!("answered");
         Ok(End { verdict: Verdict::Live, commit: Some(applied.plan().commit.id.clone()), generation: Some(number) })
     }
@@ -275,6 +283,8 @@ impl Engine {
                 let wanted = self.state.generation(*generation)?;
                 let wanted = wanted
                     .ok_or_else(|| Stop::usage(format!("there is no generation {generation}; see reconcilectl history")))?;
+                self.state
+                    .set_setting(Setting::Desired, Some(&wanted.commit.id).filter(|id| !id.is_empty()).map(String::as_str))?;
                 Ok(Some(Wanted { commit: wanted.commit, manifest: wanted.manifest }))
             }
             Order::Deploy { commit, .. } => {
@@ -332,18 +342,6 @@ fn tell_probe(verdict: &probe::Verdict, say: Say<'_>) {
         (false, true) => Progress::Bad { text },
         (false, false) => Progress::Note { text: format!("{text} (not required)") },
     });
-}
-
-/// A record of an order, with what every one of them says.
-fn record_for(event: Event, order: &Order, plan: Option<&Plan>) -> NewRecord {
-    let mut record = NewRecord::new(event, order.actor());
-    if let Some(plan) = plan {
-        record.commit = Some(plan.commit.id.clone()).filter(|id| !id.is_empty());
-        record.summary = Some(plan.commit.summary.clone()).filter(|s| !s.is_empty());
-        record.plan = Some(plan.digest());
-        record.wakes = plan.wakes.iter().map(ToString::to_string).collect();
-    }
-    record
 }
 
 #[cfg(test)]

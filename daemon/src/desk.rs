@@ -137,7 +137,7 @@ impl Desk {
             return receiver;
         }
         // One that may only preview will be refused: it takes no place from another, and none joins it.
-        let Task::Order(Order::Deploy { commit, right: Right::Deploy, .. }) = &ticket.task else {
+        let Some(commit) = deployed(&ticket.task) else {
             if inner.queue.len() >= QUEUE_LIMIT {
                 reject(&ticket, Verdict::Failed, "too many orders are waiting");
             } else if !is_superfluous(&inner.queue, &ticket.task) {
@@ -151,16 +151,15 @@ impl Desk {
             self.0.1.notify_all();
             return receiver;
         };
-        if let Some(flying) = &inner.in_flight
-            && let Task::Order(Order::Deploy { commit: other, right: Right::Deploy, .. }) = &flying.task
-        {
-            if other == commit {
-                let joined = flying.followers.join();
-                flying.followers.tell(&note("another push of this revision has joined"));
-                return joined;
-            }
-            let short = &other[..12.min(other.len())];
-            ticket.followers.tell(&note(&format!("{short} is being applied: waiting for it to end")));
+        let same = |other: &&Ticket| deployed(&other.task) == Some(commit);
+        if let Some(joined) = inner.in_flight.iter().chain(&inner.waiting).find(same) {
+            let follower = joined.followers.join();
+            joined.followers.tell(&note("another push of this revision has joined"));
+            return follower;
+        }
+        if let Some(flying) = &inner.in_flight {
+            let what = deployed(&flying.task).map_or("something else", |other| &other[..12.min(other.len())]);
+            ticket.followers.tell(&note(&format!("{what} is being applied: waiting for it to end")));
         }
         if let Some(older) = inner.waiting.replace(ticket) {
             reject(&older, Verdict::Superseded, "a newer push took its place");
@@ -217,6 +216,14 @@ impl Desk {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         lock(&self.0.0)
+    }
+}
+
+/// The revision that a task makes live.
+fn deployed(task: &Task) -> Option<&str> {
+    match task {
+        Task::Order(Order::Deploy { commit, right: Right::Deploy, .. }) => Some(commit),
+        _ => None,
     }
 }
 
@@ -323,8 +330,10 @@ mod tests {
         let flying = desk.take(Duration::ZERO).unwrap();
         let mut again = desk.submit(push("a"));
         let mut second = desk.submit(push("b"));
+        let mut too = desk.submit(push("b"));
+        assert_eq!(end(&mut second), None, "it is joined, not replaced");
         let mut third = desk.submit(push("c"));
-        assert_eq!(end(&mut second), Some(Verdict::Superseded));
+        assert_eq!((end(&mut second), end(&mut too)), (Some(Verdict::Superseded), Some(Verdict::Superseded)));
         flying.followers.tell(&Progress::Done { report: crate::report::Report::short(Verdict::Live, "") });
         assert_eq!((end(&mut first), end(&mut again)), (Some(Verdict::Live), Some(Verdict::Live)));
         assert_eq!(desk.take(Duration::ZERO).unwrap().task, push("c"));

@@ -101,6 +101,17 @@ pub struct GuardCall {
     pub known: Vec<String>,
 }
 
+/// What a guard said of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// Which guard.
+    pub name: String,
+    /// It has no objection.
+    pub passed: bool,
+    /// Its check, or what that found.
+    pub text: String,
+}
+
 impl GuardCall {
     /// Whether a check passed: exit code 0, and silence where that is part of it.
     #[must_use]

@@ -63,7 +63,7 @@ fn let_go_of_full_directories(releases: &mut Releases, host: &dyn Look) -> HostR
         let Some(theirs) = host.entries(&dir, going.len() + 1)?.into_iter().find(|name| !ours(name)) else { continue };
         going.remove(&dir);
         releases.claims.retain(|c| c.change.path() != Some(&dir));
-        releases.notes.push(format!("dir:{dir} is let go: it holds {}", crate::path::escape(&theirs)));
+        releases.notes.push(format!("directory:{dir} is let go: it holds {}", crate::path::escape(&theirs)));
     }
     Ok(())
 }

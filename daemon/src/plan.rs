@@ -72,6 +72,9 @@ pub struct Plan {
     /// Those of them that were failing before it: that they still do after an undo is no failure of the undo.
     #[serde(default)]
     pub ailing: Vec<String>,
+    /// What the ledger gives up and leaves on the host, and why.
+    #[serde(default)]
+    pub let_go: Vec<String>,
     /// Remarks.
     pub notes: Vec<String>,
 }
@@ -93,6 +96,8 @@ pub struct Material<'a> {
     pub releases: Vec<Claim>,
     /// Ledger targets that are no longer declared.
     pub released: Vec<String>,
+    /// Those of them that stay on the host, and why.
+    pub let_go: Vec<String>,
     /// The units that any of the changes may concern, as they are now.
     pub units: BTreeMap<String, UnitSeen>,
     /// Unit files that go and bring another file of the same unit to light, the vendor's.
@@ -131,7 +136,8 @@ pub enum PlanError {
 /// # Errors
 /// When two claims contradict each other.
 pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
-    let Material { intent, actor, commit, manifest, mut claims, releases, released, units, uncovering, guards } = material;
+    let Material { intent, actor, commit, manifest, mut claims, releases, released, let_go, units, uncovering, guards } =
+        material;
     claims.sort_by_key(|(phase, _, _)| *phase);
     let declared: BTreeSet<String> = claims
         .iter()
@@ -176,6 +182,7 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
     let touched = touched(&steps, &wakes);
     let ailing = touched.iter().filter(|u| units.get(*u).is_some_and(UnitSeen::is_failing)).cloned().collect();
     let mut notes = manifest.notes.clone();
+    notes.extend(let_go.iter().cloned());
     notes.extend(
         paths
             .iter()
@@ -183,7 +190,7 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
             .map(|p| format!("{p}: what is below /run lasts until the next boot")),
     );
     let claimed = claimed.into_iter().map(|(target, (_, change))| (target, change)).collect();
-    Ok(Plan { intent, actor, commit, manifest, steps, wakes, guards: calls, claimed, released, touched, ailing, notes })
+    Ok(Plan { intent, actor, commit, manifest, steps, wakes, guards: calls, claimed, released, touched, ailing, let_go, notes })
 }
 
 /// The units whose state a plan has to know, given the changes of paths: those whose files change and those that

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::change::{Change, Object, Wake};
 use crate::digest::Digest;
-use crate::guard::{GuardCall, findings};
+use crate::guard::{GuardCall, Judgement, findings};
 use crate::host::{HostError, HostResult, Job, Look, Ran, Sandbox};
 use crate::path::ManagedPath;
 use crate::plan::{Plan, Step};
@@ -92,7 +92,7 @@ impl GuardRan {
 /// Gives contents that did not come with the plan, by digest.
 pub type Contents<'a> = &'a dyn Fn(&Digest) -> HostResult<Vec<u8>>;
 
-/// Rehearses an approved plan.
+/// Rehearses an approved plan; what the guards that let it pass said is added to `judgements`.
 ///
 /// # Errors
 /// A guard's rejection, or that the rehearsal could not be held.
@@ -100,8 +100,11 @@ pub fn rehearse(
     approved: Approved,
     host: &dyn Look,
     contents: Contents<'_>,
+    judgements: &mut Vec<Judgement>,
     say: &mut dyn FnMut(Progress),
 ) -> Result<Rehearsed, RehearseError> {
+    let mut passed =
+        |guard: &GuardCall, text: String| judgements.push(Judgement { name: guard.name.clone(), passed: true, text });
     let right = approved.right();
     let mut plan = approved.into_plan();
     let may_run = right == Right::Deploy;
@@ -109,9 +112,9 @@ pub fn rehearse(
     let (asked, deferred): (Vec<_>, Vec<_>) =
         plan.guards.iter().cloned().partition(|g| may_run || !(g.executes || brings_programs));
     for guard in deferred {
-        say(Progress::Note {
-            text: format!("guard {}: deferred, it runs code of the candidate and this key may only preview", guard.name),
-        });
+        let text = "deferred, it runs code of the candidate and this key may only preview".to_owned();
+        say(Progress::Note { text: format!("guard {}: {text}", guard.name) });
+        passed(&guard, text);
     }
     if asked.is_empty() {
         return Ok(Rehearsed { plan });
@@ -124,7 +127,9 @@ pub fn rehearse(
             return Err(missing(guard));
         }
         if guard.passes(&ran.ran()) {
-            say(Progress::Good { text: format!("guard {}: {}", guard.name, guard.argv.join(" ")) });
+            let text = guard.argv.join(" ");
+            say(Progress::Good { text: format!("guard {}: {text}", guard.name) });
+            passed(guard, text);
         } else {
             failed.push(guard);
         }
@@ -142,13 +147,10 @@ pub fn rehearse(
         if let Some(unit) = reader(guard, &plan) {
             return Err(unreadable(guard, unit, &known, &plan));
         }
-        say(Progress::Note {
-            text: format!(
-                "guard {}: as before this change: {}",
-                guard.name,
-                known.iter().map(|line| plan.conceal(line.clone())).collect::<Vec<_>>().join("; ")
-            ),
-        });
+        let lines: Vec<String> = known.iter().map(|line| plan.conceal(line.clone())).collect();
+        let text = format!("as before this change: {}", lines.join("; "));
+        say(Progress::Note { text: format!("guard {}: {text}", guard.name) });
+        passed(guard, text);
         for call in plan.guards.iter_mut().filter(|g| g.name == guard.name) {
             call.known.clone_from(&known);
         }

@@ -209,25 +209,29 @@ impl Worker {
             // An undo that the store broke off: nothing new is begun before that is over.
             self.engine.recover()?;
         }
-        if let Some(open) = self.engine.state.open_transaction()?.filter(|o| o.state == Phase::Stuck && !preview) {
-            let reason = format!(
-                "an earlier rollback is stuck on {}: see reconcilectl status, then reconcilectl resolve PATH --keep|--restore",
-                open.remains.join("; ")
-            );
-            return Ok(Report::short(Verdict::Stuck, &reason));
-        }
-        if let Some(paused) = self.paused()?.filter(|_| !preview) {
-            if let Order::Repair { actor, insist: false } = order {
-                return self.engine.report_drift(actor, say);
-            }
-            let why = if paused.reason.is_empty() { String::new() } else { format!(" ({})", paused.reason) };
-            let reason = format!("paused by {} since {}{why}: reconcilectl resume", paused.by, paused.since);
-            return Ok(Report::short(Verdict::Refused, &reason));
+        if !preview && let Some((verdict, reason)) = self.obstacle()? {
+            return match order {
+                Order::Repair { actor, insist: false } if verdict == Verdict::Refused => self.engine.report_drift(actor, say),
+                _ => Ok(self.engine.turn_away(order, verdict, &reason)),
+            };
         }
         if let Order::Deploy { commit, .. } = order {
             self.published.send_modify(|p| p.status.desired = Some(commit.clone()));
         }
         Ok(self.engine.run(order, say))
+    }
+
+    /// What lets nothing be applied: something is stuck, or somebody has paused.
+    fn obstacle(&self) -> StateResult<Option<(Verdict, String)>> {
+        if let Some(open) = self.engine.state.open_transaction()?.filter(|o| o.state == Phase::Stuck) {
+            let remains = open.remains.join("; ");
+            let remedy = "see reconcilectl status, then reconcilectl resolve PATH --keep|--restore";
+            return Ok(Some((Verdict::Stuck, format!("an earlier rollback is stuck on {remains}: {remedy}"))));
+        }
+        Ok(self.paused()?.map(|paused| {
+            let why = if paused.reason.is_empty() { String::new() } else { format!(" ({})", paused.reason) };
+            (Verdict::Refused, format!("paused by {} since {}{why}: reconcilectl resume", paused.by, paused.since))
+        }))
     }
 
     fn retry(&mut self, commit: &str, actor: &str, say: &mut dyn FnMut(Progress)) -> StateResult<Report> {
@@ -242,7 +246,8 @@ impl Worker {
         let Some(commit) = commit else {
             return Ok(Report::short(Verdict::Refused, "there is no such revision here, and none is held"));
         };
-        if self.engine.state.unhold(&commit)? {
+        // It stays held as long as nothing can be tried.
+        if self.obstacle()?.is_none() && self.engine.state.unhold(&commit)? {
             let mut record = NewRecord::new(Event::Retried, actor);
             record.commit = Some(commit.clone());
             self.engine.record(record);
@@ -250,16 +255,20 @@ impl Worker {
         self.order(&Order::Deploy { commit, actor: actor.to_owned(), right: Right::Deploy }, say)
     }
 
-    /// One full cycle: every remote is asked, then the host is healed.
+    /// One full cycle: every remote is asked, then the host is healed. It is as good as the worst part of it.
     fn sync(&mut self, actor: &str, say: &mut dyn FnMut(Progress)) -> StateResult<Report> {
         let names: Vec<String> = self.settings.remotes.iter().map(|r| r.name.clone()).collect();
+        let mut worst: Option<Report> = None;
         for name in names {
-            let report = self.poll(&name, say)?;
+            let mut report = self.poll(&name, say)?;
             if !report.verdict.is_good() {
-                say(Progress::Note { text: format!("remote {name}: {}", report.text()) });
+                report.reason = format!("remote {name}: {}", report.reason);
+                say(Progress::Bad { text: report.text() });
+                worst.get_or_insert(report);
             }
         }
-        self.order(&Order::Repair { actor: actor.to_owned(), insist: true }, say)
+        let repaired = self.order(&Order::Repair { actor: actor.to_owned(), insist: true }, say)?;
+        Ok(if repaired.verdict.is_good() { worst.unwrap_or(repaired) } else { repaired })
     }
 
     /// Asks a remote and deploys its tip where that is forward. A remote that is down changes nothing.

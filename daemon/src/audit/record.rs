@@ -9,6 +9,8 @@ use super::diff::text_diff;
 use super::time::UtcTime;
 use crate::change::{Change, DirFacts, Object, UnitFacts};
 use crate::digest::Digest;
+use crate::guard::Judgement;
+use crate::plan::Plan;
 use crate::probe::Verdict;
 
 /// The format that this program writes.
@@ -52,10 +54,6 @@ pub enum Event {
     Paused,
     /// Reconciling goes on.
     Resumed,
-    /// A deploy key was added.
-    KeyAdded,
-    /// A deploy key was removed.
-    KeyRemoved,
     /// The daemon started.
     Started,
     /// The daemon ended in good order.
@@ -66,7 +64,7 @@ pub enum Event {
 
 impl Event {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 19] = [
         Self::Intent,
         Self::Live,
         Self::Refused,
@@ -83,8 +81,6 @@ impl Event {
         Self::Alarm,
         Self::Paused,
         Self::Resumed,
-        Self::KeyAdded,
-        Self::KeyRemoved,
         Self::Started,
         Self::Stopped,
         Self::Reloaded,
@@ -110,8 +106,6 @@ impl Event {
             Self::Alarm => "alarm",
             Self::Paused => "paused",
             Self::Resumed => "resumed",
-            Self::KeyAdded => "key-added",
-            Self::KeyRemoved => "key-removed",
             Self::Started => "started",
             Self::Stopped => "stopped",
             Self::Reloaded => "reloaded",
@@ -189,24 +183,13 @@ pub struct NewRecord {
     pub wakes: Vec<String>,
     /// What the guards said.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub guards: Vec<GuardRecord>,
+    pub guards: Vec<Judgement>,
     /// What the probes said.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<Verdict>,
     /// How long each stage took.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<Stage>,
-}
-
-/// A guard's verdict.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GuardRecord {
-    /// Which guard.
-    pub name: String,
-    /// It has no objection.
-    pub passed: bool,
-    /// What it said.
-    pub text: String,
 }
 
 /// The time that a stage took.
@@ -223,7 +206,7 @@ pub struct Stage {
 pub struct ChangeRecord {
     /// `+` appears, `~` changes, `-` goes.
     pub sign: char,
-    /// `entry:/etc/x`, `dir:/etc/y`, `unit:z.service`.
+    /// `file:/etc/x`, `directory:/etc/y`, `unit:z.service`.
     pub target: String,
     /// Why.
     pub reason: String,
@@ -266,6 +249,14 @@ impl NewRecord {
         }
     }
 
+    /// Says which plan it is about: its revision, its digest, its wakes.
+    pub fn tell(&mut self, plan: &Plan) {
+        self.commit = Some(plan.commit.id.clone()).filter(|id| !id.is_empty());
+        self.summary = Some(plan.commit.summary.clone()).filter(|summary| !summary.is_empty());
+        self.plan = Some(plan.digest());
+        self.wakes = plan.wakes.iter().map(ToString::to_string).collect();
+    }
+
     /// Keeps the diffs within the budget of one record.
     pub(super) fn bounded(mut self) -> Self {
         let mut room = DIFF_BUDGET;
@@ -285,7 +276,7 @@ impl ChangeRecord {
     /// neither that nor its size or digest gets into the record, because anybody could test a guess against them.
     #[must_use]
     pub fn new(change: &Change, reason: &str, contents: Option<(&[u8], &[u8])>) -> Self {
-        let secret = matches!(change, Change::Entry { secret: true, .. });
+        let secret = change.is_secret();
         let (before, after) = match change {
             Change::Entry { before, after, .. } => (object(before, secret), object(after, secret)),
             Change::Dir { before, after, .. } => (directory(before.as_ref()), directory(after.as_ref())),

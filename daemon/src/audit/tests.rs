@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{
-    AuditLog, Broken, ChangeRecord, Event, Filter, Finding, GuardRecord, Head, NewRecord, Stage, Stamp, UtcTime, find, full,
-    line, select, verify,
+    AuditLog, Broken, ChangeRecord, Event, Filter, Finding, Head, NewRecord, Stage, Stamp, UtcTime, find, full, line, select,
+    verify,
 };
 use crate::change::{Change, FileFacts, Object};
 use crate::digest::Digest;
+use crate::guard::Judgement;
 use crate::path::ManagedPath;
 use crate::probe::Verdict;
 
@@ -81,7 +82,7 @@ fn pushed() -> NewRecord {
             change("/etc/shop/db.env", "old\n", SECRET, true),
         ],
         wakes: vec!["reload nginx.service".to_owned()],
-        guards: vec![GuardRecord { name: "nginx".to_owned(), passed: true, text: "syntax is ok".to_owned() }],
+        guards: vec![Judgement { name: "nginx".to_owned(), passed: true, text: "syntax is ok".to_owned() }],
         probes: vec![Verdict {
             name: "site".to_owned(),
             passed: false,
@@ -359,7 +360,7 @@ fn secrets_never_show() {
         assert!(!text.contains(SECRET) && !text.contains(&Digest::of(SECRET.as_bytes()).to_string()), "{text}");
         assert!(!text.contains(&Digest::of(SECRET.as_bytes()).short()));
     }
-    assert!(full(&record).contains("  ~ entry:/etc/shop/db.env  (content)\n      before  secret file 0640 0:33\n"));
+    assert!(full(&record).contains("  ~ file:/etc/shop/db.env  (content)\n      before  secret file 0640 0:33\n"));
 }
 
 #[test]

@@ -36,8 +36,7 @@ impl Engine {
             return Ok(Report::short(Verdict::NothingToDo, ""));
         }
         for record in self.change_records(&plan) {
-            let target = record.target.replacen("entry:", "file:", 1).replacen("dir:", "directory:", 1);
-            say(Progress::Line { text: format!("{} {target} ({})", record.sign, record.reason) });
+            say(Progress::Line { text: format!("{} {} ({})", record.sign, record.target, record.reason) });
             for line in record.diff.iter().flat_map(|d| d.lines()) {
                 say(Progress::Line { text: crate::path::escape(line) });
             }

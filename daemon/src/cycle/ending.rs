@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::{Engine, Order, Watch, record_for};
+use super::{Engine, Order, Pass};
 use crate::apply::{self, ApplyError, Cause, Ground, Undone};
-use crate::audit::{AuditLog, ChangeRecord, Event, NewRecord, Stage, Stamp, UtcTime};
+use crate::audit::{AuditLog, ChangeRecord, Event, NewRecord, Stamp, UtcTime};
 use crate::digest::Digest;
+use crate::guard::Judgement;
 use crate::host::HostError;
 use crate::journal::State as Phase;
 use crate::manifest::Diagnostic;
@@ -47,11 +48,13 @@ pub struct Stop {
     hold: bool,
     /// The record is written already, with more in it than is known here.
     recorded: bool,
+    /// The guard that rejected it.
+    judgement: Option<Judgement>,
 }
 
 impl Stop {
     fn new(verdict: Verdict, reason: impl Into<String>) -> Self {
-        Self { verdict, reason: reason.into(), hold: false, recorded: false }
+        Self { verdict, reason: reason.into(), hold: false, recorded: false, judgement: None }
     }
 
     /// The report of a stop outside of a pass.
@@ -102,8 +105,8 @@ pub(super) struct Failure {
     pub reason: String,
     /// The revision is held for it.
     pub at_fault: bool,
-    /// What the probes said.
-    pub probes: Vec<Probed>,
+    /// Whoever follows has heard of it already: of a red probe.
+    pub is_told: bool,
 }
 
 impl Failure {
@@ -111,7 +114,7 @@ impl Failure {
     /// worn disk: what failed once half-way is not tried again and again.
     pub(super) fn of(error: &ApplyError) -> Self {
         let at_fault = !matches!(error, ApplyError::Host(HostError::Foreign { .. }));
-        Self { reason: error.to_string(), at_fault, probes: Vec::new() }
+        Self { reason: error.to_string(), at_fault, is_told: false }
     }
 }
 
@@ -149,27 +152,29 @@ impl From<RehearseError> for Stop {
     fn from(error: RehearseError) -> Self {
         match error {
             RehearseError::Host(error) => Self::new(Verdict::Failed, error.to_string()),
-            rejected => Self::refused(rejected.to_string()),
+            RehearseError::Rejected { guard, findings } => {
+                let text = findings.join("\n");
+                let reason = format!("guard {guard}: {text}");
+                Self { judgement: Some(Judgement { name: guard, passed: false, text }), ..Self::refused(reason) }
+            }
         }
     }
 }
 
 impl Engine {
     /// Records a stop and holds the revision where it is at fault.
-    pub(super) fn stopped(&mut self, order: &Order, stop: Stop, watch: &Watch) -> Report {
-        let commit = match order {
-            Order::Deploy { commit, .. } | Order::Preview { commit, .. } => Some(commit.clone()),
-            Order::Rollback { .. } | Order::Repair { .. } => None,
-        };
+    pub(super) fn stopped(&mut self, order: &Order, stop: Stop, pass: &Pass) -> Report {
         let generation = self.state.live().ok().flatten().map(|g| g.number);
         // A repair that the timer asks for again and again is refused on record once.
         let refusal = Digest::of(stop.reason.as_bytes());
         let known = matches!(order, Order::Repair { insist: false, .. }) && self.reported_drift.replace(refusal) == Some(refusal);
         if !stop.recorded && !known {
-            let mut record = record_for(if stop.verdict == Verdict::Stuck { Event::Stuck } else { Event::Refused }, order, None);
-            record.commit.clone_from(&commit);
+            let mut record = pass.record.clone();
+            if stop.verdict == Verdict::Stuck {
+                record.event = Event::Stuck;
+            }
             record.generation = generation;
-            record.stages = stages(&watch.stages);
+            record.guards.extend(stop.judgement);
             (record.reason, record.details) = first_line(&stop.reason);
             self.record(record);
         }
@@ -179,7 +184,14 @@ impl Engine {
         if stop.verdict != Verdict::Refused {
             tracing::error!(verdict = ?stop.verdict, actor = order.actor(), "{}", stop.reason);
         }
+        let commit = order.commit().map(str::to_owned);
         Report { verdict: stop.verdict, commit, generation, reason: stop.reason, stages: Vec::new(), audit_head: None }
+    }
+
+    /// Refuses an order before its pass begins, on record: while paused, while stuck.
+    pub fn turn_away(&mut self, order: &Order, verdict: Verdict, reason: &str) -> Report {
+        let stop = Stop { recorded: matches!(order, Order::Repair { insist: false, .. }), ..Stop::new(verdict, reason) };
+        self.stopped(order, stop, &Pass::start(order))
     }
 
     fn hold(&mut self, commit: &str, reason: &str) {
@@ -213,7 +225,8 @@ impl Engine {
             more => format!("{more} more looks"),
         };
         failing.pause -= 1;
-        let why = format!("this repair has failed before and waits for {looks}: see reconcilectl audit log, then reconcilectl sync");
+        let why =
+            format!("this repair has failed before and waits for {looks}: see reconcilectl audit log, then reconcilectl sync");
         Err(Stop { recorded: true, ..Stop::new(Verdict::Refused, why) })
     }
 
@@ -221,13 +234,12 @@ impl Engine {
     pub(super) fn take_back(
         &mut self,
         (id, plan, staging): (u64, Plan, Vec<PathBuf>),
-        Failure { reason, at_fault, mut probes }: Failure,
-        changes: Vec<ChangeRecord>,
+        Failure { reason, at_fault, is_told }: Failure,
+        pass: &mut Pass,
         say: &mut dyn FnMut(Progress),
     ) -> Stop {
         (self.phase)("rolling-back");
-        if probes.is_empty() {
-            // A red probe has been told already.
+        if !is_told {
             say(Progress::Bad { text: reason.clone() });
         }
         say(Progress::Line { text: "taking everything back".to_owned() });
@@ -238,37 +250,29 @@ impl Engine {
         let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
         let undone = apply::undo(&open, &Cause { reason: &reason, hold: hold.as_ref() }, &mut ground);
         if !matches!(undone, Ok(Undone::Owed(_))) {
-            probes.extend(self.probe_restored(say));
+            let restored = self.probe_restored(say);
+            pass.record.probes.extend(restored);
         }
-        let mut record = NewRecord { probes, changes, ..self.record_of(Event::RolledBack, &open) };
+        pass.lap("undo");
         let mut stop = Stop { recorded: true, ..Stop::new(Verdict::RolledBack, reason) };
         match undone {
             Ok(Undone::Restored) => {}
             Ok(Undone::Owed(asleep)) => {
-                stop.reason.push_str(&format!("\nthe host is going down: what is left is done when it is up again:\n{}", asleep.join("\n")));
+                let later = "the host is going down, what is left is done when it is up again:";
+                stop.reason.push_str(&format!("\n{later}\n{}", asleep.join("\n")));
             }
             Ok(Undone::Stuck(remains)) => stop.stick(&remains.join("\n")),
             Err(error) => stop.stick(&error.to_string()),
         }
-        if stop.verdict == Verdict::Stuck {
-            record.event = Event::Stuck;
-        }
+        let mut record = pass.record.clone();
+        record.event = if stop.verdict == Verdict::Stuck { Event::Stuck } else { Event::RolledBack };
+        record.generation = self.state.live().ok().flatten().map(|g| g.number);
         (record.reason, record.details) = first_line(&stop.reason);
         self.record(record);
         if open.plan.intent == Intent::Repair {
             self.failing = Some(Failing::after(self.failing, open.plan.digest()));
         }
         stop
-    }
-
-    /// A record of how a transaction ended.
-    fn record_of(&self, event: Event, open: &Open) -> NewRecord {
-        let mut record = NewRecord::new(event, &open.plan.actor);
-        record.commit = Some(open.plan.commit.id.clone()).filter(|c| !c.is_empty());
-        record.summary = Some(open.plan.commit.summary.clone()).filter(|s| !s.is_empty());
-        record.plan = Some(open.plan.digest());
-        record.generation = self.state.live().ok().flatten().map(|g| g.number);
-        record
     }
 
     /// Asks the probes of the live generation after a rollback: the push returns only when that is known too.
@@ -314,7 +318,9 @@ impl Engine {
         self.record_lost_outcome()?;
         let interrupted = open.state == Phase::Acting || open.reason.is_empty();
         if interrupted && open.plan.intent == Intent::Deploy && self.state.count_interruption(&open.plan.commit.id)? > 1 {
-            self.hold(&open.plan.commit.id, "the daemon was interrupted twice while it was being applied");
+            let held = held_now(&open.plan.commit.id, "the daemon was interrupted twice while it was being applied");
+            self.state.hold(&held)?;
+            self.record_held(&held, "daemon");
         }
         Ok(())
     }
@@ -328,7 +334,9 @@ impl Engine {
             (Phase::Stuck, _) => (Event::Stuck, "not all could be taken back"),
             _ => (Event::Recovered, "the host is back where it was"),
         };
-        let mut record = self.record_of(event, &open);
+        let mut record = NewRecord::new(event, &open.plan.actor);
+        record.tell(&open.plan);
+        record.generation = self.state.live()?.map(|g| g.number);
         let why = if open.state == Phase::Committed {
             String::new()
         } else {
@@ -378,38 +386,36 @@ impl Engine {
         Ok(held)
     }
 
-    pub(super) fn record_preview(
-        &mut self,
-        order: &Order,
-        plan: &Plan,
-        changes: Vec<ChangeRecord>,
-        times: &[(String, u64)],
-    ) -> Result<(), Stop> {
-        let mut record = record_for(Event::Preview, order, Some(plan));
-        record.changes = changes;
-        record.stages = stages(times);
+    pub(super) fn record_preview(&mut self, pass: &Pass) -> Result<(), Stop> {
+        let record = NewRecord { event: Event::Preview, ..pass.record.clone() };
         Ok(write_record(&mut self.audit, &mut self.state, record)?)
     }
 
-    /// Records a commit. What is live stays so, whatever becomes of the record.
-    pub(super) fn record_outcome(
-        &mut self,
-        order: &Order,
-        plan: &Plan,
-        number: u64,
-        probes: Vec<Probed>,
-        changes: Vec<ChangeRecord>,
-        times: &[(String, u64)],
-    ) {
-        let event = if plan.intent == Intent::Repair { Event::DriftRepaired } else { Event::Live };
-        let mut record = record_for(event, order, Some(plan));
+    /// Records a commit, and what it gave up and holds. What is live stays so, whatever becomes of the record.
+    pub(super) fn record_outcome(&mut self, plan: &Plan, number: u64, left_behind: &[Held], pass: &Pass) {
+        let mut record = pass.record.clone();
+        record.event = if plan.intent == Intent::Repair { Event::DriftRepaired } else { Event::Live };
         record.generation = Some(number);
-        record.probes = probes;
-        record.changes = changes;
-        record.stages = stages(times);
         if plan.intent == Intent::Repair {
             self.failing = None;
         }
+        self.record(record);
+        for text in &plan.let_go {
+            let mut record = NewRecord::new(Event::LetGo, &plan.actor);
+            record.commit = Some(plan.commit.id.clone()).filter(|id| !id.is_empty());
+            record.generation = Some(number);
+            record.reason = Some(text.clone());
+            self.record(record);
+        }
+        for held in left_behind {
+            self.record_held(held, &plan.actor);
+        }
+    }
+
+    fn record_held(&mut self, held: &Held, actor: &str) {
+        let mut record = NewRecord::new(Event::Held, actor);
+        record.commit = Some(held.commit.clone());
+        record.reason = Some(held.reason.clone());
         self.record(record);
     }
 }
@@ -422,12 +428,10 @@ impl Stop {
 }
 
 /// The record before the first change.
-pub(super) fn record_intent(audit: &mut AuditLog, plan: &Plan, changes: &[ChangeRecord]) -> Result<(), ApplyError> {
-    let mut record = NewRecord::new(Event::Intent, &plan.actor);
-    record.commit = Some(plan.commit.id.clone()).filter(|c| !c.is_empty());
-    record.plan = Some(plan.digest());
+pub(super) fn record_intent(audit: &mut AuditLog, so_far: &NewRecord) -> Result<(), ApplyError> {
     // The outcome carries the differences; the intent only names what is about to change.
-    record.changes = changes.iter().map(|c| ChangeRecord { diff: None, ..c.clone() }).collect();
+    let changes = so_far.changes.iter().map(|c| ChangeRecord { diff: None, ..c.clone() }).collect();
+    let record = NewRecord { event: Event::Intent, changes, guards: Vec::new(), stages: Vec::new(), ..so_far.clone() };
     // Only an outcome moves the head in the store: an anchor of one record before is as good, and a sync cheaper.
     let head = audit.append(record, &Stamp::now()).map_err(|e| ApplyError::Judged(format!("no change without a record: {e}")))?;
     tracing::info!("audit head {head}");
@@ -458,10 +462,6 @@ pub(super) fn first_red(verdicts: &[Probed], baseline: &[Probed], intent: Intent
     let red = verdicts.iter().find(|v| v.required && !v.passed && !(intent == Intent::Repair && was_red(&v.name)))?;
     let before = if was_red(&red.name) { " (it was red before)" } else { "" };
     Some(format!("probe {}{before}", red.text))
-}
-
-fn stages(times: &[(String, u64)]) -> Vec<Stage> {
-    times.iter().map(|(name, ms)| Stage { name: name.clone(), ms: *ms }).collect()
 }
 
 fn first_line(reason: &str) -> (Option<String>, Option<String>) {

@@ -20,12 +20,14 @@ const DIFF_LIMIT: u64 = 1 << 20;
 
 impl Engine {
     pub(super) fn plan(&mut self, order: &Order, wanted: Wanted) -> Result<Plan, Stop> {
-        let Wanted { commit, mut manifest } = wanted;
-        let claims = self.claims(&manifest)?;
+        let Wanted { commit, manifest } = wanted;
+        let ledger = self.state.ledger()?;
+        let mut claims = self.claims(&manifest)?;
+        keep_secret(&mut claims, &ledger);
         let all: Vec<&Change> = claims.iter().flat_map(|(_, _, claims)| claims).map(|c| &c.change).collect();
         let releases = match order.intent() {
             Intent::Repair => ledger::Releases::default(),
-            _ => ledger::releases(&self.state.ledger()?, &all, &*self.host)?,
+            _ => ledger::releases(&ledger, &all, &*self.host)?,
         };
         let changes = all.into_iter().chain(releases.claims.iter().map(|c| &c.change));
         let changes: Vec<&Change> = changes.collect();
@@ -39,7 +41,6 @@ impl Engine {
             let seen = self.host.unit(&name)?;
             units.insert(name, seen);
         }
-        manifest.notes.extend(releases.notes);
         let material = Material {
             intent: order.intent(),
             actor: order.actor().to_owned(),
@@ -48,6 +49,7 @@ impl Engine {
             claims,
             releases: releases.claims,
             released: releases.targets,
+            let_go: releases.notes,
             units,
             uncovering,
             guards: &self.guards,
@@ -115,6 +117,15 @@ impl Engine {
             _ => return None,
         };
         Some((old, new))
+    }
+}
+
+/// What was secret once is not shown in any later change of it either: it is the old content, or will be.
+fn keep_secret(claims: &mut [(Phase, String, Vec<Claim>)], ledger: &BTreeMap<String, Change>) {
+    for claim in claims.iter_mut().flat_map(|(_, _, claims)| claims) {
+        if ledger.get(&claim.change.target()).is_some_and(Change::is_secret) {
+            claim.change.hide();
+        }
     }
 }
 

@@ -43,11 +43,11 @@ fn files() {
     let put = |node: Node| move |w: &mut World| drop(w.tree.insert("/etc/x".to_owned(), node));
     let plain: &[(&str, &str)] = &[("files/etc/x", "a")];
     let table: Vec<Row<'_>> = vec![
-        ("", Box::new(|_| {}), vec!["+ entry:/etc/x (new)"]),
-        ("", Box::new(put(file("a", 0o644, 0, 1))), vec!["= entry:/etc/x"]),
-        ("", Box::new(put(file("b", 0o644, 0, 1))), vec!["~ entry:/etc/x (content)"]),
-        ("", Box::new(put(file("b", 0o600, 33, 1))), vec!["~ entry:/etc/x (content, mode 0600 → 0644, owner 33:33 → 0:0)"]),
-        ("", Box::new(put(Node::Link("y".to_owned()))), vec!["~ entry:/etc/x (was a link to y)"]),
+        ("", Box::new(|_| {}), vec!["+ file:/etc/x (new)"]),
+        ("", Box::new(put(file("a", 0o644, 0, 1))), vec!["= file:/etc/x"]),
+        ("", Box::new(put(file("b", 0o644, 0, 1))), vec!["~ file:/etc/x (content)"]),
+        ("", Box::new(put(file("b", 0o600, 33, 1))), vec!["~ file:/etc/x (content, mode 0600 → 0644, owner 33:33 → 0:0)"]),
+        ("", Box::new(put(Node::Link("y".to_owned()))), vec!["~ file:/etc/x (was a link to y)"]),
         (
             "",
             Box::new(put(Node::Other("socket"))),
@@ -63,12 +63,12 @@ fn files() {
             Box::new(put(file("b", 0o644, 0, 2))),
             vec!["error: /etc/x has 2 names (hard links); replacing it would part them: set links = \"break\" if that is meant"],
         ),
-        ("", Box::new(put(file("a", 0o644, 0, 2))), vec!["= entry:/etc/x"]),
-        ("links = \"break\"\n", Box::new(put(file("b", 0o644, 0, 2))), vec!["~ entry:/etc/x (content)"]),
+        ("", Box::new(put(file("a", 0o644, 0, 2))), vec!["= file:/etc/x"]),
+        ("links = \"break\"\n", Box::new(put(file("b", 0o644, 0, 2))), vec!["~ file:/etc/x (content)"]),
         (
             "owner = \"ana\"\nmode = \"0400\"\n",
             Box::new(put(file("a", 0o644, 0, 1))),
-            vec!["~ entry:/etc/x (mode 0644 → 0400, owner 0:0 → 1000:1000)"],
+            vec!["~ file:/etc/x (mode 0644 → 0400, owner 0:0 → 1000:1000)"],
         ),
         (
             "owner = \"nobody-here\"\n",
@@ -87,8 +87,8 @@ fn files() {
         assert_eq!(claims(&[plain, &more].concat(), host), expected, "{keys}");
     }
     let absent = [("reconciled.toml", "[[file]]\npath = \"/etc/x\"\nstate = \"absent\"\n")];
-    assert_eq!(claims(&absent, put(file("b", 0o644, 0, 1))), ["- entry:/etc/x (unwanted)"]);
-    assert_eq!(claims(&absent, |_| {}), ["= entry:/etc/x"]);
+    assert_eq!(claims(&absent, put(file("b", 0o644, 0, 1))), ["- file:/etc/x (unwanted)"]);
+    assert_eq!(claims(&absent, |_| {}), ["= file:/etc/x"]);
 }
 
 #[test]
@@ -98,17 +98,17 @@ fn what_follows_from_the_place() {
     assert_eq!(
         said,
         [
-            "+ dir:/home/ana/.config (implied)",
-            "+ dir:/home/ana/.config/app (implied)",
-            "+ entry:/home/ana/.config/app/x (new)",
-            "+ entry:/srv/there/y (new)",
+            "+ directory:/home/ana/.config (implied)",
+            "+ directory:/home/ana/.config/app (implied)",
+            "+ file:/home/ana/.config/app/x (new)",
+            "+ file:/srv/there/y (new)",
         ]
     );
     let mine = |w: &mut World| {
         w.dir("/home/ana/.config");
         w.tree.insert("/home/ana/.config/x".to_owned(), file("a", 0o644, 1000, 1));
     };
-    assert_eq!(claims(&[("files/home/ana/.config/x", "a")], mine), ["= entry:/home/ana/.config/x"]);
+    assert_eq!(claims(&[("files/home/ana/.config/x", "a")], mine), ["= file:/home/ana/.config/x"]);
     // A link on the way is named with where it leads.
     let linked = |w: &mut World| drop(w.tree.insert("/srv/www".to_owned(), Node::Link("/var/www".to_owned())));
     let said = claims(&[("files/srv/www/x", "a")], linked);
@@ -120,13 +120,13 @@ fn directories() {
     let with = |keys: &str| format!("[[directory]]\npath = \"/srv/x\"\n{keys}");
     let put = |mode, uid| move |w: &mut World| drop(w.tree.insert("/srv/x".into(), Node::Dir(DirFacts { mode, uid, gid: uid })));
     let of = |keys: &str, host: Box<dyn FnOnce(&mut World)>| claims(&[("reconciled.toml", &with(keys))], host);
-    assert_eq!(of("", Box::new(|_| {})), ["+ dir:/srv/x (new)"]);
-    assert_eq!(of("", Box::new(put(0o700, 33))), ["= dir:/srv/x"], "naming one key manages only that key");
-    assert_eq!(of("mode = \"0750\"\n", Box::new(put(0o700, 33))), ["~ dir:/srv/x (mode 0700 → 0750)"]);
-    assert_eq!(of("owner = \"www-data\"\n", Box::new(put(0o700, 0))), ["~ dir:/srv/x (owner 0:0 → 33:33)"]);
-    assert_eq!(of("group = \"www-data\"\n", Box::new(put(0o700, 0))), ["~ dir:/srv/x (owner 0:0 → 0:33)"]);
-    assert_eq!(of("state = \"absent\"\n", Box::new(put(0o700, 0))), ["- dir:/srv/x (unwanted)"]);
-    assert_eq!(of("state = \"absent\"\n", Box::new(|_| {})), ["= dir:/srv/x"]);
+    assert_eq!(of("", Box::new(|_| {})), ["+ directory:/srv/x (new)"]);
+    assert_eq!(of("", Box::new(put(0o700, 33))), ["= directory:/srv/x"], "naming one key manages only that key");
+    assert_eq!(of("mode = \"0750\"\n", Box::new(put(0o700, 33))), ["~ directory:/srv/x (mode 0700 → 0750)"]);
+    assert_eq!(of("owner = \"www-data\"\n", Box::new(put(0o700, 0))), ["~ directory:/srv/x (owner 0:0 → 33:33)"]);
+    assert_eq!(of("group = \"www-data\"\n", Box::new(put(0o700, 0))), ["~ directory:/srv/x (owner 0:0 → 0:33)"]);
+    assert_eq!(of("state = \"absent\"\n", Box::new(put(0o700, 0))), ["- directory:/srv/x (unwanted)"]);
+    assert_eq!(of("state = \"absent\"\n", Box::new(|_| {})), ["= directory:/srv/x"]);
     let full = |w: &mut World| {
         w.dir("/srv/x");
         w.file("/srv/x/data", "precious");
@@ -141,14 +141,14 @@ fn directories() {
 fn links() {
     let list: &[(&str, &str)] = &[("files/etc/x@", "../y")];
     let put = |node: Node| move |w: &mut World| drop(w.tree.insert("/etc/x".to_owned(), node));
-    assert_eq!(claims(list, |_| {}), ["+ entry:/etc/x (new)"]);
-    assert_eq!(claims(list, put(Node::Link("../y".to_owned()))), ["= entry:/etc/x"]);
-    assert_eq!(claims(list, put(Node::Link("z".to_owned()))), ["~ entry:/etc/x (target z → ../y)"]);
-    assert_eq!(claims(list, put(Node::file("f"))), ["~ entry:/etc/x (was a file)"]);
+    assert_eq!(claims(list, |_| {}), ["+ file:/etc/x (new)"]);
+    assert_eq!(claims(list, put(Node::Link("../y".to_owned()))), ["= file:/etc/x"]);
+    assert_eq!(claims(list, put(Node::Link("z".to_owned()))), ["~ file:/etc/x (target z → ../y)"]);
+    assert_eq!(claims(list, put(Node::file("f"))), ["~ file:/etc/x (was a file)"]);
     assert!(claims(list, |w| w.dir("/etc/x"))[0].contains("is a directory"));
     let absent = [("reconciled.toml", "[[link]]\npath = \"/etc/x\"\nstate = \"absent\"\n")];
-    assert_eq!(claims(&absent, put(Node::Link("z".to_owned()))), ["- entry:/etc/x (unwanted)"]);
-    assert_eq!(claims(&absent, |_| {}), ["= entry:/etc/x"]);
+    assert_eq!(claims(&absent, put(Node::Link("z".to_owned()))), ["- file:/etc/x (unwanted)"]);
+    assert_eq!(claims(&absent, |_| {}), ["= file:/etc/x"]);
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn what_we_made_goes_and_what_we_displaced_comes_back() {
     let (claims, targets, notes) = given_up(&[entry("/etc/x", "", "ours"), entry("/etc/y", "theirs", "ours")], &[], put);
     assert_eq!(
         claims,
-        ["-entry:/etc/x left the repository", "~entry:/etc/y left the repository: what stood here before comes back"]
+        ["-file:/etc/x left the repository", "~file:/etc/y left the repository: what stood here before comes back"]
     );
     assert_eq!((targets.len(), notes), (2, 0));
 }
@@ -64,13 +64,13 @@ fn a_directory_stays_while_something_declared_stands_in_it() {
         w.dir("/srv/b");
     };
     let (claims, targets, _) = given_up(&ledger, &[entry("/srv/a/x", "", "x")], put);
-    assert_eq!(claims, ["~dir:/srv/b left the repository: what stood here before comes back"]);
-    assert_eq!(targets, ["dir:/srv/b"]);
+    assert_eq!(claims, ["~directory:/srv/b left the repository: what stood here before comes back"]);
+    assert_eq!(targets, ["directory:/srv/b"]);
     // A claim that removes does not hold its directory; nor does a neighbour whose name begins alike.
     for claim in [entry("/srv/a/x", "x", ""), entry("/srv/ab", "", "x")] {
-        assert!(given_up(&ledger, &[claim], put).1.contains(&"dir:/srv/a".to_owned()));
+        assert!(given_up(&ledger, &[claim], put).1.contains(&"directory:/srv/a".to_owned()));
     }
-    assert_eq!(given_up(&ledger[..1], &[], |_| {}), (vec![], vec!["dir:/srv/a".to_owned()], 0), "it is gone already");
+    assert_eq!(given_up(&ledger[..1], &[], |_| {}), (vec![], vec!["directory:/srv/a".to_owned()], 0), "it is gone already");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A plan in words: one line a step, as `git push` and `reconcilectl plan` show it.
 
 use super::{Plan, Step};
-use crate::change::{Change, Reversibility};
+use crate::change::Change;
 
 impl Plan {
     /// The lines of the plan, without line breaks.
@@ -16,20 +16,18 @@ impl Plan {
     }
 }
 
-/// `~ file:/etc/nginx/nginx.conf (content)`, with the reversibility where it is not exact.
+/// `~ file:/etc/nginx/nginx.conf (content) [undo: exact]`.
 fn step_line(step: &Step) -> String {
     let change = &step.change;
     let name = match (step.resource.as_str(), change) {
         // Implied directories and what left the repository have no resource of their own.
-        ("gone", _) | (_, Change::Dir { .. }) => change.target().replacen("entry:", "file:", 1).replacen("dir:", "directory:", 1),
+        ("gone", _) | (_, Change::Dir { .. }) => change.target(),
         (resource, _) => resource.to_owned(),
     };
     let mut line = format!("{} {name}", change.sign());
     if !step.reason.is_empty() {
         line.push_str(&format!(" ({})", step.reason));
     }
-    if change.reversibility() != Reversibility::Exact {
-        line.push_str(&format!(" [undo: {}]", change.reversibility()));
-    }
+    line.push_str(&format!(" [undo: {}]", change.reversibility()));
     line
 }

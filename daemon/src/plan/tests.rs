@@ -108,6 +108,7 @@ impl Given {
             claims: claims.collect(),
             releases: self.left.iter().map(claim).collect(),
             released: self.left.iter().map(Change::target).collect(),
+            let_go: Vec::new(),
             units: self.seen.iter().map(|(name, seen)| ((*name).to_owned(), seen.clone())).collect(),
             uncovering: BTreeSet::new(),
             guards: &guards,
@@ -166,31 +167,31 @@ fn order() {
             "~unit:left.service",
             "~unit:unwanted.service",
             // What is made, directories before what stands in them…
-            "+entry:/etc/new",
-            "~entry:/opt/back",
-            "+dir:/srv/a",
-            "+dir:/srv/a/b",
-            "+entry:/srv/a/b/c",
+            "+file:/etc/new",
+            "~file:/opt/back",
+            "+directory:/srv/a",
+            "+directory:/srv/a/b",
+            "+file:/srv/a/b/c",
             // …then what goes, children first…
-            "-entry:/opt/x/y",
-            "-dir:/opt/x",
-            "-entry:/etc/systemd/system/unwanted.service",
-            "-entry:/etc/systemd/system/left.service",
-            "-entry:/etc/old",
+            "-file:/opt/x/y",
+            "-directory:/opt/x",
+            "-file:/etc/systemd/system/unwanted.service",
+            "-file:/etc/systemd/system/left.service",
+            "-file:/etc/old",
             // …and units when all of that is there.
             "~unit:app.service",
             "~unit:again.service",
         ]
     );
-    assert!(plan.claimed.contains_key("entry:/etc/same"), "what is right already is claimed all the same");
+    assert!(plan.claimed.contains_key("file:/etc/same"), "what is right already is claimed all the same");
 }
 
 #[test]
 fn two_claims_on_one_target() {
     let same = |after| entry("/same/x", None, Some(after));
-    assert_eq!(targets(&Given::wanted(vec![same("a"), same("a")]).plan()), ["+entry:/same/x"]);
+    assert_eq!(targets(&Given::wanted(vec![same("a"), same("a")]).plan()), ["+file:/same/x"]);
     let error = Given::wanted(vec![same("a"), same("b")]).try_plan().unwrap_err().to_string();
-    assert_eq!(error, "file:/same/x#0 and file:/same/x#1 both claim entry:/same/x and want different things: remove one of them");
+    assert_eq!(error, "file:/same/x#0 and file:/same/x#1 both claim file:/same/x and want different things: remove one of them");
 }
 
 #[test]
@@ -389,25 +390,25 @@ fn plans_read_like_this() {
     let table: Vec<(Given, &str)> = vec![
         (Given::default(), "nothing to change"),
         (Given::wanted(vec![entry("/etc/x", Some("a"), Some("a"))]), "nothing to change"),
-        (Given::wanted(vec![entry("/etc/x", None, Some("a"))]), "+ file:/etc/x (why)"),
-        (Given::wanted(vec![entry("/etc/x", Some("b"), Some("a"))]), "~ file:/etc/x (why)"),
-        (Given::wanted(vec![entry("/etc/x", Some("b"), None)]), "- file:/etc/x (why)"),
-        (Given::wanted(vec![dir("/srv/x", None, Some(0o755))]), "+ directory:/srv/x (why)"),
-        (Given::default().left(vec![dir("/srv/x", Some(0o755), None)]), "- directory:/srv/x (why)"),
-        (Given::default().left(vec![entry("/srv/x", Some("a"), Some("b"))]), "~ file:/srv/x (why)"),
-        (Given::wanted(vec![unit("a.service", "-e", "+e")]), "~ unit:a.service (why)"),
+        (Given::wanted(vec![entry("/etc/x", None, Some("a"))]), "+ file:/etc/x (why) [undo: exact]"),
+        (Given::wanted(vec![entry("/etc/x", Some("b"), Some("a"))]), "~ file:/etc/x (why) [undo: exact]"),
+        (Given::wanted(vec![entry("/etc/x", Some("b"), None)]), "- file:/etc/x (why) [undo: exact]"),
+        (Given::wanted(vec![dir("/srv/x", None, Some(0o755))]), "+ directory:/srv/x (why) [undo: exact]"),
+        (Given::default().left(vec![dir("/srv/x", Some(0o755), None)]), "- directory:/srv/x (why) [undo: exact]"),
+        (Given::default().left(vec![entry("/srv/x", Some("a"), Some("b"))]), "~ file:/srv/x (why) [undo: exact]"),
+        (Given::wanted(vec![unit("a.service", "-e", "+e")]), "~ unit:a.service (why) [undo: exact]"),
         (Given::wanted(vec![unit("a.service", "-e -a", "+e +a")]), "~ unit:a.service (why) [undo: best effort]"),
         (
             nginx(Given::wanted(vec![entry(SITE, Some("a"), Some("b"))])),
-            "~ file:/etc/nginx/conf.d/site.conf (why)\n! reload nginx.service",
+            "~ file:/etc/nginx/conf.d/site.conf (why) [undo: exact]\n! reload nginx.service",
         ),
         (
             Given::wanted(vec![entry(FRAGMENT, Some("a"), Some("b"))]).running("app.service", FRAGMENT),
-            "~ file:/etc/systemd/system/app.service (why)\n! daemon-reload\n! restart app.service",
+            "~ file:/etc/systemd/system/app.service (why) [undo: exact]\n! daemon-reload\n! restart app.service",
         ),
         (
             Given::default().left(vec![entry(FRAGMENT, Some("a"), None)]).running("app.service", FRAGMENT),
-            "~ unit:app.service (its file goes) [undo: best effort]\n- file:/etc/systemd/system/app.service (why)\n! daemon-reload",
+            "~ unit:app.service (its file goes) [undo: best effort]\n- file:/etc/systemd/system/app.service (why) [undo: exact]\n! daemon-reload",
         ),
     ];
     for (given, expected) in table {

@@ -41,6 +41,7 @@ fn plan(intent: Intent, commit: &str, claimed: &[Change], released: &[&str]) -> 
         released: released.iter().map(|r| (*r).to_owned()).collect(),
         touched: Vec::new(),
         ailing: Vec::new(),
+        let_go: Vec::new(),
         notes: Vec::new(),
     }
 }
@@ -112,7 +113,7 @@ fn a_row_that_does_not_check_is_named_and_never_guessed_at() {
         }
     }
     let (_dir, state, _) = damaged("UPDATE ledger SET displaced = 'null'");
-    assert!(state.ledger().unwrap_err().to_string().contains("entry:/etc/x"));
+    assert!(state.ledger().unwrap_err().to_string().contains("file:/etc/x"));
     let (_dir, state, _) = damaged("UPDATE generation SET manifest = '[]'");
     assert!(state.live().unwrap_err().to_string().contains("generation 1"));
     let (_dir, state, _) = damaged("UPDATE owed SET wake = '{}' WHERE txn = 2");
@@ -145,12 +146,12 @@ fn the_first_claim_is_what_stood_there_before_us() {
     commit(&mut state, &plan(Intent::Deploy, "1", std::slice::from_ref(&first), &[]), &[]);
     commit(&mut state, &plan(Intent::Deploy, "2", &[second.clone(), change("/etc/y", "")], &[]), &[]);
     let ledger = state.ledger().unwrap();
-    assert_eq!(ledger["entry:/etc/x"], first, "a later claim sees our own work");
+    assert_eq!(ledger["file:/etc/x"], first, "a later claim sees our own work");
     assert_eq!(ledger.len(), 2);
-    commit(&mut state, &plan(Intent::Deploy, "3", &[], &["entry:/etc/x"]), &[]);
-    assert_eq!(state.ledger().unwrap().keys().collect::<Vec<_>>(), ["entry:/etc/y"]);
+    commit(&mut state, &plan(Intent::Deploy, "3", &[], &["file:/etc/x"]), &[]);
+    assert_eq!(state.ledger().unwrap().keys().collect::<Vec<_>>(), ["file:/etc/y"]);
     commit(&mut state, &plan(Intent::Deploy, "4", std::slice::from_ref(&second), &[]), &[]);
-    assert_eq!(state.ledger().unwrap()["entry:/etc/x"], second, "given up and claimed anew");
+    assert_eq!(state.ledger().unwrap()["file:/etc/x"], second, "given up and claimed anew");
 }
 
 #[test]

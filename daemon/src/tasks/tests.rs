@@ -124,7 +124,7 @@ fn a_stuck_host_takes_no_orders_until_a_person_ends_it() {
     assert_eq!(perform(&mut worker, deploy("2")).verdict, Verdict::Stuck);
     fake.revive();
     assert_eq!(status(&worker).phase, "stuck");
-    assert!(status(&worker).line().starts_with("STUCK: entry:/etc/x"), "{}", status(&worker).line());
+    assert!(status(&worker).line().starts_with("STUCK: file:/etc/x"), "{}", status(&worker).line());
     for task in [deploy("3"), tick(), Task::Sync { actor: "root".to_owned() }] {
         let report = perform(&mut worker, task);
         assert_eq!(report.verdict, Verdict::Stuck);

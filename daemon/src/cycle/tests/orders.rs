@@ -293,9 +293,12 @@ fn what_a_program_wrote_to_a_displaced_file_comes_back_too() {
     rig.fake.world().file("/etc/nginx/conf.d/site.conf", "theirs");
     rig.commit("2", Some("1"), &[("reconciled.toml", ""), ("files/etc/base", "base")]);
     // It had the file open and writes to it after the swap.
-    rig.fake.arm_on("reload nginx", Fault::Edit(|world| {
-        world.slots.values_mut().filter(|n| **n == Node::file("theirs")).for_each(|n| *n = Node::file("theirs, and more"));
-    }));
+    rig.fake.arm_on(
+        "reload nginx",
+        Fault::Edit(|world| {
+            world.slots.values_mut().filter(|n| **n == Node::file("theirs")).for_each(|n| *n = Node::file("theirs, and more"));
+        }),
+    );
     rig.live("1").live("2");
     assert_eq!(rig.picture().tree.get("/etc/nginx/conf.d/site.conf"), Some(&Node::file("theirs, and more")));
 }
@@ -328,7 +331,7 @@ fn a_stuck_transaction_is_ended_by_a_person() {
         rig.fake.arm_on("reload", Fault::Edit(|w| w.file("/etc/nginx/conf.d/site.conf", "cannot reload")));
         let report = rig.deploy("2");
         assert_eq!(report.verdict, Verdict::Stuck, "{}", report.text());
-        assert!(report.reason.contains("entry:/etc/nginx/conf.d/site.conf"), "{}", report.reason);
+        assert!(report.reason.contains("file:/etc/nginx/conf.d/site.conf"), "{}", report.reason);
         let open = rig.engine.state.open_transaction().unwrap().unwrap();
         assert_eq!(open.state, Phase::Stuck);
         assert_eq!(rig.fake.world().text("/etc/nginx/conf.d/site.conf").as_deref(), Some("cannot reload"), "no edit is lost");
