@@ -102,9 +102,17 @@ scenario! {
             let said = host.ctl("audit verify /root/copy").fails(1);
             assert!(said.stderr.contains("line"), "{harm}: {said}");
         }
-        // A cut tail shows only against a head that was kept: the one that the push printed, the store's, the journal's.
-        host.write("/root/copy", joined(&lines[..lines.len() - 2]));
+        // A cut tail shows only against a head that was kept: the one that the push printed, the store's, the journal's. Of a copy
+        // of another host's log, and of an older one that comes with its head, this host knows nothing better.
+        let cut = joined(&lines[..lines.len() - 2]);
+        host.write("/root/copy", &cut);
+        let _ = host.ctl("audit verify /root/copy").fails(1).says("the tail was cut off").says("--head");
+        let earlier: Value = serde_json::from_str(lines[lines.len() - 2]).expect("a record");
+        let earlier = format!("{}:{}", lines.len() - 2, earlier["prev"].as_str().expect("a digest"));
+        let _ = host.ctl(&format!("audit verify /root/copy --head {earlier}")).fails(0).says("anchored up to");
+        host.sh(&format!("mv {LOG} /root/own")).ok();
         let _ = host.ctl("audit verify /root/copy").fails(0).says("a cut tail would not show");
+        host.sh(&format!("mv /root/own {LOG}; chgrp reconciled {LOG}")).ok();
         let _ = host.ctl(&format!("audit verify /root/copy --head {head}")).fails(1).says("the tail was cut off");
 
         repo.write("reconciled.toml", "").write("files/etc/shop/a.conf", "price = 4\n");

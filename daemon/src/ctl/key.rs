@@ -52,8 +52,7 @@ struct Key {
 
 pub(super) fn run(verb: Verb) -> Result<String, Problem> {
     match verb {
-        Verb::List => Ok(read()?
-            .iter()
+        Verb::List => Ok(keys(&read()?)
             .map(|k| format!("{}{}  {}\n", k.name, if k.preview { " (preview)" } else { "" }, k.public))
             .collect()),
         Verb::Add { name, preview } => {
@@ -62,9 +61,9 @@ pub(super) fn run(verb: Verb) -> Result<String, Problem> {
         }
         Verb::Remove { name } => {
             need_root()?;
-            let mut keys = read()?;
-            keys.retain(|k| k.name != name);
-            write(&keys)?;
+            let mut lines = read()?;
+            lines.retain(|line| !line.is_of(&name));
+            write(&lines)?;
             Ok(format!("{name} may not push"))
         }
     }
@@ -82,15 +81,15 @@ fn add(name: &str, preview: bool) -> Result<String, Problem> {
     }
     std::io::stdin().take(64 * 1024).read_to_string(&mut input).map_err(|e| usage(&format!("standard input: {e}")))?;
     let public = public_key(&input).map_err(|why| usage(&why))?;
-    let mut keys = read()?;
-    if let Some(other) = keys.iter().find(|k| k.public == public && k.name != name) {
+    let mut lines = read()?;
+    if let Some(other) = keys(&lines).find(|k| k.public == public && k.name != name) {
         let other = &other.name;
         return Err(usage(&format!("this key is there already, as {other}: reconcilectl key remove {other} gives it up")));
     }
-    keys.retain(|k| k.name != name);
+    lines.retain(|line| !line.is_of(name));
     let what = if preview { "may preview" } else { "may push" };
-    keys.push(Key { name: name.to_owned(), preview, public });
-    write(&keys)?;
+    lines.push(Line::Key(Key { name: name.to_owned(), preview, public }));
+    write(&lines)?;
     Ok(format!("{name} {what}"))
 }
 
@@ -116,29 +115,58 @@ fn public_key(input: &str) -> Result<String, String> {
     Ok(format!("{kind} {body}"))
 }
 
-fn read() -> Result<Vec<Key>, Problem> {
+/// A line of the file: a key as we write it, or something that an administrator wrote, which stays as it is.
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    Key(Key),
+    Other(String),
+}
+
+impl Line {
+    fn is_of(&self, name: &str) -> bool {
+        matches!(self, Self::Key(key) if key.name == name)
+    }
+}
+
+fn keys(lines: &[Line]) -> impl Iterator<Item = &Key> {
+    lines.iter().filter_map(|line| match line {
+        Line::Key(key) => Some(key),
+        Line::Other(_) => None,
+    })
+}
+
+fn read() -> Result<Vec<Line>, Problem> {
     match fs::read_to_string(FILE) {
-        Ok(text) => Ok(text.lines().filter_map(parse).collect()),
+        Ok(text) => Ok(text.lines().map(parse).collect()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(Problem::new(format!("{FILE}: {e}"))),
     }
 }
 
-fn parse(line: &str) -> Option<Key> {
-    let rest = line.strip_prefix("restrict,command=\"")?;
-    let (command, public) = rest.split_once("\" ")?;
-    let mut words = command.split(' ').skip(2);
-    Some(Key { name: words.next()?.to_owned(), preview: words.next() == Some("--preview"), public: public.trim().to_owned() })
+/// Only a line that is to the letter as we would write it is a key of ours: a `from=` that somebody added must not get lost,
+/// and a right must not change, because another key comes or goes.
+fn parse(line: &str) -> Line {
+    let key = || {
+        let (command, public) = line.strip_prefix("restrict,command=\"")?.split_once("\" ")?;
+        let mut words = command.split(' ').skip(2);
+        let (name, preview) = (words.next()?.to_owned(), words.next() == Some("--preview"));
+        Some(Key { name, preview, public: public.to_owned() }).filter(|key| written(key) == line)
+    };
+    key().map_or_else(|| Line::Other(line.to_owned()), Line::Key)
 }
 
-fn line(key: &Key) -> String {
+fn written(key: &Key) -> String {
     let preview = if key.preview { " --preview" } else { "" };
-    format!("restrict,command=\"{PROGRAM} serve {}{preview}\" {}\n", key.name, key.public)
+    format!("restrict,command=\"{PROGRAM} serve {}{preview}\" {}", key.name, key.public)
 }
 
-fn write(keys: &[Key]) -> Result<(), Problem> {
+fn write(lines: &[Line]) -> Result<(), Problem> {
     let fail = |e: std::io::Error| Problem::new(format!("{FILE}: {e}"));
-    let text: String = keys.iter().map(line).collect();
+    let line = |line: &Line| match line {
+        Line::Key(key) => written(key) + "\n",
+        Line::Other(text) => format!("{text}\n"),
+    };
+    let text: String = lines.iter().map(line).collect();
     if let Some(dir) = Path::new(FILE).parent() {
         fs::create_dir_all(dir).map_err(fail)?;
     }
@@ -153,7 +181,7 @@ fn write(keys: &[Key]) -> Result<(), Problem> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Key, line, parse, public_key};
+    use super::{Key, Line, parse, public_key, written};
 
     const BODY: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIJ0dGqHnTJt1Hk3cDJ0p3tZyJ8h9x1jzjzjzjzjzjzjz";
 
@@ -161,9 +189,14 @@ mod tests {
     fn lines_round_trip() {
         for preview in [false, true] {
             let key = Key { name: "anna@laptop".to_owned(), preview, public: format!("ssh-ed25519 {BODY}") };
-            assert_eq!(parse(line(&key).trim_end()), Some(key));
+            assert_eq!(parse(&written(&key)), Line::Key(key));
         }
-        assert_eq!(parse("ssh-ed25519 AAAA someone"), None);
+        let own =
+            |options: &str| format!("restrict,command=\"/usr/sbin/reconciled serve ci --preview\"{options} ssh-ed25519 {BODY}");
+        assert!(matches!(parse(&own("")), Line::Key(Key { preview: true, .. })));
+        for other in [own(",from=\"10.0.0.0/8\""), "ssh-ed25519 AAAA someone".to_owned(), "# mine".to_owned()] {
+            assert_eq!(parse(&other), Line::Other(other.clone()));
+        }
     }
 
     #[test]

@@ -8,16 +8,11 @@ use std::path::Path;
 
 use crate::manifest::{self, Manifest};
 use crate::path::{check_relative, escape};
-use crate::source::{Snapshot, SourceEntry};
+use crate::source::{Budget, Snapshot, SourceEntry};
 
-/// Most entries of a work tree.
-const ENTRIES_LIMIT: usize = 20_000;
-/// Largest file, in bytes.
-const FILE_LIMIT: u64 = 16 << 20;
-/// Most bytes of all files together.
-const TOTAL_LIMIT: u64 = 256 << 20;
-/// Deepest path, in components.
-const DEPTH_LIMIT: usize = 64;
+const FILE_LIMIT: u64 = Budget::STANDARD.file;
+const TOTAL_LIMIT: u64 = Budget::STANDARD.total;
+const DEPTH_LIMIT: usize = Budget::STANDARD.depth as usize;
 
 /// Why a directory cannot be read as a repository.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +40,11 @@ pub enum DirectoryError {
 /// # Errors
 /// When something cannot be read, is neither file, link nor directory, has a name that is refused, or is too much.
 pub fn read_directory(dir: &Path) -> Result<Snapshot, DirectoryError> {
-    let mut reading = Reading { snapshot: Snapshot::default(), total: 0 };
+    if dir.is_file() {
+        let why = "it is a file: name the directory that holds it".to_owned();
+        return Err(refused(&dir.display().to_string(), why));
+    }
+    let mut reading = Reading { snapshot: Snapshot::default(), walked: 0, total: 0 };
     reading.directory(dir, "", 1)?;
     Ok(reading.snapshot)
 }
@@ -93,6 +92,8 @@ fn summary(manifest: &Manifest, valid: bool) -> String {
 
 struct Reading {
     snapshot: Snapshot,
+    /// Entries, directories included.
+    walked: u64,
     total: u64,
 }
 
@@ -125,6 +126,11 @@ impl Reading {
     fn entry(&mut self, entry: &fs::DirEntry, path: String, depth: usize) -> Result<(), DirectoryError> {
         let failed = |error| DirectoryError::Io { path: escape(&path), error };
         let kind = entry.file_type().map_err(failed)?;
+        self.walked += 1;
+        let limit = Budget::STANDARD.entries;
+        if self.walked > limit {
+            return Err(refused(&path, format!("the directory has more than {limit} entries")));
+        }
         if kind.is_dir() {
             return self.directory(&entry.path(), &format!("{path}/"), depth + 1);
         }
@@ -139,9 +145,6 @@ impl Reading {
         } else {
             return Err(refused(&path, "it is neither a file, a link nor a directory".to_owned()));
         };
-        if self.snapshot.entries.len() >= ENTRIES_LIMIT {
-            return Err(refused(&path, format!("the directory has more than {ENTRIES_LIMIT} entries")));
-        }
         self.snapshot.entries.insert(path, content);
         Ok(())
     }
