@@ -114,8 +114,12 @@ impl Settings {
         if self.look_interval.0 < std::time::Duration::from_secs(1) {
             return Err("look_interval is shorter than a second: write at least \"1s\"".to_owned());
         }
-        for remote in fragment.remote {
+        let names: Vec<String> = fragment.remote.iter().map(|remote| remote.name.clone()).collect();
+        for (index, remote) in fragment.remote.into_iter().enumerate() {
             check_remote(&remote)?;
+            if names[..index].contains(&remote.name) {
+                return Err(format!("two [[remote]] tables have the name {}: give each a `name` of its own", remote.name));
+            }
             self.remotes.retain(|r| r.name != remote.name);
             self.remotes.push(remote);
         }
@@ -136,13 +140,17 @@ fn check_remote(remote: &Remote) -> Result<(), String> {
     if remote.url.starts_with('-') || remote.url.contains("::") {
         return Err(format!("remote {}: this URL is not accepted: write https://…, ssh://…, HOST:PATH or a path", remote.name));
     }
-    let secret = remote
-        .url
-        .split_once("://")
-        .and_then(|(_, rest)| rest.split('/').next()?.split_once('@'))
-        .is_some_and(|(user, _)| user.contains(':'));
-    if secret {
-        return Err(format!("remote {}: the URL carries a password: use a key or a credential helper", remote.name));
+    let (scheme, rest) = remote.url.split_once("://").unwrap_or(("", ""));
+    let authority = rest.split('/').next().unwrap_or_default();
+    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    // With ssh the user is no secret; with the others a token would stand there, and then in lists of processes.
+    if user.contains(':') || (!user.is_empty() && scheme != "ssh") {
+        return Err(format!("remote {}: the URL carries a password or token: use a key or a credential helper", remote.name));
+    }
+    let is_here = ["localhost", "127.0.0.1", "[::1]"].iter().any(|name| host == *name || host.starts_with(&format!("{name}:")));
+    if matches!(scheme, "http" | "git" | "ftp") && !is_here {
+        let why = "whoever is on the way could answer in its place: write https:// or ssh://";
+        return Err(format!("remote {}: {scheme}:// is not accepted, {why}", remote.name));
     }
     if remote.interval.0 < std::time::Duration::from_secs(1) {
         return Err(format!("remote {}: interval is shorter than a second", remote.name));
@@ -203,6 +211,10 @@ mod tests {
             ("look_intervall = \"10s\"", "look_intervall"),
             ("look_interval = \"10ms\"", "shorter than a second"),
             ("[[remote]]\nurl = \"https://me:pw@git.example/x.git\"", "password"),
+            ("[[remote]]\nurl = \"https://ghp_x@git.example/x.git\"", "token"),
+            ("[[remote]]\nurl = \"http://git.example/x.git\"", "https://"),
+            ("[[remote]]\nurl = \"git://127.0.0.1.example/x.git\"", "https://"),
+            ("[[remote]]\nurl = \"/x\"\n[[remote]]\nurl = \"/y\"", "of its own"),
             ("[[remote]]\nurl = \"ext::sh -c id\"", "not accepted"),
             ("[[remote]]\nurl = \"--upload-pack=x\"", "not accepted"),
             ("[[remote]]\nurl = \"/x\"\nbranch = \"a..b\"", "branch"),

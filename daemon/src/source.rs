@@ -254,7 +254,13 @@ pub fn fetch(host: &dyn Look, url: &str, branch: &str) -> Result<String, SourceE
     let reference = format!("refs/heads/{branch}");
     let settings = [
         "core.hooksPath=/dev/null",
-        "protocol.ext.allow=never",
+        "protocol.allow=never",
+        "protocol.https.allow=always",
+        "protocol.ssh.allow=always",
+        "protocol.file.allow=always",
+        // To this host itself only: see the check of the settings.
+        "protocol.http.allow=always",
+        "protocol.git.allow=always",
         "fetch.fsckObjects=true",
         "gc.auto=0",
         "http.followRedirects=false",
@@ -275,7 +281,8 @@ pub fn fetch(host: &dyn Look, url: &str, branch: &str) -> Result<String, SourceE
     let ran = host.run(&job, &mut |_| true)?;
     if !ran.ok() {
         let said = String::from_utf8_lossy(&ran.stderr);
-        let said = said.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("git said nothing");
+        // The first line says what is wrong; the last of a failed connection is the same whatever it was.
+        let said = said.lines().find(|l| !l.trim().is_empty()).unwrap_or("git said nothing");
         let why = if ran.result == "timeout" { "no answer in time".to_owned() } else { escape(said) };
         return Err(SourceError::Refused(format!("git fetch: {why}")));
     }
