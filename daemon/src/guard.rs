@@ -1,6 +1,6 @@
 //! Guards are data: which changed paths need which check, and what makes the running service read them. Pure.
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use globset::{GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Proof, Wake};
@@ -179,7 +179,13 @@ impl Guards {
             }
             let mut set = GlobSetBuilder::new();
             for glob in &guard.globs {
-                set.add(Glob::new(glob).map_err(|e| format!("guard {}: {e}", guard.name))?);
+                if !glob.starts_with('/') {
+                    return Err(format!(
+                        "guard {}: `{glob}` matches nothing: globs are of absolute paths, \"/etc/…\"",
+                        guard.name
+                    ));
+                }
+                set.add(crate::path::glob(glob).map_err(|e| format!("guard {}: {e}", guard.name))?);
             }
             let set = set.build().map_err(|e| format!("guard {}: {e}", guard.name))?;
             rows.retain(|(row, _)| row.name != guard.name);

@@ -10,6 +10,14 @@ pub const PATH_LIMIT: usize = 4096;
 /// Longest accepted component, in bytes (`NAME_MAX`).
 pub const COMPONENT_LIMIT: usize = 255;
 
+/// A glob over absolute paths as the manifest, guards and `watch` write them: `*` stays within one directory, `**` does not.
+///
+/// # Errors
+/// globset's, for what is no glob.
+pub fn glob(pattern: &str) -> Result<globset::Glob, globset::Error> {
+    globset::GlobBuilder::new(pattern).literal_separator(true).backslash_escape(true).build()
+}
+
 /// Trees that are never managed: kernel interfaces, scratch space, the boot loader's partition and our own state.
 const FORBIDDEN: [&str; 9] =
     ["/proc", "/sys", "/dev", "/tmp", "/var/tmp", "/boot", "/var/lib/reconciled", "/run/reconciled", "/.reconciled"];

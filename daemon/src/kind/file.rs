@@ -171,13 +171,16 @@ pub(super) fn owner_of(
     Ok((uid, gid))
 }
 
-/// The user whose home directory holds a path. System accounts that call `/` or a system directory their home own nothing.
+/// Where a system account, too, has a home that is its own. Elsewhere (`/usr/sbin`, `/var/www`, `/run/…`) it is a place of the
+/// system that the account was merely given.
+const HOMES: [&str; 3] = ["/home/", "/srv/", "/opt/"];
+
+/// The user whose home directory holds a path: a person's (uids from 1000 on, login.defs(5)), or a system account's in one of
+/// [`HOMES`].
 fn home_owner<'a>(path: &ManagedPath, accounts: &'a [Account]) -> Option<&'a Account> {
-    accounts
-        .iter()
-        .filter(|a| a.uid >= 1000 && a.uid != 65534 && a.home.len() > 1)
-        .filter(|a| path.as_path().starts_with(&a.home))
-        .max_by_key(|a| a.home.len())
+    let is_own =
+        |a: &Account| (a.uid >= 1000 && a.uid != 65534 && a.home.len() > 1) || HOMES.iter().any(|h| a.home.starts_with(h));
+    accounts.iter().filter(|a| is_own(a)).filter(|a| path.as_path().starts_with(&a.home)).max_by_key(|a| a.home.len())
 }
 
 /// Claims on the missing directories above a path: made 0755, owned as the place says; those that are there stay as they are.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::file::{implied_directories, managed, reason};
 use super::{Claim, KindError, Mistake, Phase, Sight, Spec, State};
 use crate::change::{Change, Object};
+use crate::host::Seen;
 
 /// A symbolic link, also straight from a git symlink under `files/`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +46,7 @@ impl Spec for LinkSpec {
 
     fn claims(&self, sight: &Sight<'_>) -> Result<Vec<Claim>, KindError> {
         let path = managed(&self.path)?;
-        let seen = sight.host.object(&path)?.object;
+        let Seen { object: seen, names } = sight.host.object(&path)?;
         if let Object::Other { what } = &seen {
             return Err(KindError::Impossible(format!(
                 "{path} is a {what}; only files and links are replaced: move it away first"
@@ -58,6 +59,11 @@ impl Spec for LinkSpec {
             claims.extend(implied_directories(&path, sight)?);
             Object::Link { target: self.target.clone() }
         };
+        if names > 1 && matches!(seen, Object::File(_)) {
+            return Err(KindError::Impossible(format!(
+                "{path} is a file with {names} names (hard links); a link in its place would part them: move it away first"
+            )));
+        }
         let reason = reason(&seen, &after);
         claims.push(Claim { change: Change::Entry { path, before: seen, after, secret: false }, reason, implied: false });
         Ok(claims)

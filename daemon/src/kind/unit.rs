@@ -89,7 +89,7 @@ impl Spec for UnitSpec {
                 "drop `enabled` and `active`, or `masked`",
             );
         }
-        if let Some(glob) = self.watch.iter().find(|g| globset::Glob::new(g).is_err() || !g.starts_with('/')) {
+        if let Some(glob) = self.watch.iter().find(|g| crate::path::glob(g).is_err() || !g.starts_with('/')) {
             return bad("watch", format!("`{glob}` is not a glob over absolute paths"), "write watch = [\"/etc/shop/**\"]");
         }
         Ok(())

@@ -7,7 +7,7 @@ use serde_json::Value;
 use serde_spanned::Spanned;
 use toml::de::{DeArray, DeString, DeTable, DeValue, Error};
 
-use super::diagnostic::{Diagnostic, Faults, Text};
+use super::diagnostic::{Diagnostic, Faults, Text, clip};
 use super::probes;
 use super::suggest::nearest;
 use super::table::{self, Table, with_article};
@@ -17,6 +17,15 @@ use crate::probe::Probe;
 /// Words of the language that this version does not understand yet.
 const PLANNED: [&str; 11] =
     ["vars", "include", "packages", "package", "user", "group", "ufw", "postgres_role", "postgres_database", "venv", "command"];
+/// What other tools call what we have too.
+const OTHER_WORDS: [(&str, &str); 6] = [
+    ("dir", "directory"),
+    ("folder", "directory"),
+    ("symlink", "link"),
+    ("service", "unit"),
+    ("check", "probe"),
+    ("healthcheck", "probe"),
+];
 const PROBE: &str = "probe";
 const ALLOW_EMPTY: &str = "allow_empty";
 
@@ -117,6 +126,14 @@ fn syntax_fault(span: &Range<usize>, message: &str, text: &Text<'_>) -> Diagnost
             None => fault.help("keep one of the two; a new table of the same sort begins with its [[header]]"),
         };
     }
+    if written.starts_with(|c: char| c.is_ascii_alphabetic())
+        && !matches!(written, "true" | "false")
+        && message.contains("invalid")
+    {
+        return text
+            .fault(span, &format!("not TOML: `{}` stands without quotes", clip(written, 60)))
+            .help("write it in \"quotes\"");
+    }
     let (fault, help) = message.split_once(", expected ").unwrap_or((message, ""));
     let fault = text.fault(span, &format!("not TOML: {fault}"));
     match help {
@@ -163,7 +180,8 @@ impl Reader<'_, '_> {
         }
         let words = || KINDS.iter().flat_map(|r| [Some(r.kind()), r.short()]).flatten().chain([PROBE, ALLOW_EMPTY]);
         let list = words().collect::<Vec<_>>().join(", ");
-        let help = match nearest(word, words()) {
+        let meant = OTHER_WORDS.iter().find(|(other, _)| *other == word.trim_end_matches('s')).map(|(_, ours)| *ours);
+        let help = match meant.or_else(|| nearest(word, words())) {
             Some(near) => format!("did you mean `{near}`? (there are: {list})"),
             None => format!("there are: {list}"),
         };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use globset::{GlobBuilder, GlobMatcher};
+use globset::GlobMatcher;
 use serde_json::Value;
 
 use super::claims::{Claim, Content};
@@ -57,7 +57,7 @@ impl<'a> Merging<'_, 'a, '_, '_> {
             match self.tree.get(&table.name).map(|e| e.entry) {
                 Some(SourceEntry::File { .. }) => self.over_one(table),
                 Some(SourceEntry::Link { .. }) => alone.push(table),
-                None if table.name.contains(['*', '?', '[']) => self.over_many(table),
+                None if table.name.contains(['*', '?', '[', '{']) => self.over_many(table),
                 None => alone.push(table),
             }
         }
@@ -81,7 +81,7 @@ impl<'a> Merging<'_, 'a, '_, '_> {
     }
 
     fn over_many(&mut self, table: &'a Declared) {
-        let glob = GlobBuilder::new(&table.name).literal_separator(true).backslash_escape(true).build();
+        let glob = crate::path::glob(&table.name);
         let fit = |glob: &globset::Glob| glob.glob().starts_with('/');
         match glob.ok().filter(fit) {
             None => {
@@ -191,6 +191,10 @@ impl<'a> Merging<'_, 'a, '_, '_> {
             Some(link) => (format!("{} is a symbolic link, not a file", link.source), "remove this table".to_owned()),
             None if self.tree.range(below.clone()..).next().is_some_and(|(p, _)| p.starts_with(&below)) => {
                 (format!("{path} is a directory"), "write [[directory]]".to_owned())
+            }
+            None if path.starts_with("files/") => {
+                let place = path.trim_start_matches("files");
+                (format!("{} is a place in the repository", clip(path, 200)), format!("write path = \"{}\"", clip(place, 200)))
             }
             None => (format!("{} has no content", clip(path, 200)), format!("add files{} or `content`", self.similar(path))),
         };

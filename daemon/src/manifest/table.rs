@@ -168,7 +168,14 @@ pub(super) fn named<'i>(key: &'i str, name: &'i str, span: Range<usize>) -> Valu
 /// What to write instead of a value of the wrong type.
 fn remedy(key: &str, wanted: &str, value: &DeValue<'_>) -> Option<String> {
     match (wanted, value) {
-        ("a string", DeValue::Integer(number)) if key == "mode" => Some(format!("write mode = \"{:0>4}\"", number.as_str())),
+        ("a string", DeValue::Integer(number))
+            if key == "mode" && number.as_str().bytes().all(|b| b.is_ascii_digit() && b < b'8') =>
+        {
+            Some(format!("write mode = \"{:0>4}\"", number.as_str()))
+        }
+        ("a string", DeValue::Integer(_)) if key == "mode" => {
+            Some("write the octal digits as a string: mode = \"0644\"".to_owned())
+        }
         ("a string", DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_)) => {
             Some(format!("put it in quotes: {key} = \"…\""))
         }
