@@ -1,6 +1,6 @@
 //! The rehearsal's own side: builds the future in private mounts, gives up what it does not need, runs the guards.
 //!
-//! It is started as root in a mount and a process namespace of its own. Over every writable mount of the host goes an
+//! It is started as root in a mount and a process namespace of its own. Over every mount of the host goes an
 //! overlay whose upper side is a sized tmpfs; the plan's file part is carried out in that merged view with the executor's
 //! own code; then the merged view becomes the root, and the live one is gone from sight.
 
@@ -29,8 +29,58 @@ const GUARD_LIMIT: Duration = Duration::from_secs(60);
 /// Most output that is kept of one guard, in bytes.
 const OUTPUT: u64 = 256 * 1024;
 
-/// Parts of /proc through which a process of root, even without capabilities, changes the kernel for everybody.
-const KERNEL_KNOBS: [&str; 7] = ["sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "kcore"];
+/// What a refused system call answers (errno(3)).
+const EPERM: u32 = 1;
+
+/// See [`refuse_calls`]: mounts and namespaces, other processes, the kernel's keys, modules and clock, and doors that other
+/// filters do not see through (systemd.exec(5), `@mount @keyring @debug @module @reboot @swap @clock`, io_uring).
+const REFUSED_CALLS: [i64; 45] = [
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_acct,
+    libc::SYS_quotactl,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_adjtimex,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_syslog,
+];
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -105,9 +155,8 @@ fn enter_future(sockets: &[String]) -> Result<()> {
     let proc = root.join("proc");
     mount::mount("proc", &proc, "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
         .map_err(fail("mount /proc"))?;
-    for knob in KERNEL_KNOBS {
-        read_only(&proc.join(knob)).map_err(fail(&format!("make /proc/{knob} read-only")))?;
-    }
+    // Through it a process of root, even without capabilities, would change the kernel for everybody.
+    mount::mount_bind(&proc, &proc).and_then(|()| remount_read_only(&proc)).map_err(fail("make /proc read-only"))?;
     rustix::process::chdir(&root).map_err(fail("enter the merged view"))?;
     rustix::process::pivot_root(".", ".").map_err(fail("make the merged view the root"))?;
     mount::unmount(".", UnmountFlags::DETACH).map_err(fail("leave the live root"))?;
@@ -135,7 +184,6 @@ fn private_devices(dev: &Path) -> Result<()> {
 #[derive(Debug)]
 struct Mount {
     point: PathBuf,
-    writable: bool,
     kind: String,
 }
 
@@ -145,9 +193,13 @@ impl Mount {
         if ["/proc", "/dev", PLACE].iter().any(|tree| self.point.starts_with(tree)) {
             return Ok(());
         }
-        let is_dir = self.point.is_dir();
-        let overlaid = self.writable && is_dir && !self.is_kernel_interface();
+        // Also what is mounted read-only: a socket seen through a bind is the live one, through an overlay it is not.
+        let overlaid = self.point.is_dir() && !self.is_kernel_interface();
         if overlaid && self.overlay(&target, number).is_ok() {
+            return Ok(());
+        }
+        use std::os::unix::fs::FileTypeExt;
+        if std::fs::symlink_metadata(&self.point).is_ok_and(|meta| meta.file_type().is_socket() || meta.file_type().is_fifo()) {
             return Ok(());
         }
         if !target.exists() {
@@ -177,14 +229,6 @@ impl Mount {
     }
 }
 
-/// Binds a path onto itself, read-only; one that is not there needs nothing.
-fn read_only(path: &Path) -> std::result::Result<(), rustix::io::Errno> {
-    match mount::mount_bind(path, path) {
-        Err(rustix::io::Errno::NOENT) => Ok(()),
-        result => result.and_then(|()| remount_read_only(path)),
-    }
-}
-
 /// Flags that the mount has had from the start are locked in a namespace like ours: they have to be said again.
 fn remount_read_only(path: &Path) -> std::result::Result<(), rustix::io::Errno> {
     let flags = MountFlags::BIND | MountFlags::RDONLY;
@@ -209,13 +253,9 @@ fn mounts() -> Result<Vec<Mount>> {
 
 fn mount_of_line(line: &str) -> Option<Mount> {
     let (front, back) = line.split_once(" - ")?;
-    let mut fields = front.split(' ').skip(4);
-    let point = PathBuf::from(unescape(fields.next()?));
-    let writable = fields.next()?.split(',').any(|o| o == "rw");
-    let mut back = back.split(' ');
-    let kind = back.next()?.to_owned();
-    let writable = writable && back.nth(1)?.split(',').any(|o| o == "rw");
-    Some(Mount { point, writable, kind })
+    let point = PathBuf::from(unescape(front.split(' ').nth(4)?));
+    let kind = back.split(' ').next()?.to_owned();
+    Some(Mount { point, kind })
 }
 
 /// mountinfo writes blanks and backslashes as `\040`, `\011`, `\012`, `\134`.
@@ -270,7 +310,20 @@ fn keep_only(names: &[&str]) -> Result<()> {
     }
     let sets = rustix::thread::CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).map_err(|e| format!("give up capabilities: {e}"))?;
-    rustix::thread::set_no_new_privs(true).map_err(|e| format!("no_new_privs: {e}"))
+    rustix::thread::set_no_new_privs(true).map_err(|e| format!("no_new_privs: {e}"))?;
+    refuse_calls()
+}
+
+/// System calls that no check needs and that reach beyond the rehearsal, or would undo its privacy should a capability be had
+/// after all: they fail from here on, also for what is executed.
+fn refuse_calls() -> Result<()> {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    let fail = |e: &dyn std::fmt::Display| format!("refuse system calls: {e}");
+    let arch = std::env::consts::ARCH.try_into().map_err(|e| fail(&e))?;
+    let rules = REFUSED_CALLS.iter().map(|call| (*call, Vec::new())).collect();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(EPERM), arch).map_err(|e| fail(&e))?;
+    let program: BpfProgram = filter.try_into().map_err(|e: seccompiler::BackendError| fail(&e))?;
+    seccompiler::apply_filter(&program).map_err(|e| fail(&e))
 }
 
 /// A capability by its name (capabilities(7)). Those that would undo the rehearsal's privacy cannot be asked for.

@@ -198,6 +198,8 @@ fn rehearsal() -> Vec<(&'static str, Variant<'static>)> {
         // The two that it makes for itself; in a user namespace of its own a candidate's code would be root again.
         ("RestrictNamespaces", CLONE_NEWNS_AND_PID.into()),
         ("NoNewPrivileges", true.into()),
+        // The filter that the worker takes on itself sees the native numbers of system calls only.
+        ("SystemCallArchitectures", Variant::from(vec!["native".to_owned()])),
         ("ProtectKernelModules", true.into()),
         ("MemoryMax", (2_u64 << 30).into()),
         ("TasksMax", 256_u64.into()),
