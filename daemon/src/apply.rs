@@ -140,11 +140,9 @@ impl Applied {
     fn archive(&self, ground: &mut Ground<'_>) -> Result<Vec<(String, Object)>, ApplyError> {
         let (mut any, mut written_to) = (false, Vec::new());
         for (step, target, path, before) in displaced(&self.plan) {
-            let slot = Slot { transaction: self.id, step };
-            let now = ground.touch.waiting(slot, path)?;
+            let (now, content) = ground.touch.staged(Slot { transaction: self.id, step }, path)?;
             let Object::File(facts) = &now else { continue };
             if !ground.state.objects().has(&facts.digest) {
-                let (_, content) = ground.touch.staged(slot, path)?;
                 ground.state.objects().put(&facts.digest, &content)?;
                 any = true;
             }
@@ -314,12 +312,26 @@ fn check_in_place(guard: &GuardCall, plan: &Plan, ground: &mut Ground<'_>) -> Re
     if guard.passes(&ran) || guard.tolerates(&ran) {
         return Ok(());
     }
-    let said: Vec<String> = findings(&ran).into_iter().take(20).map(|line| plan.conceal(line)).collect();
+    let said: Vec<String> = findings(&ran).into_iter().take(20).map(|line| plan.secrets.conceal(&line)).collect();
     Err(ApplyError::Judged(format!("guard {} failed in place: {}", guard.name, said.join("\n"))))
 }
 
 /// The one rule, forward.
 fn make(slot: Slot, change: &Change, touch: &mut dyn Touch) -> HostResult<()> {
+    forward(slot, change, touch).map_err(|error| hush(change, error))
+}
+
+/// Of a secret nothing is told by which its content could be guessed.
+fn hush(change: &Change, error: HostError) -> HostError {
+    match error {
+        HostError::Foreign { path, .. } if change.is_secret() => {
+            HostError::Foreign { path, expected: "the secret file of the plan".to_owned(), found: "something else".to_owned() }
+        }
+        error => error,
+    }
+}
+
+fn forward(slot: Slot, change: &Change, touch: &mut dyn Touch) -> HostResult<()> {
     match change {
         Change::Entry { path, before, after, .. } => {
             let live = touch.object(path)?.object;
@@ -403,17 +415,20 @@ fn settle(plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
         let seen = ground.touch.unit(unit)?;
         let wanted = |change: &Change| matches!(change, Change::Unit { after, .. } if after.active == Some(true));
         let wanted_up = plan.claimed.get(&format!("unit:{unit}")).is_some_and(wanted);
-        let wanted_down = plan
+        let woken = plan.wakes.iter().any(|wake| wake.unit() == Some(unit));
+        // What is only disabled or masked is judged all the same if it was woken; what is stopped is not.
+        let spared = plan
             .steps
             .iter()
-            .any(|s| matches!(&s.change, Change::Unit { unit: u, after, .. } if u == unit && after.active != Some(true)));
+            .any(|s| matches!(&s.change, Change::Unit { unit: u, after, .. } if u == unit && after.active != Some(true)))
+            && !woken;
         let failing = seen.is_failing() || seen.restarts > before;
-        if (failing && !wanted_down) || (wanted_up && seen.is_down()) {
+        if (failing && !spared) || ((wanted_up || woken) && seen.is_down()) {
             let mut text = format!("{unit} did not stay up: it is {} ({}), {}", seen.active, seen.sub, why_down(&seen));
             for line in ground.touch.journal(unit, 10).unwrap_or_default() {
                 text.push_str(&format!("\n  {unit}: {line}"));
             }
-            return Err(ApplyError::Judged(text));
+            return Err(ApplyError::Judged(plan.secrets.conceal(&text)));
         }
     }
     Ok(())

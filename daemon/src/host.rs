@@ -97,6 +97,9 @@ pub struct UnitSeen {
     /// `ConditionResult`: of its last start; false before the first.
     #[serde(default)]
     pub condition: bool,
+    /// `CanReload`: it has an `ExecReload=`, or another way to read its configuration again.
+    #[serde(default)]
+    pub can_reload: bool,
     /// `TriggeredBy`: the socket, timer or path units of a service.
     pub triggered_by: Vec<String>,
     /// `Triggers`: what a socket, timer or path unit starts.
@@ -126,12 +129,18 @@ impl UnitSeen {
         }
     }
 
-    /// The same, seen by somebody who wants this: what starts, stops or waits for its next automatic restart is not
-    /// active for one who wants it active, and not yet inactive for one who wants it inactive.
+    /// The same, seen by somebody who wants this: what waits for its next automatic restart is not active for one who wants
+    /// it active, what is on its way up or down is not yet inactive for one who wants it inactive; and for one who wants it
+    /// active it is neither, and best left alone.
     #[must_use]
     pub fn facts_towards(&self, wanted: &UnitFacts) -> UnitFacts {
-        let active = if wanted.active == Some(false) { !self.is_down() } else { self.is_active() };
-        UnitFacts { active: Some(active), ..self.facts() }
+        let active = match wanted.active {
+            Some(false) => Some(!self.is_down()),
+            _ if self.is_active() => Some(true),
+            _ if self.is_down() || self.is_failing() => Some(false),
+            _ => None,
+        };
+        UnitFacts { active, ..self.facts() }
     }
 
     /// Nothing of it runs, or is about to.

@@ -72,10 +72,11 @@ fn removes(change: &Change) -> bool {
     change.sign() == '-'
 }
 
-/// A directory that we made for something is needed as long as anything declared stands in it.
+/// A directory that we made for something is needed as long as anything declared stands in it. One that was there before us
+/// gets its mode and owner back all the same.
 fn is_still_needed(displaced: &Change, paths: &[&ManagedPath]) -> bool {
     match displaced {
-        Change::Dir { path, .. } => paths.iter().any(|p| p.is_below(path)),
+        Change::Dir { path, before: None, .. } => paths.iter().any(|p| p.is_below(path)),
         _ => false,
     }
 }
@@ -99,7 +100,11 @@ fn give_back(displaced: &Change, host: &dyn Look) -> HostResult<Option<Claim>> {
         Change::Unit { unit, before: displaced, .. } => {
             let mut after = displaced.clone();
             after.links.clear();
-            let seen = host.unit(unit)?.facts_towards(&after);
+            let seen = host.unit(unit)?;
+            if seen.load == "not-found" && (after.enabled == Some(true) || after.active == Some(true)) {
+                return Err(HostError::Unfit(format!("{unit} was running or enabled before, and is not on this host any more")));
+            }
+            let seen = seen.facts_towards(&after);
             Change::Unit { unit: unit.clone(), before: after.managed_part_of(&seen), after }
         }
     };

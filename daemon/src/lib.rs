@@ -35,6 +35,7 @@ pub mod probe;
 pub mod push;
 pub mod rehearse;
 pub mod report;
+pub mod secrets;
 pub mod source;
 pub mod state;
 pub mod tasks;

@@ -15,11 +15,9 @@ use crate::host::UnitSeen;
 use crate::kind::{Claim, Phase};
 use crate::manifest::Manifest;
 use crate::path::ManagedPath;
+use crate::secrets::Secrets;
 use crate::source::Commit;
 use crate::units::{self, UnitFile};
-
-/// Shorter words of a secret file are no secrets: they would hide every message.
-const QUOTABLE: usize = 6;
 
 /// Why a plan is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +73,9 @@ pub struct Plan {
     /// What the ledger gives up and leaves on the host, and why.
     #[serde(default)]
     pub let_go: Vec<String>,
+    /// What nothing that is said of it may quote.
+    #[serde(skip)]
+    pub secrets: Secrets,
     /// Remarks.
     pub notes: Vec<String>,
 }
@@ -165,16 +166,20 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
             if phase == Phase::Units { wanted_units.push(step) } else { files.push(step) }
         }
     }
-    refuse_missing_units(&wanted_units, &files, &manifest, &units)?;
+    wanted_units.sort_by_key(|step| !is_trigger_step(step));
     let gone = |claim: Claim| Step { resource: "gone".to_owned(), reason: claim.reason, change: claim.change };
     let (unit_releases, file_releases): (Vec<_>, Vec<_>) =
         releases.into_iter().map(gone).partition(|step| matches!(step.change, Change::Unit { .. }));
     let mut steps = stops(&unit_releases, file_releases.iter().chain(&files), &units, &uncovering);
+    refuse_missing_units(&wanted_units, &files, &steps, &manifest, &units)?;
     steps.extend(in_file_order(files, file_releases));
     steps.extend(wanted_units);
     steps.extend(unit_releases.into_iter().filter(|s| !is_stop(&s.change)));
-    steps.retain(|step| !step.change.is_noop());
     dedup_targets(&mut steps);
+    steps.retain(|step| !step.change.is_noop());
+    if intent == Intent::Repair {
+        steps.retain(|step| !is_in_good_hands(&step.change, &units));
+    }
     let paths: Vec<&ManagedPath> = steps.iter().filter_map(|s| entry_path(&s.change)).collect();
     let judged: Vec<String> = changed_units(&steps).iter().map(|u| units::verifiable(u)).collect();
     let calls = guards.calls(&paths, &judged);
@@ -190,7 +195,22 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
             .map(|p| format!("{p}: what is below /run lasts until the next boot")),
     );
     let claimed = claimed.into_iter().map(|(target, (_, change))| (target, change)).collect();
-    Ok(Plan { intent, actor, commit, manifest, steps, wakes, guards: calls, claimed, released, touched, ailing, let_go, notes })
+    Ok(Plan {
+        intent,
+        actor,
+        commit,
+        manifest,
+        steps,
+        wakes,
+        guards: calls,
+        claimed,
+        released,
+        touched,
+        ailing,
+        let_go,
+        secrets: Secrets::default(),
+        notes,
+    })
 }
 
 /// The units whose state a plan has to know, given the changes of paths: those whose files change and those that
@@ -231,10 +251,23 @@ pub fn concerned_templates<'a>(changes: impl Iterator<Item = &'a Change>) -> BTr
 /// Files that generators of systemd make units from: what a change of them brings is known after it.
 const GENERATED_FROM: [&str; 4] = ["/etc/fstab", "/etc/crypttab", "/etc/init.d/", "/etc/containers/systemd/"];
 
-/// A start of what is not there would fail half-way through: better said before anything is touched.
+fn is_trigger_step(step: &Step) -> bool {
+    matches!(&step.change, Change::Unit { unit, .. } if units::is_trigger(unit))
+}
+
+/// A service that waits for its next automatic restart: to heal it would be to take that from it when it fails once more.
+fn is_in_good_hands(change: &Change, units: &BTreeMap<String, UnitSeen>) -> bool {
+    let Change::Unit { unit, before, after } = change else { return false };
+    let others_hold = (crate::change::UnitFacts { active: None, ..after.clone() }).holds_in(before);
+    after.active == Some(true) && others_hold && units.get(unit).is_some_and(|seen| seen.sub == "auto-restart")
+}
+
+/// A start of what is not there, or of what this plan takes away, would fail half-way through: better said before anything
+/// is touched.
 fn refuse_missing_units(
     wanted: &[Step],
     files: &[Step],
+    stopped: &[Step],
     manifest: &Manifest,
     units: &BTreeMap<String, UnitSeen>,
 ) -> Result<(), PlanError> {
@@ -252,7 +285,8 @@ fn refuse_missing_units(
     for step in wanted {
         let Change::Unit { unit, after, .. } = &step.change else { continue };
         let wanted_up = after.enabled == Some(true) || after.active == Some(true);
-        let missing = units.get(unit).is_some_and(|seen| seen.load == "not-found");
+        let goes = stopped.iter().any(|step| matches!(&step.change, Change::Unit { unit: stopped, .. } if stopped == unit));
+        let missing = goes || units.get(unit).is_some_and(|seen| seen.load == "not-found");
         let comes = made.contains(unit) || units::template_of(unit).is_some_and(|template| made.contains(&template));
         if wanted_up && missing && !comes {
             let declared = manifest.resources.iter().find(|r| r.kind == "unit" && r.name == *unit);
@@ -286,6 +320,7 @@ fn stops<'a>(
             steps.push(Step { resource: "gone".to_owned(), reason, change: Change::Unit { unit, before, after } });
         }
     }
+    steps.sort_by_key(|step| !is_trigger_step(step));
     steps
 }
 
@@ -353,10 +388,13 @@ impl Plan {
         self.steps.is_empty() && self.wakes.is_empty()
     }
 
-    /// Names this plan: two plans with the same digest do the same.
+    /// Names this plan: two plans with the same digest do the same, but for what is in secret files, which nobody must be able
+    /// to guess from it.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        let body = serde_json::to_vec(&(&self.commit.id, &self.steps, &self.wakes, &self.guards)).unwrap_or_default();
+        let steps: Vec<String> = self.steps.iter().map(step_for_digest).collect();
+        let guards: Vec<_> = self.guards.iter().map(|guard| (&guard.name, &guard.argv)).collect();
+        let body = serde_json::to_vec(&(&self.commit.id, &steps, &self.wakes, &guards)).unwrap_or_default();
         Digest::of(&body)
     }
 
@@ -368,31 +406,20 @@ impl Plan {
         })
     }
 
-    /// Hides what a check may have quoted from a secret file: its line is replaced when it names such a file or holds any
-    /// longer word of its content.
-    #[must_use]
-    pub fn conceal(&self, line: String) -> String {
-        let quotes = |step: &Step| {
-            let Change::Entry { path, after, secret: true, .. } = &step.change else { return false };
-            let content = match after {
-                Object::File(facts) => self.manifest.contents.get(&facts.digest).map(Vec::as_slice).unwrap_or_default(),
-                _ => &[],
-            };
-            let text = String::from_utf8_lossy(content);
-            let words = || text.split(|c: char| c.is_whitespace() || "\"';={}:,".contains(c)).filter(|w| w.len() >= QUOTABLE);
-            line.contains(path.as_str()) || words().any(|word| line.contains(word))
-        };
-        match self.steps.iter().find(|step| quotes(step)) {
-            Some(step) => format!("{}: what was said of it is not shown, the file is secret", step.resource),
-            None => line,
-        }
-    }
-
     /// Whether a unit is started or restarted, so that it has to settle.
     #[must_use]
     pub fn starts_units(&self) -> bool {
         self.wakes.iter().any(|w| matches!(w, Wake::Restart { .. }))
             || self.steps.iter().any(|s| matches!(&s.change, Change::Unit { after, .. } if after.active == Some(true)))
+    }
+}
+
+/// A step as it is named: whole, or of a secret what may be known of it.
+fn step_for_digest(step: &Step) -> String {
+    if step.change.is_secret() {
+        format!("{} {} secret", step.change.sign(), step.change.target())
+    } else {
+        serde_json::to_string(step).unwrap_or_default()
     }
 }
 

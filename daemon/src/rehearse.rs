@@ -142,12 +142,12 @@ pub fn rehearse(
     for guard in &failed {
         let known = tolerated(guard, &future, &present).map_err(|new| RehearseError::Rejected {
             guard: guard.name.clone(),
-            findings: new.into_iter().map(|line| plan.conceal(line)).collect(),
+            findings: new.into_iter().map(|line| plan.secrets.conceal(&line)).collect(),
         })?;
         if let Some(unit) = reader(guard, &plan) {
             return Err(unreadable(guard, unit, &known, &plan));
         }
-        let lines: Vec<String> = known.iter().map(|line| plan.conceal(line.clone())).collect();
+        let lines: Vec<String> = known.iter().map(|line| plan.secrets.conceal(line)).collect();
         let text = format!("as before this change: {}", lines.join("; "));
         say(Progress::Note { text: format!("guard {}: {text}", guard.name) });
         passed(guard, text);
@@ -177,7 +177,7 @@ fn reader<'g>(guard: &'g GuardCall, plan: &Plan) -> Option<&'g str> {
 /// back by the same service.
 fn unreadable(guard: &GuardCall, unit: &str, known: &[String], plan: &Plan) -> RehearseError {
     let remedy = format!("it was so before this change, but {unit} has to read it: mend it in the same commit, or by hand");
-    let findings = known.iter().map(|line| plan.conceal(line.clone())).chain([remedy]).collect();
+    let findings = known.iter().map(|line| plan.secrets.conceal(line)).chain([remedy]).collect();
     RehearseError::Rejected { guard: guard.name.clone(), findings }
 }
 

@@ -46,6 +46,13 @@ pub fn is_ours(unit: &str) -> bool {
 /// Suffixes that systemd.unit(5) knows.
 pub const SUFFIXES: [&str; 9] = [".service", ".socket", ".timer", ".path", ".mount", ".automount", ".target", ".slice", ".swap"];
 
+/// Whether a unit starts others: it is started before them and stopped before them, so that it neither finds its place taken
+/// nor brings them back.
+#[must_use]
+pub fn is_trigger(unit: &str) -> bool {
+    [".socket", ".timer", ".path"].iter().any(|suffix| unit.ends_with(suffix))
+}
+
 fn is_unit_name(name: &str) -> bool {
     SUFFIXES.iter().any(|suffix| name.len() > suffix.len() && name.ends_with(suffix))
 }

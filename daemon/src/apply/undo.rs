@@ -1,7 +1,7 @@
 //! The way back: every object as it was, then every unit, then the processes that had read what is no longer there. The
 //! same code after a failure, after a crash, and (objects only) in early boot. It goes on where it fails, and says where.
 
-use super::{Ground, drop_planned, foreign};
+use super::{Ground, drop_planned, foreign, hush};
 use crate::change::{Change, Object, UnitFacts, Wake};
 use crate::host::{HostResult, Slot, Touch};
 use crate::journal::{Event, State as Phase};
@@ -9,6 +9,7 @@ use crate::path::ManagedPath;
 use crate::plan::Step;
 use crate::report::Progress;
 use crate::state::{Held, Open, StateError};
+use crate::units;
 
 /// Where everything is gone after a reboot.
 const UNTIL_REBOOT: &str = "/run/";
@@ -62,7 +63,7 @@ pub fn undo(open: &Open, cause: &Cause<'_>, ground: &mut Ground<'_>) -> Result<U
 pub fn finish_restored(open: &Open, ground: &mut Ground<'_>) -> Result<Undone, StateError> {
     let mut remains = open.remains.clone();
     let asleep = wake_up(open, ground)?;
-    if remains.is_empty() && !asleep.is_empty() && ground.touch.is_going_down() {
+    if !asleep.is_empty() && ground.touch.is_going_down() {
         return Ok(Undone::Owed(asleep));
     }
     remains.extend(asleep);
@@ -114,12 +115,21 @@ pub fn bring_back_unit(unit: &str, before: &UnitFacts, after: &UnitFacts, touch:
     state.and(links)
 }
 
-/// The plan's units, last change first: (unit, before, after).
-fn units(open: &Open) -> impl Iterator<Item = (&str, &UnitFacts, &UnitFacts)> {
-    open.plan.steps.iter().rev().filter_map(|step| match &step.change {
-        Change::Unit { unit, before, after } => Some((unit.as_str(), before, after)),
-        _ => None,
-    })
+/// The plan's units, (unit, before, after): those that start others first, then the last change first. A socket that listens
+/// on while its service stops would start it again.
+fn units(open: &Open) -> Vec<(&str, &UnitFacts, &UnitFacts)> {
+    let mut all: Vec<_> = open
+        .plan
+        .steps
+        .iter()
+        .rev()
+        .filter_map(|step| match &step.change {
+            Change::Unit { unit, before, after } => Some((unit.as_str(), before, after)),
+            _ => None,
+        })
+        .collect();
+    all.sort_by_key(|(unit, _, _)| !units::is_trigger(unit));
+    all
 }
 
 /// Puts every object back, last change first, and makes that durable. Returns what could not be put back, and why.
@@ -145,6 +155,10 @@ pub fn restore(open: &Open, manager: WithManager, ground: &mut Ground<'_>) -> Ve
 
 /// The one rule, backward.
 fn take_back(slot: Slot, change: &Change, manager: WithManager, touch: &mut dyn Touch) -> HostResult<()> {
+    backward(slot, change, manager, touch).map_err(|error| hush(change, error))
+}
+
+fn backward(slot: Slot, change: &Change, manager: WithManager, touch: &mut dyn Touch) -> HostResult<()> {
     match change {
         Change::Entry { path, before, after, .. } => {
             let live = touch.object(path)?.object;
@@ -190,6 +204,7 @@ fn keep_before(slot: Slot, step: &Step, ground: &mut Ground<'_>) -> String {
         Ok((Object::File(facts), content)) => {
             let objects = ground.state.objects();
             match objects.put(&facts.digest, &content).and_then(|()| objects.sync()) {
+                Ok(()) if step.change.is_secret() => "; what stood there before is kept for reconcilectl resolve".to_owned(),
                 Ok(()) => format!("; what stood there before is kept as object {}", facts.digest),
                 Err(error) => format!("; what stood there before could not be kept outside staging: {error}"),
             }
@@ -214,7 +229,7 @@ fn wake_up(open: &Open, ground: &mut Ground<'_>) -> Result<Vec<String>, StateErr
         if let Err(error) = back
             && !was_ailing(open, Some(unit))
         {
-            failed.push(format!("unit:{unit}: {error}"));
+            failed.push(open.plan.secrets.conceal(&format!("unit:{unit}: {error}")));
         }
         crate::failpoint!("unit-back");
     }
@@ -225,10 +240,16 @@ fn wake_up(open: &Open, ground: &mut Ground<'_>) -> Result<Vec<String>, StateErr
 }
 
 fn wake_again(open: &Open, seq: u64, wake: &Wake, ground: &mut Ground<'_>, failed: &mut Vec<String>) -> Result<(), StateError> {
-    let result = ground.touch.wake(wake).or_else(|_| ground.touch.wake(wake));
+    // One more try, and where a reload does not do it, a restart has to: the process must not keep what is not there any more.
+    let result = ground.touch.wake(wake).or_else(|error| match wake {
+        Wake::Reload { unit, .. } => ground.touch.wake(&Wake::Restart { unit: unit.clone() }).map_err(|_| error),
+        _ => ground.touch.wake(wake),
+    });
     crate::failpoint!("waking-back");
     match result {
-        Err(error) if !was_ailing(open, wake.unit()) => failed.push(format!("{}: {error}", wake.target())),
+        Err(error) if !was_ailing(open, wake.unit()) => {
+            failed.push(open.plan.secrets.conceal(&format!("{}: {error}", wake.target())));
+        }
         result => {
             if result.is_ok() {
                 (ground.say)(Progress::Good { text: wake.to_string() });

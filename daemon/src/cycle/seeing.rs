@@ -1,5 +1,6 @@
 //! From what is wanted to a plan: every kind looks, the ledger gives back, units are read, `plan::make` does the rest.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Engine, Order, Stop, Wanted};
@@ -12,6 +13,7 @@ use crate::ledger;
 use crate::manifest::Manifest;
 use crate::path::ManagedPath;
 use crate::plan::{self, Intent, Material, Plan};
+use crate::secrets::Secrets;
 use crate::state::State;
 use crate::units;
 
@@ -22,7 +24,7 @@ impl Engine {
     pub(super) fn plan(&mut self, order: &Order, wanted: Wanted) -> Result<Plan, Stop> {
         let Wanted { commit, manifest } = wanted;
         let ledger = self.state.ledger()?;
-        let mut claims = self.claims(&manifest)?;
+        let mut claims = self.claims(&manifest, order.intent())?;
         keep_secret(&mut claims, &ledger);
         let all: Vec<&Change> = claims.iter().flat_map(|(_, _, claims)| claims).map(|c| &c.change).collect();
         let releases = match order.intent() {
@@ -31,6 +33,12 @@ impl Engine {
         };
         let changes = all.into_iter().chain(releases.claims.iter().map(|c| &c.change));
         let changes: Vec<&Change> = changes.collect();
+        if order.intent() != Intent::Repair {
+            // A place that no rename reaches is found here, before anything is rehearsed; a preview is told too.
+            for path in changes.iter().filter(|c| matches!(c, Change::Entry { .. }) && !c.is_noop()).filter_map(|c| c.path()) {
+                self.host.staging_of(path)?;
+            }
+        }
         let mut names = plan::concerned_units(changes.iter().copied(), &manifest, &self.guards);
         for template in plan::concerned_templates(changes.iter().copied()) {
             names.extend(self.host.instances(&template)?);
@@ -40,6 +48,15 @@ impl Engine {
         for name in names {
             let seen = self.host.unit(&name)?;
             units.insert(name, seen);
+        }
+        // What a changed socket starts has to be started again after it.
+        let served: BTreeSet<String> =
+            units.iter().filter(|(name, _)| name.ends_with(".socket")).flat_map(|(_, seen)| seen.triggers.clone()).collect();
+        for name in served {
+            if let Entry::Vacant(place) = units.entry(name) {
+                let seen = self.host.unit(place.key())?;
+                place.insert(seen);
+            }
         }
         let material = Material {
             intent: order.intent(),
@@ -54,7 +71,64 @@ impl Engine {
             uncovering,
             guards: &self.guards,
         };
-        plan::make(material).map_err(|e| Stop::refused(e.to_string()))
+        self.refuse_blind_probes(order.intent(), &material)?;
+        let mut plan = plan::make(material).map_err(|e| Stop::refused(e.to_string()))?;
+        plan.secrets = self.secrets_of(&plan);
+        Ok(plan)
+    }
+
+    /// What stands and will stand in the secret files that a plan concerns.
+    pub(super) fn secrets_of(&self, plan: &Plan) -> Secrets {
+        let mut secrets = Secrets::default();
+        for change in plan.steps.iter().map(|step| &step.change).chain(plan.claimed.values()) {
+            let Change::Entry { path, before, after, secret: true } = change else { continue };
+            secrets.add(path, b"");
+            for object in [before, after] {
+                let Object::File(facts) = object else { continue };
+                let content = plan.manifest.contents.get(&facts.digest).cloned();
+                if let Some(content) = content.or_else(|| stored(&self.state)(&facts.digest).ok()) {
+                    secrets.add(path, &content);
+                }
+            }
+        }
+        secrets
+    }
+
+    /// A probe that nobody could ever ask would be found red only after everything is live.
+    fn refuse_blind_probes(&self, intent: Intent, material: &Material<'_>) -> Result<(), Stop> {
+        if intent == Intent::Repair {
+            return Ok(());
+        }
+        let claims = material.claims.iter().flat_map(|(_, _, claims)| claims).chain(&material.releases);
+        let changes: Vec<&Change> = claims.map(|claim| &claim.change).collect();
+        for probe in &material.manifest.probes {
+            let fault = |why: String| Err(Stop::refused(format!("probe {}: {why}", probe.name)));
+            if let Some(user) = &probe.user
+                && !self.host.accounts()?.iter().any(|account| account.name == *user)
+            {
+                return fault(format!("the user `{user}` is neither on this host nor declared: create it, or correct `user`"));
+            }
+            let program = probe.command.as_ref().and_then(|argv| argv.first()).map(|program| ManagedPath::new(program));
+            if let Some(Ok(program)) = program
+                && !self.stands_there(&program, &changes)?
+            {
+                return fault(format!("{program} is not on this host, and this commit does not bring it: correct `command`"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something stands at a path once these changes are made; one that leads through a link is taken on trust.
+    fn stands_there(&self, path: &ManagedPath, changes: &[&Change]) -> Result<bool, Stop> {
+        let change = changes.iter().find(|change| matches!(change, Change::Entry { .. }) && change.path() == Some(path));
+        if let Some(Change::Entry { after, .. }) = change {
+            return Ok(*after != Object::Absent);
+        }
+        match self.host.object(path) {
+            Ok(seen) => Ok(seen.object != Object::Absent),
+            Err(HostError::Unfit(_)) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Unit files that go and have another one of the same unit behind them.
@@ -71,8 +145,9 @@ impl Engine {
         Ok(uncovering)
     }
 
-    /// Every resource looks and claims; all that is impossible is said at once.
-    fn claims(&self, manifest: &Manifest) -> Result<Vec<(Phase, String, Vec<Claim>)>, Stop> {
+    /// Every resource looks and claims; all that is impossible is said at once. A repair leaves such a resource out: whoever may
+    /// put something in one place must not keep the rest from being healed.
+    fn claims(&self, manifest: &Manifest, intent: Intent) -> Result<Vec<(Phase, String, Vec<Claim>)>, Stop> {
         let sight = Sight { host: &*self.host };
         let (mut claims, mut impossible) = (Vec::new(), Vec::new());
         for resource in &manifest.resources {
@@ -84,6 +159,7 @@ impl Engine {
                 Err(kind::KindError::Host(error @ (HostError::Io { .. } | HostError::Timeout { .. }))) => {
                     return Err(error.into());
                 }
+                Err(error) if intent == Intent::Repair => tracing::error!("not healed: {error}"),
                 Err(error) => impossible.push(format!("{}: {error}", resource.origin)),
             }
         }
@@ -120,10 +196,17 @@ impl Engine {
     }
 }
 
-/// What was secret once is not shown in any later change of it either: it is the old content, or will be.
+/// What was secret once is not shown in any later change of it either: it is the old content, or will be. Nor is what we find
+/// in the place of a file and not everybody may read: who reads plans and records need not be who may.
 fn keep_secret(claims: &mut [(Phase, String, Vec<Claim>)], ledger: &BTreeMap<String, Change>) {
+    const FOR_OTHERS: u32 = 0o004;
     for claim in claims.iter_mut().flat_map(|(_, _, claims)| claims) {
-        if ledger.get(&claim.change.target()).is_some_and(Change::is_secret) {
+        let secret = match (ledger.get(&claim.change.target()), &claim.change) {
+            (Some(known), _) => known.is_secret(),
+            (None, Change::Entry { before: Object::File(found), .. }) => found.mode & FOR_OTHERS == 0,
+            _ => false,
+        };
+        if secret {
             claim.change.hide();
         }
     }

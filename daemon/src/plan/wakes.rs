@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use globset::{Glob, GlobSetBuilder};
+use globset::GlobSetBuilder;
 
 use super::{Step, entry_path};
 use crate::change::{Change, Object, Wake};
@@ -44,6 +44,13 @@ pub(super) fn owed(steps: &[Step], manifest: &Manifest, scene: &Scene<'_>) -> Ve
         }
         wakes.extend(scene.guards.of(path).filter_map(|g| g.wake.as_ref()).map(crate::guard::GuardWake::wake));
     }
+    // A socket is restarted without its service in its way; that is owed its own start afterwards.
+    let sockets = wakes.iter().filter_map(|wake| match wake {
+        Wake::Restart { unit } if unit.ends_with(".socket") => scene.units.get(unit),
+        _ => None,
+    });
+    let served: Vec<String> = sockets.flat_map(|seen| seen.triggers.clone()).collect();
+    wakes.extend(served.into_iter().map(|unit| Wake::Restart { unit }));
     for spec in specs.values() {
         if watches(spec, &changed) {
             wakes.extend(action(spec.on_change, &spec.name));
@@ -93,7 +100,7 @@ fn action(on_change: Option<OnChange>, unit: &str) -> Option<Wake> {
 fn watches(spec: &UnitSpec, changed: &[(&ManagedPath, bool)]) -> bool {
     let mut set = GlobSetBuilder::new();
     for glob in &spec.watch {
-        if let Ok(glob) = Glob::new(glob) {
+        if let Ok(glob) = crate::path::glob(glob) {
             set.add(glob);
         }
     }
@@ -123,5 +130,8 @@ fn without_superfluous_reloads(wakes: &BTreeSet<Wake>) -> Vec<Wake> {
         }),
         _ => false,
     };
-    wakes.iter().filter(|wake| !is_superfluous(wake)).cloned().collect()
+    let mut wakes: Vec<Wake> = wakes.iter().filter(|wake| !is_superfluous(wake)).cloned().collect();
+    let is_restart = |wake: &Wake| matches!(wake, Wake::Restart { .. });
+    wakes.sort_by_key(|wake| is_restart(wake) && !wake.unit().is_some_and(units::is_trigger));
+    wakes
 }

@@ -17,6 +17,8 @@ use crate::path::ManagedPath;
 
 /// The name of a staging directory.
 pub const STAGING: &str = ".reconciled";
+/// Longer files are not ours to read or replace, in bytes: whoever owns one could keep the engine busy with it.
+const FILE_LIMIT: u64 = 64 << 20;
 /// Where enablement links live (systemd.unit(5)).
 const UNIT_LINKS: &str = "/etc/systemd/system";
 /// The text of a link in the place of a unit that masks it (systemctl(1)).
@@ -228,14 +230,11 @@ impl Files {
         let slots = self.slots(slot, path)?;
         let name = slot.step.to_string();
         let object = object_at(&slots, &name, path)?.object;
-        let content = match &object {
-            Object::File(facts) => {
-                let (file, _) = open_regular(&slots, &name, path)?;
-                read_limited(file, facts.size, path)?
-            }
-            _ => Vec::new(),
-        };
-        Ok((object, content))
+        let Object::File(_) = object else { return Ok((object, Vec::new())) };
+        // Facts and content are of one reading: a program may have it open and write to it.
+        let (file, stat) = open_regular(&slots, &name, path)?;
+        let content = read_limited(file, FILE_LIMIT, path)?;
+        Ok((Object::File(facts(&stat, Digest::of(&content), content.len() as u64)), content))
     }
 
     pub(crate) fn set_directory(&self, path: &ManagedPath, facts: Option<DirFacts>) -> HostResult<()> {
@@ -318,10 +317,17 @@ fn object_at(parent: &OwnedFd, name: &str, path: &ManagedPath) -> HostResult<See
     };
     let object = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => {
-            let (mut file, stat) = open_regular(parent, name, path)?;
-            let (digest, size) =
-                Digest::of_reader(&mut file).map_err(|source| HostError::Io { what: format!("read {path}"), source })?;
-            Object::File(FileFacts { digest, size, mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid })
+            let (file, stat) = open_regular(parent, name, path)?;
+            let too_long = Object::Other { what: format!("file of more than {} MiB", FILE_LIMIT >> 20) };
+            if u64::try_from(stat.st_size).unwrap_or_default() > FILE_LIMIT {
+                return Ok(Seen { object: too_long, names: 1 });
+            }
+            let (digest, size) = Digest::of_reader(&mut file.take(FILE_LIMIT + 1))
+                .map_err(|source| HostError::Io { what: format!("read {path}"), source })?;
+            if size > FILE_LIMIT {
+                return Ok(Seen { object: too_long, names: 1 });
+            }
+            Object::File(facts(&stat, digest, size))
         }
         FileType::Symlink => {
             let text = fs::readlinkat(parent, name, Vec::new()).map_err(io(|| format!("read link {path}")))?;
@@ -334,6 +340,10 @@ fn object_at(parent: &OwnedFd, name: &str, path: &ManagedPath) -> HostResult<See
     };
     let names = if matches!(object, Object::File(_)) { u64::from(u32::try_from(stat.st_nlink).unwrap_or(u32::MAX)) } else { 1 };
     Ok(Seen { object, names })
+}
+
+fn facts(stat: &Stat, digest: Digest, size: u64) -> FileFacts {
+    FileFacts { digest, size, mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid }
 }
 
 fn open_regular(parent: &OwnedFd, name: &str, path: &ManagedPath) -> HostResult<(File, Stat)> {
@@ -369,13 +379,16 @@ fn is_symlinked(path: &str) -> bool {
     std::fs::canonicalize(path).is_ok_and(|real| real != Path::new(path))
 }
 
+/// Why a path cannot be reached without following a link; `dir` is its parent, whose last parts need not be there.
 fn symlinked(path: &ManagedPath, dir: &str) -> String {
-    match std::fs::canonicalize(dir) {
-        Ok(real) => {
-            let rest = path.as_str().strip_prefix(dir).unwrap_or_default();
-            format!("{path}: {dir} leads through a symbolic link; manage the real path {}{rest}", real.display())
+    let resolved = Path::new(dir).ancestors().find_map(|there| Some((there, std::fs::canonicalize(there).ok()?)));
+    match resolved {
+        Some((there, real)) if real != there => {
+            let rest = path.as_path().strip_prefix(there).unwrap_or(path.as_path());
+            let (there, real) = (there.display(), real.join(rest));
+            format!("{path}: {there} leads through a symbolic link; manage the real path {}", real.display())
         }
-        Err(_) => format!("{path}: {dir} leads through a broken symbolic link"),
+        _ => format!("{path}: {dir} leads through a broken symbolic link"),
     }
 }
 

@@ -172,25 +172,27 @@ impl Manager {
         self.block_on(&format!("state of {unit}"), ASK_LIMIT, async {
             let properties = self.properties(unit).await?;
             let text = |key: &str| string(&properties, key);
-            let mut seen = UnitSeen {
+            let seen = UnitSeen {
                 load: text("LoadState"),
                 active: text("ActiveState"),
                 sub: text("SubState"),
-                file_state: text("UnitFileState"),
+                // The property is what the manager read at its last reload; a link that was made or removed by hand since
+                // is on the disk, where this call looks.
+                file_state: match self.manager().await?.get_unit_file_state(unit).await {
+                    Ok(state) => state,
+                    Err(_) => text("UnitFileState"),
+                },
                 fragment: text("FragmentPath"),
                 stale: flag(&properties, "NeedDaemonReload"),
                 main_pid: number(&properties, "MainPID"),
                 restarts: number(&properties, "NRestarts"),
                 result: text("Result"),
                 condition: flag(&properties, "ConditionResult"),
+                can_reload: flag(&properties, "CanReload"),
                 triggered_by: strings(&properties, "TriggeredBy"),
                 triggers: strings(&properties, "Triggers"),
                 links: enablement_links(unit),
             };
-            if seen.file_state.is_empty() {
-                // A unit that is not loaded from a file yet; the manager looks at the disk for this one.
-                seen.file_state = self.manager().await?.get_unit_file_state(unit).await.unwrap_or_default();
-            }
             Ok(seen)
         })
     }
@@ -408,6 +410,10 @@ impl Manager {
                 if !seen.is_active() {
                     return self.start_afresh(unit);
                 }
+                if !seen.can_reload {
+                    // As `systemctl reload-or-restart` does: without ExecReload= a reload is not to be had.
+                    return self.restart(unit);
+                }
                 let old = children_of(seen.main_pid);
                 self.job(Verb::Reload, unit)?;
                 proof.as_ref().map_or(Ok(()), |proof| self.prove(unit, seen.main_pid, &old, proof))
@@ -415,23 +421,18 @@ impl Manager {
         }
     }
 
-    /// Restarts a unit together with what would be in its way: a service that holds the listening sockets of a changed
-    /// socket unit refuses its restart (systemd.socket(5)).
+    /// Restarts a unit. A service that holds the listening sockets of a changed socket unit would refuse that
+    /// (systemd.socket(5)): it stops first, and is started again by its own wake, which the plan owes after this one.
     fn restart(&self, unit: &str) -> HostResult<()> {
         self.reset_failed(unit)?;
-        let seen = self.unit(unit)?;
-        if !unit.ends_with(".socket") {
-            return self.job(Verb::Restart, unit);
-        }
-        let mut running = Vec::new();
-        for service in seen.triggers {
-            if self.unit(&service)?.is_active() {
-                self.job(Verb::Stop, &service)?;
-                running.push(service);
+        if unit.ends_with(".socket") {
+            for service in self.unit(unit)?.triggers {
+                if self.unit(&service)?.is_active() {
+                    self.job(Verb::Stop, &service)?;
+                }
             }
         }
-        self.job(Verb::Restart, unit)?;
-        running.iter().try_for_each(|service| self.start_afresh(service))
+        self.job(Verb::Restart, unit)
     }
 
     /// Waits until a new generation of workers serves and the old one has stopped taking requests.
