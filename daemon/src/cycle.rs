@@ -198,6 +198,12 @@ impl Engine {
         let plan = self.plan(order, wanted)?;
         if is_settled(&plan, live.as_ref()) {
             pass.lap("plan");
+            if order.intent() == Intent::Repair {
+                self.failing = None;
+            } else {
+                // An earlier attempt to move it may have failed.
+                self.publish(None, say);
+            }
             let generation = live.map(|g| g.number);
             return Ok(End { verdict: Verdict::NothingToDo, commit: Some(plan.commit.id), generation });
         }
@@ -244,7 +250,10 @@ impl Engine {
 
         (self.phase)("probing");
         let probes = &applied.plan().manifest.probes;
-        let verdicts = probe::run(&*self.host, probes, &mut |v| tell_probe(v, say), &*self.go_on);
+        let secrets = &applied.plan().secrets;
+        let shown = |v: &probe::Verdict| probe::Verdict { text: secrets.conceal(&v.text), ..v.clone() };
+        let verdicts = probe::run(&*self.host, probes, &mut |v| tell_probe(&shown(v), say), &*self.go_on)
+            .map(|verdicts| verdicts.iter().map(shown).collect::<Vec<_>>());
         pass.lap("probe");
         crate::failpoint!("probed");
         let red = match &verdicts {

@@ -19,13 +19,16 @@ use crate::config::{self, Settings};
 use crate::cycle::{Engine, Order};
 use crate::desk::{Desk, Fresh, Task};
 use crate::host::linux::{Linux, Manager, Pulse};
-use crate::state::{STATE_DIR, State};
+use crate::state::{STATE_DIR, State, StateError};
 use crate::tasks::{Published, Worker};
 
 /// Exit code of a start with settings that cannot be read: trying again does not mend them (`RestartPreventExitStatus=`).
 const WRONG_SETTINGS: u8 = 2;
 /// How long after SIGTERM a transaction may still wait for its probes before it is taken back instead.
 const PATIENCE_AT_STOP: Duration = Duration::from_secs(20);
+
+/// How long the daemon waits for another process to leave its store; well within `TimeoutStartSec=`.
+const PATIENCE_AT_START: Duration = Duration::from_secs(120);
 
 /// How long the end of an order may take to reach those who follow it.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -288,7 +291,7 @@ impl Start {
 
     fn begin(self) -> Result<Worker, String> {
         let dir = Path::new(STATE_DIR);
-        let mut state = State::open(dir).map_err(|e| e.to_string())?;
+        let mut state = open_state(dir, &self.pulse)?;
         let audit = open_audit(dir, &mut state)?;
         let host = Linux::new(self.manager).map_err(|e| e.to_string())?;
         let (give_up, publish) = (self.give_up, self.publish.clone());
@@ -317,6 +320,20 @@ impl Start {
         worker.engine.publish(None, &mut |_| {});
         worker.publish(None);
         Ok(worker)
+    }
+}
+
+/// The store, once nobody else has it open: a recovery that was started by hand ends soon.
+fn open_state(dir: &Path, pulse: &Pulse) -> Result<State, String> {
+    let end = std::time::Instant::now() + PATIENCE_AT_START;
+    loop {
+        match State::open(dir) {
+            Err(StateError::Busy { .. }) if std::time::Instant::now() < end => {
+                pulse.beat();
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            result => return result.map_err(|e| e.to_string()),
+        }
     }
 }
 

@@ -124,6 +124,8 @@ pub struct Desk(Arc<(Mutex<Inner>, Condvar)>);
 
 /// How many other tasks may wait at once.
 const QUEUE_LIMIT: usize = 64;
+/// How many of them may be previews and the like, which take a key or a group that may change nothing.
+const LOOKS_LIMIT: usize = 8;
 
 impl Desk {
     /// Hands a task in and returns what is told about it. The last thing told is always `Done`.
@@ -140,6 +142,8 @@ impl Desk {
         let Some(commit) = deployed(&ticket.task) else {
             if inner.queue.len() >= QUEUE_LIMIT {
                 reject(&ticket, Verdict::Failed, "too many orders are waiting");
+            } else if is_look(&ticket.task) && inner.queue.iter().filter(|t| is_look(&t.task)).count() >= LOOKS_LIMIT {
+                reject(&ticket, Verdict::Failed, "too many previews are waiting: try again in a moment");
             } else if !is_superfluous(&inner.queue, &ticket.task) {
                 if inner.in_flight.is_some() {
                     ticket.followers.tell(&note("something else is being carried out: waiting for it to end"));
@@ -179,7 +183,11 @@ impl Desk {
         if inner.stopping {
             return None;
         }
-        let ticket = inner.waiting.take().or_else(|| inner.queue.pop_front());
+        let ticket = inner.waiting.take().or_else(|| {
+            // Who only looks does not keep those waiting who have to act.
+            let first = inner.queue.iter().position(|t| !is_look(&t.task)).unwrap_or(0);
+            inner.queue.remove(first)
+        });
         inner.in_flight.clone_from(&ticket);
         ticket
     }
@@ -229,6 +237,11 @@ fn deployed(task: &Task) -> Option<&str> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A task that changes nothing.
+fn is_look(task: &Task) -> bool {
+    matches!(task, Task::Order(Order::Preview { .. }) | Task::Diff { .. })
 }
 
 /// The timer's tasks are worth one place each.

@@ -60,6 +60,8 @@ pub fn serve(arguments: &[String]) -> ExitCode {
         "receive.fsckObjects=true".to_owned(),
         "receive.maxInputSize=268435456".to_owned(),
         "receive.autogc=true".to_owned(),
+        // What was refused is not kept long.
+        "gc.pruneExpire=1.day.ago".to_owned(),
         // With the limit on memory below: large objects are streamed, and how much is mapped does not grow with the host.
         "core.bigFileThreshold=16m".to_owned(),
         "core.packedGitWindowSize=64m".to_owned(),

@@ -98,14 +98,20 @@ impl Progress {
     /// (`color.remote`, git-config(1)).
     #[must_use]
     pub fn text(&self) -> String {
-        match self {
+        let text = match self {
             Self::Line { text } => text.clone(),
             Self::Good { text } => format!("ok    {text}"),
             Self::Bad { text } => format!("error: {text}"),
             Self::Note { text } => format!("hint: {text}"),
-            Self::Done { report } => report.text(),
-        }
+            Self::Done { report } => return report.text(),
+        };
+        harmless(&text)
     }
+}
+
+/// Names of files, texts of links and words of programs are in it: none of them may steer a terminal.
+fn harmless(text: &str) -> String {
+    text.split('\n').map(crate::path::escape).collect::<Vec<_>>().join("\n")
 }
 
 impl Report {
@@ -133,8 +139,9 @@ impl Report {
             (Verdict::Differs, _) => self.reason.clone(),
             (Verdict::Superseded, _) => format!("error: not tried: {}", self.reason),
             (Verdict::Stuck, _) => format!("error: STUCK, a person is needed: {}", self.reason),
-            (Verdict::Failed, _) => format!("error: {}", self.reason),
+            (Verdict::Failed, _) => format!("error: not carried out: {}", self.reason),
         };
+        let what = harmless(&what);
         if self.stages.is_empty() {
             return what;
         }
@@ -161,7 +168,7 @@ mod tests {
             (Verdict::RolledBack, None, "a", "error: rolled back to what stood here before: a", 1),
             (Verdict::Differs, Some(2), "the host differs in 1 places", "the host differs in 1 places", 1),
             (Verdict::Superseded, None, "a", "error: not tried: a", 1),
-            (Verdict::Failed, None, "a", "error: a", 1),
+            (Verdict::Failed, None, "a", "error: not carried out: a", 1),
             (Verdict::Stuck, Some(2), "a", "error: STUCK, a person is needed: a", 5),
         ] {
             let report = Report { generation, ..Report::short(verdict, reason) };

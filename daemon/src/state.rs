@@ -23,7 +23,7 @@ use crate::source::Commit;
 
 pub use objects::Objects;
 pub use reserve::Reserve;
-use transaction::note_outcome;
+use transaction::{needs_room, note_outcome};
 
 /// Where everything durable lives.
 pub const STATE_DIR: &str = "/var/lib/reconciled";
@@ -183,12 +183,11 @@ impl State {
     /// When it cannot be opened, is open in another process, or was written by an unknown version.
     pub fn open(dir: &Path) -> StateResult<Self> {
         let lock = lock(dir)?;
-        let db = Connection::open(dir.join("state.db"))?;
-        db.busy_timeout(std::time::Duration::from_secs(5))?;
-        db.pragma_update(None, "journal_mode", "WAL")?;
-        db.pragma_update(None, "synchronous", "FULL")?;
-        db.pragma_update(None, "foreign_keys", true)?;
-        let found: u32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        let (db, found) = match connect(dir) {
+            // On a full disk SQLite has no room for its shared memory: the reserve makes some.
+            Err(error) if needs_room(&error) && std::fs::remove_file(dir.join("reserve")).is_ok() => connect(dir)?,
+            result => result?,
+        };
         match found {
             FORMAT => {}
             0 => db.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;"))?,
@@ -315,8 +314,7 @@ impl State {
         let rows = query.query_map([], |r| Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?)))?;
         rows.map(|row| {
             let (target, displaced) = row?;
-            let change = parse(&target, &displaced)?;
-            Ok((target, change))
+            Ok((target.clone(), parse(&target, &displaced)?))
         })
         .collect()
     }
@@ -445,6 +443,17 @@ impl Setting {
             Self::Pins => "pins",
         }
     }
+}
+
+/// Opens the database as it has to be for commits to last; its format.
+fn connect(dir: &Path) -> rusqlite::Result<(Connection, u32)> {
+    let db = Connection::open(dir.join("state.db"))?;
+    db.busy_timeout(std::time::Duration::from_secs(5))?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "foreign_keys", true)?;
+    let found = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    Ok((db, found))
 }
 
 /// One engine at a time works on a store: the daemon's, or that of early boot.

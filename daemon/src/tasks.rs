@@ -133,6 +133,7 @@ impl Worker {
             self.publish(news.then(|| report.text()));
             self.desk.finish(&ticket, report);
         }
+        self.engine.record(NewRecord::new(Event::Stopped, "daemon"));
     }
 
     /// Publishes how things stand.
@@ -246,6 +247,10 @@ impl Worker {
         let Some(commit) = commit else {
             return Ok(Report::short(Verdict::Refused, "there is no such revision here, and none is held"));
         };
+        if self.engine.state.held(&commit)?.is_none() {
+            let short = &commit[..12.min(commit.len())];
+            return Ok(Report::short(Verdict::Refused, &format!("{short} is not held: push it, or see reconcilectl status")));
+        }
         // It stays held as long as nothing can be tried.
         if self.obstacle()?.is_none() && self.engine.state.unhold(&commit)? {
             let mut record = NewRecord::new(Event::Retried, actor);

@@ -17,6 +17,8 @@ use crate::probe::Verdict;
 pub const VERSION: u32 = 1;
 /// How much diff text one record carries, in bytes; later changes only have their digests.
 const DIFF_BUDGET: usize = 256 * 1024;
+/// How much of a long explanation is recorded, in bytes.
+const DETAILS_LIMIT: usize = 16 * 1024;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -259,6 +261,11 @@ impl NewRecord {
 
     /// Keeps the diffs within the budget of one record.
     pub(super) fn bounded(mut self) -> Self {
+        if let Some(details) = self.details.as_mut().filter(|details| details.len() > DETAILS_LIMIT) {
+            let end = (0..=DETAILS_LIMIT).rev().find(|end| details.is_char_boundary(*end)).unwrap_or(0);
+            details.truncate(end);
+            details.push_str("\n… and more");
+        }
         let mut room = DIFF_BUDGET;
         for change in &mut self.changes {
             let length = change.diff.as_ref().map_or(0, String::len);

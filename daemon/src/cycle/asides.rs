@@ -1,10 +1,11 @@
 //! Beside the pipeline: what differs, what drifted while paused, and the end of a stuck transaction.
 
+use super::ending::WENT_DOWN;
 use super::{Engine, Order, Say, Wanted};
 use crate::apply::{self, WithManager};
 use crate::audit::{ChangeRecord, Event, NewRecord};
 use crate::change::{Change, Object, Wake};
-use crate::host::{HostResult, Slot};
+use crate::host::{HostError, HostResult, Slot};
 use crate::journal::{Event as Step, State as Phase};
 use crate::plan::Plan;
 use crate::report::{Progress, Report, Verdict};
@@ -162,8 +163,7 @@ impl Engine {
                 if live == *before {
                     return Ok(());
                 }
-                // A slot of its own: the step's own one may still hold what a person will want to look at.
-                let slot = Slot { transaction: open.id, step: open.plan.steps.len() + step };
+                let slot = self.free_slot(open, step, path)?;
                 let content = match before {
                     Object::File(facts) => super::seeing::stored(&self.state)(&facts.digest)?,
                     _ => Vec::new(),
@@ -177,6 +177,20 @@ impl Engine {
         }
     }
 
+    /// A slot of its own: the step's own one may still hold what a person will want to look at, and so may those of earlier tries.
+    fn free_slot(&self, open: &Open, step: usize, path: &crate::path::ManagedPath) -> HostResult<Slot> {
+        let mut slot = Slot { transaction: open.id, step };
+        loop {
+            slot.step += open.plan.steps.len();
+            // The first try makes the directory that the slot is looked for in.
+            match self.host.waiting(slot, path) {
+                Ok(Object::Absent) | Err(HostError::Io { .. }) => return Ok(slot),
+                Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Early boot: puts files, directories and enablement links of an open transaction back from the store alone; whether
     /// PID 1 has to read its units again.
     ///
@@ -187,7 +201,7 @@ impl Engine {
         if !matches!(open.state, Phase::Acting | Phase::Undoing) {
             return Ok(false);
         }
-        self.state.begin_undo(open.id, "the host went down in the middle of it", None)?;
+        self.state.begin_undo(open.id, WENT_DOWN, None)?;
         crate::failpoint!("undoing");
         let say: Say<'_> = &mut |p| eprintln!("{}", p.text());
         let remains = apply::restore(&open, WithManager::No, &mut self.ground(say));

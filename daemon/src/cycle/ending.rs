@@ -19,6 +19,8 @@ use crate::state::{Generation, Held, Open, State, StateError};
 
 /// Why a transaction is taken back that was neither finished nor found wanting.
 pub(super) const INTERRUPTED: &str = "the daemon was interrupted";
+/// The same, found in early boot.
+pub(super) const WENT_DOWN: &str = "the host went down in the middle of it";
 
 /// The longest pause between two tries of a repair that fails, in looks: an hour with the default `look_interval`.
 const LONGEST_PAUSE: u32 = 12;
@@ -94,7 +96,7 @@ impl Stop {
     /// A failure before anything live was touched: a full disk, a place that rename cannot reach.
     pub(super) fn before_live(error: &ApplyError) -> Self {
         let verdict = if matches!(error, ApplyError::Host(HostError::Unfit(_))) { Verdict::Refused } else { Verdict::Failed };
-        Self::new(verdict, format!("nothing was touched: {error}"))
+        Self::new(verdict, error.to_string())
     }
 }
 
@@ -167,7 +169,8 @@ impl Engine {
         let generation = self.state.live().ok().flatten().map(|g| g.number);
         // A repair that the timer asks for again and again is refused on record once.
         let refusal = Digest::of(stop.reason.as_bytes());
-        let known = matches!(order, Order::Repair { insist: false, .. }) && self.reported_drift.replace(refusal) == Some(refusal);
+        let by_itself = matches!(order, Order::Repair { insist: false, .. }) || order.actor().starts_with("pull:");
+        let known = by_itself && self.reported_drift.replace(refusal) == Some(refusal);
         if !stop.recorded && !known {
             let mut record = pass.record.clone();
             if stop.verdict == Verdict::Stuck {
@@ -239,6 +242,7 @@ impl Engine {
         say: &mut dyn FnMut(Progress),
     ) -> Stop {
         (self.phase)("rolling-back");
+        let reason = plan.secrets.conceal(&reason);
         if !is_told {
             say(Progress::Bad { text: reason.clone() });
         }
@@ -249,8 +253,9 @@ impl Engine {
         let hold = (at_fault && open.plan.intent == Intent::Deploy).then(|| held_now(&open.plan.commit.id, &reason));
         let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
         let undone = apply::undo(&open, &Cause { reason: &reason, hold: hold.as_ref() }, &mut ground);
-        if !matches!(undone, Ok(Undone::Owed(_))) {
-            let restored = self.probe_restored(say);
+        let is_owed = matches!(undone, Ok(Undone::Owed(_)));
+        if !is_owed {
+            let restored = self.probe_restored(&open.plan, say);
             pass.record.probes.extend(restored);
         }
         pass.lap("undo");
@@ -264,11 +269,14 @@ impl Engine {
             Ok(Undone::Stuck(remains)) => stop.stick(&remains.join("\n")),
             Err(error) => stop.stick(&error.to_string()),
         }
-        let mut record = pass.record.clone();
-        record.event = if stop.verdict == Verdict::Stuck { Event::Stuck } else { Event::RolledBack };
-        record.generation = self.state.live().ok().flatten().map(|g| g.number);
-        (record.reason, record.details) = first_line(&stop.reason);
-        self.record(record);
+        // What is owed has not ended: the next start records how it did.
+        if !is_owed {
+            let mut record = pass.record.clone();
+            record.event = if stop.verdict == Verdict::Stuck { Event::Stuck } else { Event::RolledBack };
+            record.generation = self.state.live().ok().flatten().map(|g| g.number);
+            (record.reason, record.details) = first_line(&stop.reason);
+            self.record(record);
+        }
         if open.plan.intent == Intent::Repair {
             self.failing = Some(Failing::after(self.failing, open.plan.digest()));
         }
@@ -276,10 +284,13 @@ impl Engine {
     }
 
     /// Asks the probes of the live generation after a rollback: the push returns only when that is known too.
-    fn probe_restored(&mut self, say: &mut dyn FnMut(Progress)) -> Vec<Probed> {
+    fn probe_restored(&mut self, taken_back: &Plan, say: &mut dyn FnMut(Progress)) -> Vec<Probed> {
         let live = self.state.live().ok().flatten();
         let probes = live.map(|g| g.manifest.probes).unwrap_or_default();
-        let after = |v: &Probed| Probed { text: format!("after the rollback: {}", v.text), ..v.clone() };
+        let after = |v: &Probed| {
+            let text = taken_back.secrets.conceal(&format!("after the rollback: {}", v.text));
+            Probed { text, ..v.clone() }
+        };
         let tell: &mut dyn FnMut(&Probed) = &mut |v| super::tell_probe(&after(v), say);
         let verdicts = probe::run(&*self.host, &probes, tell, &*self.go_on).unwrap_or_default();
         verdicts.iter().map(after).collect()
@@ -296,7 +307,8 @@ impl Engine {
             }
         }
         self.record_lost_outcome()?;
-        let Some(open) = self.state.open_transaction()? else { return Ok(()) };
+        let Some(mut open) = self.state.open_transaction()? else { return Ok(()) };
+        open.plan.secrets = self.secrets_of(&open.plan);
         let say: &mut dyn FnMut(Progress) = &mut |p| tracing::info!("{}", p.text());
         let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
         let undone = match open.state {
@@ -316,7 +328,7 @@ impl Engine {
             Undone::Stuck(remains) => tracing::error!("STUCK: {}", remains.join("; ")),
         }
         self.record_lost_outcome()?;
-        let interrupted = open.state == Phase::Acting || open.reason.is_empty();
+        let interrupted = open.state == Phase::Acting || [INTERRUPTED, WENT_DOWN].contains(&open.reason.as_str());
         if interrupted && open.plan.intent == Intent::Deploy && self.state.count_interruption(&open.plan.commit.id)? > 1 {
             let held = held_now(&open.plan.commit.id, "the daemon was interrupted twice while it was being applied");
             self.state.hold(&held)?;

@@ -42,6 +42,7 @@ fn plan(intent: Intent, commit: &str, claimed: &[Change], released: &[&str]) -> 
         touched: Vec::new(),
         ailing: Vec::new(),
         let_go: Vec::new(),
+        secrets: crate::secrets::Secrets::default(),
         notes: Vec::new(),
     }
 }

@@ -192,7 +192,7 @@ fn attempt(db: &mut Connection, step: &impl Fn(&rusqlite::Transaction<'_>) -> ru
 }
 
 /// A full disk shows in more than one way: SQLite's shared memory and log are files too.
-fn needs_room(error: &rusqlite::Error) -> bool {
+pub(super) fn needs_room(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode as Code;
     matches!(error.sqlite_error_code(), Some(Code::DiskFull | Code::SystemIoFailure | Code::CannotOpen))
 }

@@ -328,13 +328,17 @@ fn a_stuck_transaction_is_ended_by_a_person() {
         rig.live("1");
         let before = rig.picture();
         // Right before the wake somebody edits the file that was just put there, and the reload fails.
-        rig.fake.arm_on("reload", Fault::Edit(|w| w.file("/etc/nginx/conf.d/site.conf", "cannot reload")));
+        rig.fake.arm_on("reload", Fault::Edit(|w| w.file("/etc/nginx/conf.d/site.conf", "cannot reload, cannot start")));
         let report = rig.deploy("2");
         assert_eq!(report.verdict, Verdict::Stuck, "{}", report.text());
         assert!(report.reason.contains("file:/etc/nginx/conf.d/site.conf"), "{}", report.reason);
         let open = rig.engine.state.open_transaction().unwrap().unwrap();
         assert_eq!(open.state, Phase::Stuck);
-        assert_eq!(rig.fake.world().text("/etc/nginx/conf.d/site.conf").as_deref(), Some("cannot reload"), "no edit is lost");
+        assert_eq!(
+            rig.fake.world().text("/etc/nginx/conf.d/site.conf").as_deref(),
+            Some("cannot reload, cannot start"),
+            "no edit is lost"
+        );
 
         let other = rig.engine.resolve("/etc/other", restore, "root", &mut |_| {}).unwrap();
         assert_eq!(other.verdict, Verdict::Refused);
