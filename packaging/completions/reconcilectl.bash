@@ -151,7 +151,7 @@ _reconcilectl() {
                     return 0
                     ;;
                 --outcome)
-                    COMPREPLY=($(compgen -W "intent live refused rolled-back stuck resolved recovered drift-found drift-repaired let-go held retried preview alarm paused resumed key-added key-removed started stopped reloaded" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "intent live refused rolled-back stuck resolved recovered drift-found drift-repaired let-go held retried preview alarm paused resumed started stopped reloaded" -- "${cur}"))
                     return 0
                     ;;
                 --actor)

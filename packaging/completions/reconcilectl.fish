@@ -91,8 +91,6 @@ preview\t''
 alarm\t''
 paused\t''
 resumed\t''
-key-added\t''
-key-removed\t''
 started\t''
 stopped\t''
 reloaded\t''"
