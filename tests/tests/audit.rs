@@ -55,7 +55,10 @@ scenario! {
         assert_eq!(select(host, "--since 1h").len(), all.len());
         assert_eq!(select(host, "--until 1h").len(), 0);
         let at = all[3]["at"].as_str().expect("a time");
-        assert!(select(host, &format!("--since {at}")).len() >= all.len() - 3);
+        let since = select(host, &format!("--since {at}"));
+        assert!(since.len() >= all.len() - 3 && since.iter().all(|r| r["at"].as_str() >= Some(at)), "{at}: {since:?}");
+        assert!(since.len() < all.len(), "{at}: what was before is left out");
+        assert_eq!(select(host, "--since 2099-01-01").len(), 0);
         let _ = host.ctl("audit log --outcome nonsense").fails(2).says("nonsense");
         let _ = host.ctl("audit log --since yesterdayish").fails(2);
 

@@ -74,6 +74,54 @@ scenario! {
 }
 
 scenario! {
+    fn polkit_grants_action_by_action(host: installed) {
+        let _repo = two_generations(host);
+        host.sh("useradd ops").ok();
+        let pause = "pause maintenance";
+        let _ = as_user(host, "ops", pause).fails(4);
+        let rule = "polkit.addRule(function(action, subject) { if (action.id == 'org.reconciled1.pause' && subject.user == 'ops') return polkit.Result.YES; });";
+        host.write("/etc/polkit-1/rules.d/10-ops.rules", rule);
+        host.sh("chown -R root:polkitd /etc/polkit-1/rules.d; chmod 750 /etc/polkit-1/rules.d; systemctl restart polkit").ok();
+        as_user(host, "ops", pause).ok();
+        let log = host.ctl("audit log --json --outcome paused").ok();
+        assert!(log.lines().count() == 1 && log.contains("\"actor\":\"ops\""), "{log}");
+        for verb in ["rollback 1", "sync", "retry", "status"] {
+            let _ = as_user(host, "ops", verb).fails(4);
+        }
+        as_user(host, "ops", "resume").ok();
+        // Nobody to ask is a no.
+        host.exec("systemctl mask --now polkit").ok();
+        let _ = as_user(host, "ops", pause).fails(4);
+        host.ctl("status").ok();
+    }
+}
+
+scenario! {
+    fn settings_are_read_in_order_and_mistakes_change_nothing(host: installed) {
+        host.write("/usr/lib/reconciled/reconciled.toml", "look_interval = \"1h\"\n");
+        host.write("/usr/lib/reconciled/reconciled.d/10.toml", "[[remote]]\nname = \"forge\"\nurl = \"/srv/one.git\"\ninterval = \"1h\"\n");
+        host.write("/etc/reconciled/reconciled.d/20.toml", "[[remote]]\nname = \"forge\"\nurl = \"/srv/two.git\"\ninterval = \"1h\"\n");
+        host.ctl("validate --settings").ok();
+        host.ctl("init").ok();
+        host.exec("systemctl reload reconciled").ok();
+        host.wait_until("the later of two remotes is asked", || {
+            host.status()["remotes"]["forge"]["error"].as_str().is_some_and(|error| error.contains("/srv/two.git"))
+        });
+        for (text, words) in [
+            ("look_interval = 5\n", "look_interval"),
+            ("[[remote]]\nurl = \"http://git.example/x.git\"\n", "https://"),
+            ("[[remote]]\nurl = \"/a\"\n[[remote]]\nurl = \"/b\"\n", "of its own"),
+        ] {
+            host.write("/etc/reconciled/reconciled.d/30.toml", text);
+            let _ = host.ctl("validate --settings").fails(2).says("/etc/reconciled/reconciled.d/30.toml").says(words);
+            let _ = host.exec("systemctl reload reconciled");
+            host.wait_until("it is said in the journal", || host.exec("journalctl -u reconciled -o cat").stdout.contains("settings stay as they are"));
+            assert!(host.status()["remotes"]["forge"].is_object(), "the daemon goes on with what it has");
+        }
+    }
+}
+
+scenario! {
     fn status_has_the_words_of_the_design(host: installed) {
         let status = host.status();
         for key in ["live", "desired", "generation", "held"] {

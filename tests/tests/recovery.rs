@@ -152,6 +152,27 @@ scenario! {
 }
 
 scenario! {
+    fn i09_a_reboot_in_the_middle_takes_back_and_blames_nobody(host: with_failpoints) {
+        let repo = at_generation_one(host);
+        let base = repo.head();
+        for point in ["recorded 1", "guarded 1", "woken 1"] {
+            repo.git(&["reset", "-q", "--hard", &base]).ok();
+            host.order(&[&format!("{point} stop")]);
+            let push = start_two(&repo);
+            wait_until_stopped(host);
+            // systemd wakes what is stopped and tells it to end: it goes on in a host that takes no jobs any more.
+            host.reboot();
+            push.kill();
+            wait_until_up(host);
+            is_at_generation_one(host, &repo, point);
+            assert!(host.status()["held"].is_null(), "{point}: {}", host.status());
+        }
+        repo.git(&["reset", "-q", "--hard", &base]).ok();
+        start_two(&repo).wait().assert_live();
+    }
+}
+
+scenario! {
     fn i07_an_edit_between_look_and_write_stops_the_transaction(host: with_failpoints) {
         let repo = at_generation_one(host);
         host.order(&["recorded 1 stop"]);

@@ -364,6 +364,82 @@ scenario! {
         repo.commit_and_push().assert_live();
         assert_eq!(ask("/run/echo2"), "three");
         assert!(prop(host, "echo.socket", "Listen").contains("/run/echo2"));
+
+        // A socket that cannot listen is taken back together with the service that it had to stop.
+        repo.write("files/etc/systemd/system/echo.socket", socket("/proc/echo"));
+        let push = repo.commit_and_push();
+        push.assert_refused("echo.socket").says("rolled back to generation 3");
+        assert_eq!(state(host, "echo.service"), "active static");
+        assert_eq!(ask("/run/echo2"), "three");
+
+        // What starts others is started before them, and stopped before them.
+        repo.write("reconciled.toml", "units = [\"echo.socket\"]\n[[unit]]\nname = \"echo.service\"\nactive = true\n");
+        repo.write("files/etc/systemd/system/echo.socket", socket("/run/echo3"));
+        host.exec("systemctl stop echo.socket echo.service").ok();
+        repo.commit_and_push().assert_live();
+        assert_eq!(ask("/run/echo3"), "three");
+        repo.write("reconciled.toml", "allow_empty = true\n");
+        repo.remove("files/etc/systemd/system/echo.socket").remove("files/etc/systemd/system/echo.service");
+        repo.commit_and_push().assert_live();
+        assert_no_trace(host, "echo.socket");
+        assert_no_trace(host, "echo.service");
+    }
+}
+
+scenario! {
+    fn a_restart_is_judged_whatever_else_the_push_does(host: installed) {
+        host.write("/usr/lib/systemd/system/vendor.service", service("ExecStart=/bin/sleep infinity"));
+        host.sh("systemctl daemon-reload; systemctl start vendor").ok();
+        let repo = host.clone_repo();
+        repo.write("reconciled.toml", "[[unit]]\nname = \"shop.service\"\nactive = true\n");
+        repo.write("files/etc/systemd/system/shop.service", marked("shop", "one"));
+        repo.commit_and_push().assert_live();
+        // Enabled by the same push that makes it crash.
+        repo.write("reconciled.toml", "[[unit]]\nname = \"shop.service\"\nenabled = true\n");
+        repo.write("files/etc/systemd/system/shop.service", service("ExecStart=/bin/sh -c 'sleep 0.1; exit 3'"));
+        repo.commit_and_push().assert_refused("shop.service did not stay up");
+        assert_eq!((state(host, "shop.service"), host.read("/run/shop")), ("active disabled".into(), "one\n".into()));
+        // A drop-in that ends a service which no table names.
+        repo.write("reconciled.toml", "").write("files/etc/systemd/system/shop.service", marked("shop", "one"));
+        repo.write("files/etc/systemd/system/vendor.service.d/x.conf", "[Service]\nExecStart=\nExecStart=/bin/true\n");
+        repo.commit_and_push().assert_refused("vendor.service did not stay up");
+        assert_eq!(prop(host, "vendor.service", "ActiveState"), "active");
+    }
+}
+
+scenario! {
+    fn what_a_unit_cannot_do_is_known_or_made_up_for(host: installed) {
+        let repo = host.clone_repo();
+        let table = "[[unit]]\nname = \"shop.service\"\nactive = true\nwatch = [\"/etc/shop/*\"]\non_change = \"reload\"\n";
+        repo.write("reconciled.toml", table).write("files/etc/shop/a", "1\n").write("files/etc/shop/deep/b", "1\n");
+        repo.write("files/etc/systemd/system/shop.service", marked("shop", "one"));
+        repo.commit_and_push().assert_live();
+        let first = process(host, "shop.service");
+        // It has no ExecReload=: a restart does what a reload would.
+        repo.write("files/etc/shop/a", "2\n");
+        repo.commit_and_push().assert_live();
+        let second = process(host, "shop.service");
+        assert!(second.1 > first.1, "{first:?} → {second:?}");
+        // A star stays within its directory.
+        repo.write("files/etc/shop/deep/b", "2\n");
+        repo.commit_and_push().assert_live();
+        assert_eq!(process(host, "shop.service"), second);
+        // A file that goes while its table stays is a contradiction, not an outage.
+        repo.remove("files/etc/systemd/system/shop.service");
+        repo.commit_and_push().assert_refused("there is no unit shop.service");
+        assert_eq!(process(host, "shop.service"), second);
+        // A service that systemd is about to start again is left to it; a link that was removed by hand is seen.
+        host.write("/etc/systemd/system/late.service", service("ExecStart=/bin/sh -c 'test -e /run/ready && exec sleep infinity'\nRestart=always\nRestartSec=2"));
+        host.write("/run/ready", "");
+        host.sh("systemctl daemon-reload; systemctl start late").ok();
+        repo.write("files/etc/systemd/system/shop.service", marked("shop", "one"));
+        repo.write("reconciled.toml", format!("units = [\"late.service\"]\n{table}"));
+        repo.commit_and_push().assert_live();
+        host.sh("rm /run/ready /etc/systemd/system/multi-user.target.wants/late.service; systemctl kill late").ok();
+        host.wait_until("it waits for its restart", || prop(host, "late.service", "SubState") == "auto-restart");
+        host.ctl("sync").ok();
+        host.write("/run/ready", "");
+        host.wait_until("systemd has started it", || state(host, "late.service") == "active enabled");
     }
 }
 
