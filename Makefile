@@ -6,10 +6,10 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/target/tools/bin:$(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 PROFILE ?= release
 # Hosts that run side by side: a few more than cores, since most of their time is waiting.
-THREADS ?= 3
+THREADS ?= 4
 SCENARIO ?=
-# Scenario files that `make test` runs; SUITES='*' for all there are.
-SUITES ?= harness unit_files push
+# Scenario files that `make test` runs: all there are, or some by name.
+SUITES ?= *
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TESTED := $(TARGET)/tested-deb
 # The same with points at which the crash tests kill it.
