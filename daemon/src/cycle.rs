@@ -5,6 +5,7 @@ mod asides;
 mod ending;
 mod seeing;
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::apply::{self, Ground};
@@ -117,6 +118,8 @@ pub struct Engine {
     pub failing: Option<Failing>,
     /// The drift that was reported last, so that it is not reported again.
     pub reported_drift: Option<Digest>,
+    /// What was refused last of those who ask by themselves, by actor, so that it is not recorded again.
+    pub refused: BTreeMap<String, Digest>,
     /// Told at each change of phase, for the status.
     pub phase: Box<dyn Fn(&'static str)>,
 }

@@ -303,6 +303,7 @@ impl Start {
             go_on: Box::new(move || !give_up.load(Ordering::Acquire)),
             failing: None,
             reported_drift: None,
+            refused: BTreeMap::new(),
             phase: Box::new(move |phase| {
                 publish.send_modify(|p: &mut Published| phase.clone_into(&mut p.status.phase));
             }),
@@ -369,6 +370,7 @@ pub fn recover() -> ExitCode {
             go_on: Box::new(|| true),
             failing: None,
             reported_drift: None,
+            refused: BTreeMap::new(),
             phase: Box::new(|_| {}),
         };
         engine.restore_at_boot().map_err(|e| e.to_string())

@@ -176,7 +176,7 @@ pub struct Process {
 /// What a transient unit of ours may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sandbox {
-    /// No root, nothing writable, no network but Unix sockets: parsers of foreign bytes. As this user.
+    /// No root, no socket at all; what it may read and write it takes from itself: parsers of foreign bytes. As this user.
     Parser {
         /// Whose identity.
         user: String,

@@ -176,10 +176,10 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
     steps.extend(wanted_units);
     steps.extend(unit_releases.into_iter().filter(|s| !is_stop(&s.change)));
     dedup_targets(&mut steps);
-    steps.retain(|step| !step.change.is_noop());
     if intent == Intent::Repair {
-        steps.retain(|step| !is_in_good_hands(&step.change, &units));
+        steps.iter_mut().for_each(|step| leave_in_good_hands(step, &units));
     }
+    steps.retain(|step| !step.change.is_noop());
     let paths: Vec<&ManagedPath> = steps.iter().filter_map(|s| entry_path(&s.change)).collect();
     let judged: Vec<String> = changed_units(&steps).iter().map(|u| units::verifiable(u)).collect();
     let calls = guards.calls(&paths, &judged);
@@ -255,11 +255,14 @@ fn is_trigger_step(step: &Step) -> bool {
     matches!(&step.change, Change::Unit { unit, .. } if units::is_trigger(unit))
 }
 
-/// A service that waits for its next automatic restart: to heal it would be to take that from it when it fails once more.
-fn is_in_good_hands(change: &Change, units: &BTreeMap<String, UnitSeen>) -> bool {
-    let Change::Unit { unit, before, after } = change else { return false };
-    let others_hold = (crate::change::UnitFacts { active: None, ..after.clone() }).holds_in(before);
-    after.active == Some(true) && others_hold && units.get(unit).is_some_and(|seen| seen.sub == "auto-restart")
+/// A service that waits for its next automatic restart is not started: when that failed once more, the undo would take even
+/// this restart from it.
+fn leave_in_good_hands(step: &mut Step, units: &BTreeMap<String, UnitSeen>) {
+    let Change::Unit { unit, before, after } = &mut step.change else { return };
+    if after.active == Some(true) && units.get(unit).is_some_and(|seen| seen.sub == "auto-restart") {
+        (before.active, after.active) = (None, None);
+        step.reason = step.reason.trim_end_matches(", start").to_owned();
+    }
 }
 
 /// A start of what is not there, or of what this plan takes away, would fail half-way through: better said before anything

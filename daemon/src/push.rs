@@ -15,7 +15,7 @@ use crate::client::{self, Followed};
 use crate::report::Verdict;
 use crate::source::{Budget, MAIN, REPOSITORY};
 use crate::worker::sandbox::confine;
-use crate::worker::source::check;
+use crate::worker::source::{SYSTEM_SETTINGS, check};
 use pktline::Packets;
 
 /// Who pushes: set by the forced command, seen by the hooks.
@@ -47,7 +47,8 @@ pub fn serve(arguments: &[String]) -> ExitCode {
         .filter(|p| p.len() < 64 && p.bytes().all(|b| b.is_ascii_alphanumeric() || b"=:-".contains(&b)));
     git.env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .env("HOME", "/var/lib/reconciled")
+        // The account's own settings are for fetching.
+        .env("HOME", "/nonexistent")
         .env("LC_ALL", "C.UTF-8")
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
@@ -106,7 +107,7 @@ pub fn pre_receive() -> ExitCode {
 
 fn check_all(input: &str) -> Result<(), String> {
     limit_ourselves();
-    confine(&[REPOSITORY], &[])?;
+    confine(&[REPOSITORY, SYSTEM_SETTINGS], &[])?;
     let repository = Repository::open_bare(REPOSITORY).map_err(|e| e.message().to_owned())?;
     if let Ok(quarantine) = std::env::var("GIT_OBJECT_DIRECTORY") {
         let odb = repository.odb().map_err(|e| e.message().to_owned())?;

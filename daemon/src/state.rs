@@ -431,6 +431,8 @@ pub enum Setting {
     Unrecorded,
     /// The accepted tip of each remote in pull mode (JSON).
     Pins,
+    /// The last alarm about each remote (JSON).
+    Alarms,
 }
 
 impl Setting {
@@ -441,6 +443,7 @@ impl Setting {
             Self::AuditHead => "audit-head",
             Self::Unrecorded => "unrecorded",
             Self::Pins => "pins",
+            Self::Alarms => "alarms",
         }
     }
 }

@@ -129,7 +129,7 @@ impl Worker {
             let report = self.perform(&ticket);
             let _ = self.engine.state.reserve().refill();
             // A timer that found nothing to do is no news.
-            let news = report.verdict != Verdict::NothingToDo && !matches!(ticket.task, Task::Poll { .. });
+            let news = report.verdict != Verdict::NothingToDo;
             self.publish(news.then(|| report.text()));
             self.desk.finish(&ticket, report);
         }
@@ -268,7 +268,7 @@ impl Worker {
             let mut report = self.poll(&name, say)?;
             if !report.verdict.is_good() {
                 report.reason = format!("remote {name}: {}", report.reason);
-                say(Progress::Bad { text: report.text() });
+                say(Progress::Line { text: report.text() });
                 worst.get_or_insert(report);
             }
         }
@@ -289,51 +289,65 @@ impl Worker {
                 return Ok(Report::short(Verdict::Failed, &error.to_string()));
             }
         };
-        let base = match self.pin(name)? {
-            Some(pin) => Some(pin),
-            None => self.engine.state.live()?.map(|g| g.commit.id).filter(|id| !id.is_empty()),
-        };
-        let relation = match &base {
-            None => Relation::Ahead,
-            Some(base) => match source::compare(&*self.engine.host, base, &tip) {
-                Ok(relation) => relation,
+        if let Some(pin) = self.pin(name)? {
+            match source::compare(&*self.engine.host, &pin, &tip) {
+                Ok(Relation::Behind) => return self.alarm(name, &tip, &pin, "went back"),
+                Ok(Relation::Diverged) => return self.alarm(name, &tip, &pin, "was rewritten"),
+                Ok(Relation::Same | Relation::Ahead) => {}
+                Err(error) => return Ok(Report::short(Verdict::Failed, &error.to_string())),
+            }
+        }
+        let live = self.engine.state.live()?.map(|g| g.commit.id).filter(|id| !id.is_empty());
+        if live.as_deref() == Some(&tip) {
+            self.set_pin(name, &tip)?;
+        }
+        // One that lags behind the host has nothing to say yet: somebody else was quicker.
+        let lags = match &live {
+            None => false,
+            Some(live) => match source::compare(&*self.engine.host, live, &tip) {
+                Ok(relation) => matches!(relation, Relation::Same | Relation::Behind),
                 Err(error) => return Ok(Report::short(Verdict::Failed, &error.to_string())),
             },
         };
-        if matches!(relation, Relation::Behind | Relation::Diverged) {
-            return Ok(self.alarm(name, &tip, base.as_deref().unwrap_or_default(), relation));
-        }
-        self.note_remote(name, Some(tip.clone()), None);
-        let live = self.engine.state.live()?.map(|g| g.commit.id);
-        if live.as_deref() == Some(&tip) || relation == Relation::Same || self.engine.state.held(&tip)?.is_some() {
+        if lags {
+            self.note_remote(name, Some(tip), None);
             return Ok(Report::short(Verdict::NothingToDo, ""));
         }
+        if let Some(held) = self.engine.state.held(&tip)? {
+            let why = format!("{} is held: {}", &tip[..12.min(tip.len())], held.reason.lines().next().unwrap_or_default());
+            self.note_remote(name, Some(tip), Some(why.clone()));
+            return Ok(Report::short(Verdict::Refused, &why));
+        }
+        self.note_remote(name, Some(tip.clone()), None);
         let order = Order::Deploy { commit: tip.clone(), actor: format!("pull:{name}"), right: Right::Deploy };
         let report = self.order(&order, say)?;
         if report.verdict == Verdict::Live {
             // Only what has passed everything may be what later tips have to build on.
             self.set_pin(name, &tip)?;
+        } else if !report.verdict.is_good() {
+            self.note_remote(name, Some(tip), Some(report.reason.lines().next().unwrap_or_default().to_owned()));
         }
         Ok(report)
     }
 
     /// A remote whose history went back or was rewritten: said once, and never followed.
-    fn alarm(&mut self, name: &str, tip: &str, pin: &str, relation: Relation) -> Report {
-        let what = if relation == Relation::Behind { "went back" } else { "was rewritten" };
+    fn alarm(&mut self, name: &str, tip: &str, pin: &str, what: &str) -> StateResult<Report> {
         let short = |id: &str| id[..12.min(id.len())].to_owned();
         let why = format!("the history of remote {name} {what}: {} does not build on {}", short(tip), short(pin));
-        if self.note_remote(name, Some(tip.to_owned()), Some(why.clone())) {
+        self.note_remote(name, Some(tip.to_owned()), Some(why.clone()));
+        if self.named(Setting::Alarms)?.get(name) != Some(&why) {
+            self.set_named(Setting::Alarms, name, &why)?;
             tracing::error!("ALARM: {why}");
             let mut record = NewRecord::new(Event::Alarm, &format!("pull:{name}"));
             record.commit = Some(tip.to_owned());
             record.reason = Some(why.clone());
             self.engine.record(record);
         }
-        Report::short(Verdict::Refused, &why)
+        Ok(Report::short(Verdict::Refused, &why))
     }
 
-    /// Notes how a remote answered; whether that is news.
-    fn note_remote(&mut self, name: &str, tip: Option<String>, error: Option<String>) -> bool {
+    /// Notes how a remote answered.
+    fn note_remote(&mut self, name: &str, tip: Option<String>, error: Option<String>) {
         let status = self.remotes.entry(name.to_owned()).or_default();
         let news = status.error != error || tip.as_ref().is_some_and(|tip| status.tip.as_ref() != Some(tip));
         if let Some(error) = error.as_ref().filter(|_| news && tip.is_none()) {
@@ -344,24 +358,28 @@ impl Worker {
             status.tip = tip;
         }
         status.error = error;
-        news
-    }
-
-    fn pins(&self) -> StateResult<BTreeMap<String, String>> {
-        Ok(self.engine.state.setting(Setting::Pins)?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
     }
 
     fn pin(&self, name: &str) -> StateResult<Option<String>> {
-        Ok(self.pins()?.remove(name))
+        Ok(self.named(Setting::Pins)?.remove(name))
     }
 
     fn set_pin(&mut self, name: &str, tip: &str) -> StateResult<()> {
-        let mut pins = self.pins()?;
-        if pins.insert(name.to_owned(), tip.to_owned()).as_deref() == Some(tip) {
+        self.set_named(Setting::Pins, name, tip)
+    }
+
+    /// What is kept of each remote under a setting.
+    fn named(&self, setting: Setting) -> StateResult<BTreeMap<String, String>> {
+        Ok(self.engine.state.setting(setting)?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+    }
+
+    fn set_named(&mut self, setting: Setting, name: &str, value: &str) -> StateResult<()> {
+        let mut all = self.named(setting)?;
+        if all.insert(name.to_owned(), value.to_owned()).as_deref() == Some(value) {
             return Ok(());
         }
-        let text = serde_json::to_string(&pins).unwrap_or_default();
-        self.engine.state.set_setting(Setting::Pins, Some(&text))
+        let text = serde_json::to_string(&all).unwrap_or_default();
+        self.engine.state.set_setting(setting, Some(&text))
     }
 
     fn pause(&mut self, actor: &str, reason: &str) -> StateResult<Report> {

@@ -167,11 +167,7 @@ impl Engine {
     /// Records a stop and holds the revision where it is at fault.
     pub(super) fn stopped(&mut self, order: &Order, stop: Stop, pass: &Pass) -> Report {
         let generation = self.state.live().ok().flatten().map(|g| g.number);
-        // A repair that the timer asks for again and again is refused on record once.
-        let refusal = Digest::of(stop.reason.as_bytes());
-        let by_itself = matches!(order, Order::Repair { insist: false, .. }) || order.actor().starts_with("pull:");
-        let known = by_itself && self.reported_drift.replace(refusal) == Some(refusal);
-        if !stop.recorded && !known {
+        if !stop.recorded && !self.is_known_refusal(order, &stop) {
             let mut record = pass.record.clone();
             if stop.verdict == Verdict::Stuck {
                 record.event = Event::Stuck;
@@ -189,6 +185,15 @@ impl Engine {
         }
         let commit = order.commit().map(str::to_owned);
         Report { verdict: stop.verdict, commit, generation, reason: stop.reason, stages: Vec::new(), audit_head: None }
+    }
+
+    /// What a timer asks for again and again is refused on record once.
+    fn is_known_refusal(&mut self, order: &Order, stop: &Stop) -> bool {
+        if !matches!(order, Order::Repair { insist: false, .. }) && !order.actor().starts_with("pull:") {
+            return false;
+        }
+        let refusal = Digest::of(format!("{:?} {}", order.commit(), stop.reason).as_bytes());
+        self.refused.insert(order.actor().to_owned(), refusal) == Some(refusal)
     }
 
     /// Refuses an order before its pass begins, on record: while paused, while stuck.

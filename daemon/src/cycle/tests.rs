@@ -5,6 +5,7 @@ mod orders;
 mod rehearsals;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -196,6 +197,7 @@ fn engine(fake: &Fake, dir: &Path, go_on: &Rc<Cell<bool>>) -> Engine {
         go_on: Box::new(move || go_on.get()),
         failing: None,
         reported_drift: None,
+        refused: BTreeMap::new(),
         phase: Box::new(|_| {}),
     }
 }

@@ -172,7 +172,7 @@ fn a_held_tip_is_not_pulled_again() {
     assert_eq!(perform(&mut worker, poll()).verdict, Verdict::RolledBack);
     let calls = fake.calls();
     for _ in 0..3 {
-        assert_eq!(perform(&mut worker, poll()).verdict, Verdict::NothingToDo);
+        assert_eq!(perform(&mut worker, poll()).verdict, Verdict::Refused);
     }
     assert!(!fake.world().log[calls..].iter().any(|c| c.starts_with("stage")), "no loop on the same revision");
     fake.world().remote = Some(id("3"));

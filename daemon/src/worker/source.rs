@@ -16,6 +16,9 @@ const REGULAR: [i32; 2] = [0o100_644, 0o100_755];
 const LINK: i32 = 0o120_000;
 const TREE: i32 = 0o040_000;
 
+/// libgit2 reads it where there is one, and opens no repository when it may not.
+pub(crate) const SYSTEM_SETTINGS: &str = "/etc/gitconfig";
+
 /// Runs the worker: one request on standard input, the answer on standard output.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -34,8 +37,8 @@ pub fn main() -> ExitCode {
 fn answer(input: &str) -> Result<Vec<u8>, String> {
     let request: Request = serde_json::from_str(input).map_err(|e| format!("request: {e}"))?;
     match request {
-        Request::Publish { .. } => confine(&[], &[REPOSITORY])?,
-        _ => confine(&[REPOSITORY], &[])?,
+        Request::Publish { .. } => confine(&[SYSTEM_SETTINGS], &[REPOSITORY])?,
+        _ => confine(&[REPOSITORY, SYSTEM_SETTINGS], &[])?,
     }
     let repository = open(Path::new(REPOSITORY))?;
     match request {

@@ -142,6 +142,8 @@ fn sandbox(kind: &Sandbox) -> Vec<(&'static str, Variant<'static>)> {
             // No sockets at all: not even the bus, which takes this user for the git hook.
             set.extend(confined(0, &[]));
             set.push(("PrivateNetwork", true.into()));
+            // The account's own settings are for fetching; a parser needs none.
+            set.push(("Environment", Variant::from(vec!["HOME=/nonexistent".to_owned()])));
             set
         }
         Sandbox::Git { user: name } => {
@@ -157,6 +159,9 @@ const CAP_DAC_OVERRIDE: u64 = 1 << 1;
 const CAP_DAC_READ_SEARCH: u64 = 1 << 2;
 /// Mount and process namespaces (`CLONE_NEWNS | CLONE_NEWPID`, clone(2)).
 const CLONE_NEWNS_AND_PID: u64 = 0x0002_0000 | 0x2000_0000;
+
+/// With these a worker confines itself (landlock(7)).
+const LANDLOCK: [&str; 3] = ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"];
 
 /// git never asks a person, and ssh neither: a host key that has changed is an error, not a question.
 fn git_environment() -> Vec<String> {
@@ -182,7 +187,11 @@ fn confined(capabilities: u64, families: &[&str]) -> Vec<(&'static str, Variant<
         ("RestrictAddressFamilies", Variant::from((true, families))),
         ("MemoryMax", (1_u64 << 30).into()),
         ("TasksMax", 64_u64.into()),
-        ("SystemCallFilter", Variant::from((true, vec!["@system-service".to_owned()]))),
+        // systemd 252 does not count Landlock among the services' calls (systemd.exec(5)).
+        (
+            "SystemCallFilter",
+            Variant::from((true, ["@system-service"].into_iter().chain(LANDLOCK).map(str::to_owned).collect::<Vec<_>>())),
+        ),
         ("SystemCallErrorNumber", 1_i32.into()),
         ("OOMScoreAdjust", 500_i32.into()),
         ("UMask", 0o077_u32.into()),
