@@ -173,6 +173,8 @@ pub fn guards() -> Result<Guards, String> {
         for file in toml_files(&dir)? {
             let text = fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
             let guard: Guard = toml::from_str(&text).map_err(|e| format!("{}: {e}", file.display()))?;
+            // Each by itself first: the message then names its file.
+            Guards::new(vec![guard.clone()]).map_err(|why| format!("{}: {why}", file.display()))?;
             guards.push(guard);
         }
     }

@@ -101,6 +101,10 @@ pub struct GuardCall {
     pub known: Vec<String>,
 }
 
+/// Capabilities that a guard may ask for; others would undo the rehearsal's privacy (capabilities(7)).
+pub const CAPABILITIES: [&str; 7] =
+    ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETGID", "CAP_SETUID", "CAP_NET_BIND_SERVICE"];
+
 /// What a guard said of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Judgement {
@@ -176,6 +180,9 @@ impl Guards {
         for guard in guards {
             if guard.check.first().is_none_or(|program| !program.starts_with('/')) {
                 return Err(format!("guard {}: `check` needs a program with its absolute path", guard.name));
+            }
+            if let Some(odd) = guard.capabilities.iter().find(|name| !CAPABILITIES.contains(&name.as_str())) {
+                return Err(format!("guard {}: `{odd}` cannot be had; one of {}", guard.name, CAPABILITIES.join(", ")));
             }
             let mut set = GlobSetBuilder::new();
             for glob in &guard.globs {

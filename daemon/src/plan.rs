@@ -12,12 +12,15 @@ use crate::change::{Change, Object, Wake};
 use crate::digest::Digest;
 use crate::guard::{GuardCall, Guards};
 use crate::host::UnitSeen;
-use crate::kind::{Claim, Phase};
+use crate::kind::{Claim, Phase, Spec as _, UnitSpec};
 use crate::manifest::Manifest;
 use crate::path::ManagedPath;
 use crate::secrets::Secrets;
 use crate::source::Commit;
 use crate::units::{self, UnitFile};
+
+/// The resource of a step that no declaration asked for: what left the repository, and what stops because its file goes.
+pub(crate) const GONE: &str = "gone";
 
 /// Why a plan is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +39,7 @@ pub enum Intent {
 /// One step of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// The resource that asked for it: `file:/etc/x`; for what left the repository the ledger's `gone`.
+    /// The resource that asked for it: `file:/etc/x`; or [`GONE`].
     pub resource: String,
     /// Why, in a few words.
     pub reason: String,
@@ -135,7 +138,7 @@ pub enum PlanError {
 /// Makes the plan.
 ///
 /// # Errors
-/// When two claims contradict each other.
+/// When two claims contradict each other, or a unit is to run that nothing brings.
 pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
     let Material { intent, actor, commit, manifest, mut claims, releases, released, let_go, units, uncovering, guards } =
         material;
@@ -167,7 +170,7 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
         }
     }
     wanted_units.sort_by_key(|step| !is_trigger_step(step));
-    let gone = |claim: Claim| Step { resource: "gone".to_owned(), reason: claim.reason, change: claim.change };
+    let gone = |claim: Claim| Step { resource: GONE.to_owned(), reason: claim.reason, change: claim.change };
     let (unit_releases, file_releases): (Vec<_>, Vec<_>) =
         releases.into_iter().map(gone).partition(|step| matches!(step.change, Change::Unit { .. }));
     let mut steps = stops(&unit_releases, file_releases.iter().chain(&files), &units, &uncovering);
@@ -233,7 +236,7 @@ pub fn concerned_units<'a>(changes: impl Iterator<Item = &'a Change>, manifest: 
         names.extend(guards.of(path).filter_map(|g| g.wake.as_ref()).map(|w| w.unit.clone()));
     }
     if any {
-        names.extend(manifest.resources.iter().filter(|r| r.kind == "unit").map(|r| r.name.clone()));
+        names.extend(manifest.resources.iter().filter(|r| r.kind == UnitSpec::KIND).map(|r| r.name.clone()));
     }
     names
 }
@@ -292,7 +295,7 @@ fn refuse_missing_units(
         let missing = goes || units.get(unit).is_some_and(|seen| seen.load == "not-found");
         let comes = made.contains(unit) || units::template_of(unit).is_some_and(|template| made.contains(&template));
         if wanted_up && missing && !comes {
-            let declared = manifest.resources.iter().find(|r| r.kind == "unit" && r.name == *unit);
+            let declared = manifest.resources.iter().find(|r| r.kind == UnitSpec::KIND && r.name == *unit);
             let origin = declared.map_or_else(|| step.resource.clone(), |r| r.origin.to_string());
             return Err(PlanError::NoUnit { origin, unit: unit.clone() });
         }
@@ -320,7 +323,7 @@ fn stops<'a>(
             let before = after.managed_part_of(&seen.facts_towards(&after));
             steps.retain(|s| s.change.target() != format!("unit:{unit}"));
             let (unit, reason) = (unit.clone(), "its file goes".to_owned());
-            steps.push(Step { resource: "gone".to_owned(), reason, change: Change::Unit { unit, before, after } });
+            steps.push(Step { resource: GONE.to_owned(), reason, change: Change::Unit { unit, before, after } });
         }
     }
     steps.sort_by_key(|step| !is_trigger_step(step));
@@ -385,7 +388,7 @@ fn touched(steps: &[Step], wakes: &[Wake]) -> Vec<String> {
 }
 
 impl Plan {
-    /// Nothing to change, nothing to give up, nothing newly claimed.
+    /// Nothing to change and nothing to wake; the ledger may change all the same.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty() && self.wakes.is_empty()
@@ -399,14 +402,6 @@ impl Plan {
         let guards: Vec<_> = self.guards.iter().map(|guard| (&guard.name, &guard.argv)).collect();
         let body = serde_json::to_vec(&(&self.commit.id, &steps, &self.wakes, &guards)).unwrap_or_default();
         Digest::of(&body)
-    }
-
-    /// Digests of the contents that going forward needs.
-    pub fn needed_contents(&self) -> impl Iterator<Item = (usize, &ManagedPath, Digest)> {
-        self.steps.iter().enumerate().filter_map(|(i, step)| match &step.change {
-            Change::Entry { path, after: Object::File(facts), .. } => Some((i, path, facts.digest)),
-            _ => None,
-        })
     }
 
     /// Whether a unit is started or restarted, so that it has to settle.

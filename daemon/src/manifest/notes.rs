@@ -7,15 +7,10 @@ use serde_json::Value;
 use super::Manifest;
 use super::tree::{Entry, Tree};
 use crate::kind::{FileSpec, Spec as _, UnitSpec};
-use crate::path::escape;
+use crate::path::{ManagedPath, escape};
 use crate::source::{Snapshot, SourceEntry};
+use crate::units::{self, UnitFile};
 
-/// Where an administrator's unit files live.
-const UNIT_FOLDER: &str = "/etc/systemd/system/";
-/// Unit files that are started by what names them, or by their own install section.
-const UNIT_ENDINGS: [&str; 6] = [".service", ".socket", ".timer", ".path", ".mount", ".target"];
-/// Units that start the service of the same name.
-const TRIGGERS: [&str; 3] = [".socket", ".timer", ".path"];
 /// Folders of the language that are planned.
 const PLANNED: [&str; 3] = ["roles", "hosts", "secrets"];
 /// Longest text that might be a link.
@@ -38,7 +33,7 @@ pub(super) fn all(snapshot: &Snapshot, tree: &Tree<'_>, manifest: &Manifest) -> 
         let (SourceEntry::File { content, .. }, Some(spec)) = (entry, files.get(path.as_str())) else { continue };
         let shown = escape(source);
         if let Some(unit) = unnamed_unit(path, &names) {
-            notes.push(format!("{shown}: no [[unit]] names {}: it is neither enabled nor started", escape(unit)));
+            notes.push(format!("{shown}: no [[unit]] names {}: it is neither enabled nor started", escape(&unit)));
         }
         notes.extend(suspicion(path, content, spec).map(|what| format!("{shown}: {what}")));
     }
@@ -57,15 +52,13 @@ fn named<'m>(manifest: &'m Manifest, kind: &str) -> BTreeMap<&'m str, &'m Value>
 }
 
 /// The name of a unit file that nothing declared starts.
-fn unnamed_unit<'p>(path: &'p str, names: &BTreeMap<&str, &Value>) -> Option<&'p str> {
-    let unit = path.strip_prefix(UNIT_FOLDER).filter(|u| !u.contains('/'))?;
-    let (stem, ending) = UNIT_ENDINGS.iter().find_map(|ending| unit.strip_suffix(ending).map(|stem| (stem, *ending)))?;
-    let named = if stem.ends_with('@') {
-        names.keys().any(|name| name.starts_with(stem) && name.ends_with(ending))
-    } else {
-        names.contains_key(unit) || TRIGGERS.iter().any(|trigger| names.contains_key(format!("{stem}{trigger}").as_str()))
-    };
-    (!named).then_some(unit)
+fn unnamed_unit(path: &str, names: &BTreeMap<&str, &Value>) -> Option<String> {
+    let Some(UnitFile::Fragment(unit)) = ManagedPath::new(path).ok().and_then(|path| units::of_path(&path)) else { return None };
+    let (stem, _) = unit.rsplit_once('.')?;
+    let starts_it = |name: &&str| units::is_trigger(name) && name.rsplit_once('.').is_some_and(|(trigger, _)| trigger == stem);
+    let is_it =
+        |name: &&str| **name == unit || units::template_of(name).is_some_and(|template| template == unit) || starts_it(name);
+    (!names.keys().any(is_it)).then_some(unit)
 }
 
 /// What a file looks like that it should not.

@@ -1,6 +1,6 @@
 //! A plan in words: one line a step, as `git push` and `reconcilectl plan` show it.
 
-use super::{Plan, Step};
+use super::{GONE, Plan, Step};
 use crate::change::Change;
 
 impl Plan {
@@ -21,7 +21,7 @@ fn step_line(step: &Step) -> String {
     let change = &step.change;
     let name = match (step.resource.as_str(), change) {
         // Implied directories and what left the repository have no resource of their own.
-        ("gone", _) | (_, Change::Dir { .. }) => change.target(),
+        (GONE, _) | (_, Change::Dir { .. }) => change.target(),
         (resource, _) => resource.to_owned(),
     };
     let mut line = format!("{} {name}", change.sign());

@@ -8,7 +8,7 @@ use super::{Step, entry_path};
 use crate::change::{Change, Object, Wake};
 use crate::guard::Guards;
 use crate::host::UnitSeen;
-use crate::kind::{OnChange, UnitSpec};
+use crate::kind::{OnChange, Spec as _, UnitSpec};
 use crate::manifest::Manifest;
 use crate::path::ManagedPath;
 use crate::units::{self, UnitFile};
@@ -69,7 +69,7 @@ pub(super) fn owed(steps: &[Step], manifest: &Manifest, scene: &Scene<'_>) -> Ve
 }
 
 fn unit_specs(manifest: &Manifest) -> BTreeMap<String, UnitSpec> {
-    let units = manifest.resources.iter().filter(|r| r.kind == "unit");
+    let units = manifest.resources.iter().filter(|r| r.kind == UnitSpec::KIND);
     units.filter_map(|r| Some((r.name.clone(), serde_json::from_value(r.spec.clone()).ok()?))).collect()
 }
 
