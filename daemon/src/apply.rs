@@ -1,8 +1,9 @@
-//! The executor: carries a plan out, and (`undo`) takes it back. Sole user of `Touch`; knows no kinds.
+//! The executor: carries a plan out, and (`undo`) takes it back. Nothing else changes the host through `Touch`; it knows no kinds.
 //!
 //! Its one rule: live == after → skip; live == before → do; anything else → foreign, stop. Apply, undo and crash recovery
 //! are all this rule.
 
+mod force;
 mod undo;
 
 use std::collections::BTreeSet;
@@ -19,6 +20,7 @@ use crate::rehearse::Rehearsed;
 use crate::report::Progress;
 use crate::state::{Commitment, State, StateError};
 
+pub use force::force_back;
 pub use undo::{Cause, Undone, WithManager, bring_back_unit, bring_down_unit, finish_restored, restore, undo};
 
 /// How long what was started has to stay up before it counts.

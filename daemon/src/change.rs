@@ -64,8 +64,8 @@ pub struct UnitFacts {
     pub masked: Option<bool>,
     /// Running, listening or mounted now.
     pub active: Option<bool>,
-    /// The symbolic links below `/etc/systemd/system` that carry enablement or mask the unit, `(path, text)`: what early-boot
-    /// recovery, which has no manager to ask, puts back.
+    /// The symbolic links below `/etc/systemd/system` that carry enablement or mask the unit, `(path, text)`: what the way back
+    /// restores, with a manager or, in early boot, without.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<(String, String)>,
 }
@@ -106,7 +106,7 @@ pub enum Change {
     },
 }
 
-/// How well a change can be undone; shown in every plan and judged by policy.
+/// How well a change can be undone; shown in every plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reversibility {
@@ -114,8 +114,6 @@ pub enum Reversibility {
     Exact,
     /// The state comes back; what happened meanwhile does not unhappen.
     BestEffort,
-    /// Nothing brings it back.
-    None,
 }
 
 /// What makes running processes read what changed.
@@ -169,8 +167,9 @@ impl Change {
     }
 
     /// The change that takes this one back.
+    #[cfg(test)]
     #[must_use]
-    pub fn inverse(&self) -> Self {
+    pub(crate) fn inverse(&self) -> Self {
         let mut inverse = self.clone();
         match &mut inverse {
             Self::Entry { before, after, .. } => std::mem::swap(before, after),
@@ -334,7 +333,6 @@ impl fmt::Display for Reversibility {
         f.write_str(match self {
             Self::Exact => "exact",
             Self::BestEffort => "best effort",
-            Self::None => "none",
         })
     }
 }

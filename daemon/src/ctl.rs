@@ -1,4 +1,4 @@
-//! `reconcilectl`: the operator's verbs, one file each. Text and `--json` come from the same values.
+//! `reconcilectl`: the operator's verbs; those with more to do than ask the daemon in files of their own. Text and `--json` come from the same values.
 
 mod audit;
 mod init;

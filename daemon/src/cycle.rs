@@ -3,6 +3,7 @@
 
 mod asides;
 mod ending;
+mod recovery;
 mod seeing;
 
 use std::collections::BTreeMap;
@@ -189,6 +190,7 @@ impl Engine {
         report
     }
 
+    /// From the source to the rehearsal: `wanted` reads source and manifest, `plan` has the kinds look. A preview ends here.
     fn pass(&mut self, order: &Order, pass: &mut Pass, say: Say<'_>) -> Result<End, Stop> {
         policy::admit(order.intent(), order.right(), order.actor()).map_err(|why| Stop::denied(&[why]))?;
         (self.phase)("planning");
@@ -228,6 +230,7 @@ impl Engine {
         self.carry_out(order, rehearsed, live.as_ref(), pass, say)
     }
 
+    /// From staging to the commit, or the way back.
     fn carry_out(
         &mut self,
         order: &Order,
@@ -242,6 +245,7 @@ impl Engine {
         (self.phase)("applying");
         let staged = apply::stage(rehearsed, &mut self.ground(say)).map_err(|e| Stop::before_live(&e))?;
         pass.lap("stage");
+        // Not `self.ground`: the record before the first change needs the audit log beside it.
         let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
         let audit = &mut self.audit;
         let applied = apply::apply(staged, &mut ground, &mut |_| ending::record_intent(audit, &pass.record));
@@ -320,7 +324,7 @@ impl Engine {
         if !received.descends {
             return Err(Stop::usage(format!(
                 "it does not build on the live revision {}: fetch, rebase and push again (a forced push is never accepted; reconcilectl rollback goes back)",
-                base.map_or("", |b| &b[..12.min(b.len())])
+                base.map_or("", source::short)
             )));
         }
         let manifest = manifest::read(&received.snapshot).map_err(|mistakes| Stop::invalid(&mistakes, &received.snapshot))?;

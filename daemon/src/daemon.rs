@@ -20,7 +20,7 @@ use crate::cycle::{Engine, Order};
 use crate::desk::{Desk, Fresh, Task};
 use crate::host::linux::{Linux, Manager, Pulse};
 use crate::state::{STATE_DIR, State, StateError};
-use crate::tasks::{Published, Worker};
+use crate::tasks::{Clerk, Published};
 
 /// Exit code of a start with settings that cannot be read: trying again does not mend them (`RestartPreventExitStatus=`).
 const WRONG_SETTINGS: u8 = 2;
@@ -277,9 +277,9 @@ impl Start {
             // Said also when the engine panics: nobody must go on taking orders for it.
             let _ended = Ended(events.clone());
             match self.begin() {
-                Ok(mut worker) => {
+                Ok(mut clerk) => {
                     let _ = events.send(Event::EngineStarted(Ok(())));
-                    worker.work();
+                    clerk.work();
                 }
                 Err(why) => {
                     let _ = events.send(Event::EngineStarted(Err(why)));
@@ -289,7 +289,7 @@ impl Start {
         std::thread::Builder::new().name("engine".to_owned()).spawn(body).map_err(|e| format!("no thread for the engine: {e}"))
     }
 
-    fn begin(self) -> Result<Worker, String> {
+    fn begin(self) -> Result<Clerk, String> {
         let dir = Path::new(STATE_DIR);
         let mut state = open_state(dir, &self.pulse)?;
         let audit = open_audit(dir, &mut state)?;
@@ -308,7 +308,7 @@ impl Start {
                 publish.send_modify(|p: &mut Published| phase.clone_into(&mut p.status.phase));
             }),
         };
-        let mut worker = Worker {
+        let mut clerk = Clerk {
             engine,
             desk: self.desk,
             published: self.publish,
@@ -316,11 +316,11 @@ impl Start {
             settings: self.settings,
             remotes: BTreeMap::new(),
         };
-        worker.engine.recover().map_err(|e| e.to_string())?;
-        worker.engine.record(NewRecord::new(Recorded::Started, "daemon"));
-        worker.engine.publish(None, &mut |_| {});
-        worker.publish(None);
-        Ok(worker)
+        clerk.engine.recover().map_err(|e| e.to_string())?;
+        clerk.engine.record(NewRecord::new(Recorded::Started, "daemon"));
+        clerk.engine.publish(None, &mut |_| {});
+        clerk.publish(None);
+        Ok(clerk)
     }
 }
 

@@ -124,8 +124,8 @@ pub struct Desk(Arc<(Mutex<Inner>, Condvar)>);
 
 /// How many other tasks may wait at once.
 const QUEUE_LIMIT: usize = 64;
-/// How many of them may be previews and the like, which take a key or a group that may change nothing.
-const LOOKS_LIMIT: usize = 8;
+/// How many of them may be previews and differences: whoever may change nothing can ask for those.
+const QUESTIONS_LIMIT: usize = 8;
 
 impl Desk {
     /// Hands a task in and returns what is told about it. The last thing told is always `Done`.
@@ -138,11 +138,11 @@ impl Desk {
             reject(&ticket, Verdict::Failed, "the daemon is stopping: try again in a moment");
             return receiver;
         }
-        // One that may only preview will be refused: it takes no place from another, and none joins it.
         let Some(commit) = deployed(&ticket.task) else {
             if inner.queue.len() >= QUEUE_LIMIT {
-                reject(&ticket, Verdict::Failed, "too many orders are waiting");
-            } else if is_look(&ticket.task) && inner.queue.iter().filter(|t| is_look(&t.task)).count() >= LOOKS_LIMIT {
+                reject(&ticket, Verdict::Failed, "too many orders are waiting: try again in a moment");
+            } else if is_question(&ticket.task) && inner.queue.iter().filter(|t| is_question(&t.task)).count() >= QUESTIONS_LIMIT
+            {
                 reject(&ticket, Verdict::Failed, "too many previews are waiting: try again in a moment");
             } else if !is_superfluous(&inner.queue, &ticket.task) {
                 if inner.in_flight.is_some() {
@@ -162,7 +162,7 @@ impl Desk {
             return follower;
         }
         if let Some(flying) = &inner.in_flight {
-            let what = deployed(&flying.task).map_or("something else", |other| &other[..12.min(other.len())]);
+            let what = deployed(&flying.task).map_or("something else", crate::source::short);
             ticket.followers.tell(&note(&format!("{what} is being applied: waiting for it to end")));
         }
         if let Some(older) = inner.waiting.replace(ticket) {
@@ -185,7 +185,7 @@ impl Desk {
         }
         let ticket = inner.waiting.take().or_else(|| {
             // Who only looks does not keep those waiting who have to act.
-            let first = inner.queue.iter().position(|t| !is_look(&t.task)).unwrap_or(0);
+            let first = inner.queue.iter().position(|t| !is_question(&t.task)).unwrap_or(0);
             inner.queue.remove(first)
         });
         inner.in_flight.clone_from(&ticket);
@@ -227,7 +227,8 @@ impl Desk {
     }
 }
 
-/// The revision that a task makes live.
+/// The revision that a task makes live. A push by a key that may only preview is none: it will be refused, takes no place from
+/// another, and nobody joins it.
 fn deployed(task: &Task) -> Option<&str> {
     match task {
         Task::Order(Order::Deploy { commit, right: Right::Deploy, .. }) => Some(commit),
@@ -240,7 +241,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A task that changes nothing.
-fn is_look(task: &Task) -> bool {
+fn is_question(task: &Task) -> bool {
     matches!(task, Task::Order(Order::Preview { .. }) | Task::Diff { .. })
 }
 

@@ -38,21 +38,6 @@ impl Digest {
         }
     }
 
-    /// The digest of a byte string under a key (HMAC-SHA-256, RFC 2104): what may be shown of a secret, since nobody
-    /// without the key can test a guess against it.
-    #[must_use]
-    pub fn keyed(key: &[u8; 32], bytes: &[u8]) -> Self {
-        let pad = |x: u8| {
-            let mut block = [x; 64];
-            for (b, k) in block.iter_mut().zip(key) {
-                *b ^= k;
-            }
-            block
-        };
-        let inner = Sha256::new().chain_update(pad(0x36)).chain_update(bytes).finalize();
-        Self(Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize().into())
-    }
-
     /// The first 12 hexadecimal digits: for people.
     #[must_use]
     pub fn short(&self) -> String {
@@ -112,12 +97,5 @@ mod tests {
         for bad in ["xyz", &"+f".repeat(32), &"E3".repeat(32), &"é".repeat(32)] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}: one digest has one spelling");
         }
-        // RFC 4231, test case 2, with its short key padded as HMAC does.
-        let mut key = [0_u8; 32];
-        key[..4].copy_from_slice(b"Jefe");
-        assert_eq!(
-            Digest::keyed(&key, b"what do ya want for nothing?").to_string(),
-            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
-        );
     }
 }

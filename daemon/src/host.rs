@@ -86,8 +86,6 @@ pub struct UnitSeen {
     pub file_state: String,
     /// `FragmentPath`, empty when there is none.
     pub fragment: String,
-    /// `NeedDaemonReload`.
-    pub stale: bool,
     /// `MainPID` of a service; 0 when there is none.
     pub main_pid: u32,
     /// `NRestarts` of a service.
@@ -255,8 +253,6 @@ pub trait Look {
     fn unit(&self, unit: &str) -> HostResult<UnitSeen>;
     /// The loaded instances of a template unit (`worker@.service`).
     fn instances(&self, template: &str) -> HostResult<Vec<String>>;
-    /// The children of a unit's main process.
-    fn children(&self, unit: &str) -> HostResult<Vec<Process>>;
     /// The last lines of a unit's journal, oldest first.
     fn journal(&self, unit: &str, lines: usize) -> HostResult<Vec<String>>;
     /// Runs a process in a transient unit of its own and waits for it. Each whole line of its standard output is given
@@ -277,7 +273,7 @@ pub struct Slot {
     pub step: usize,
 }
 
-/// The hands: changes the live host, one reversible step at a time. Only the executor holds them.
+/// The hands: changes the live host, one reversible step at a time. Only `apply` uses them.
 pub trait Touch: Look {
     /// The staging directory of a path: `.reconciled/` in the highest directory of the path's own mount.
     fn staging_of(&self, path: &ManagedPath) -> HostResult<PathBuf>;
@@ -300,7 +296,7 @@ pub trait Touch: Look {
     fn sweep(&mut self, transaction: u64, staging: &[PathBuf]) -> HostResult<()>;
     /// Brings the managed fields of a unit to `facts` and waits for the jobs.
     fn set_unit(&mut self, unit: &str, facts: &UnitFacts) -> HostResult<()>;
-    /// Puts the links that carry enablement back without asking the manager: for early boot.
+    /// Gives a unit exactly these enablement links, without asking the manager.
     fn restore_links(&mut self, unit: &str, links: &[(String, String)]) -> HostResult<()>;
     /// Carries out a wake and proves it.
     fn wake(&mut self, wake: &Wake) -> HostResult<()>;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 /// Where a transaction stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum State {
+pub enum Phase {
     /// Staged at most; nothing live was touched.
     Planned,
     /// Changes may have been made; every wake is owed until it is recorded as done.
@@ -64,7 +64,7 @@ pub enum Event {
 #[error("a transaction that is {state} cannot {event:?}")]
 pub struct Illegal {
     /// Where it stood.
-    pub state: State,
+    pub state: Phase,
     /// What was asked.
     pub event: Event,
 }
@@ -73,22 +73,22 @@ pub struct Illegal {
 ///
 /// # Errors
 /// For a transition that does not exist.
-pub fn next(state: State, event: Event) -> Result<State, Illegal> {
-    use {Event as E, State as S};
+pub fn next(state: Phase, event: Event) -> Result<Phase, Illegal> {
+    use {Event as E, Phase as P};
     match (state, event) {
-        (S::Planned, E::Act) => Ok(S::Acting),
-        (S::Planned, E::Drop) => Ok(S::Dropped),
-        (S::Acting, E::Commit) => Ok(S::Committed),
+        (P::Planned, E::Act) => Ok(P::Acting),
+        (P::Planned, E::Drop) => Ok(P::Dropped),
+        (P::Acting, E::Commit) => Ok(P::Committed),
         // Undoing may be begun again: after a crash in the middle of it.
-        (S::Acting | S::Undoing, E::Undo) => Ok(S::Undoing),
-        (S::Undoing, E::Restore) => Ok(S::Restored),
-        (S::Restored, E::Close) | (S::Stuck, E::Resolve) => Ok(S::RolledBack),
-        (S::Undoing | S::Restored, E::Stick) => Ok(S::Stuck),
+        (P::Acting | P::Undoing, E::Undo) => Ok(P::Undoing),
+        (P::Undoing, E::Restore) => Ok(P::Restored),
+        (P::Restored, E::Close) | (P::Stuck, E::Resolve) => Ok(P::RolledBack),
+        (P::Undoing | P::Restored, E::Stick) => Ok(P::Stuck),
         _ => Err(Illegal { state, event }),
     }
 }
 
-impl State {
+impl Phase {
     /// Whether recovery has nothing left to do.
     #[must_use]
     pub fn is_over(self) -> bool {
@@ -117,18 +117,18 @@ impl State {
     }
 }
 
-const ALL: [State; 8] = [
-    State::Planned,
-    State::Acting,
-    State::Undoing,
-    State::Restored,
-    State::Committed,
-    State::RolledBack,
-    State::Dropped,
-    State::Stuck,
+const ALL: [Phase; 8] = [
+    Phase::Planned,
+    Phase::Acting,
+    Phase::Undoing,
+    Phase::Restored,
+    Phase::Committed,
+    Phase::RolledBack,
+    Phase::Dropped,
+    Phase::Stuck,
 ];
 
-impl fmt::Display for State {
+impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())
     }
@@ -136,7 +136,7 @@ impl fmt::Display for State {
 
 #[cfg(test)]
 mod tests {
-    use super::{ALL, Event, State, next};
+    use super::{ALL, Event, Phase, next};
 
     const EVENTS: [Event; 8] =
         [Event::Act, Event::Commit, Event::Undo, Event::Restore, Event::Close, Event::Drop, Event::Stick, Event::Resolve];
@@ -153,9 +153,9 @@ mod tests {
     #[test]
     fn only_acting_commits_and_only_planned_drops() {
         for state in ALL {
-            assert_eq!(next(state, Event::Commit).is_ok(), state == State::Acting);
-            assert_eq!(next(state, Event::Drop).is_ok(), state == State::Planned);
-            assert_eq!(State::from_word(state.word()), Some(state));
+            assert_eq!(next(state, Event::Commit).is_ok(), state == Phase::Acting);
+            assert_eq!(next(state, Event::Drop).is_ok(), state == Phase::Planned);
+            assert_eq!(Phase::from_word(state.word()), Some(state));
         }
     }
 

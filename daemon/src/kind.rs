@@ -4,6 +4,7 @@
 mod directory;
 mod file;
 mod link;
+mod place;
 mod unit;
 
 use std::fmt;
@@ -18,8 +19,9 @@ use crate::host::{HostError, Look};
 use crate::manifest::Resource;
 
 pub use directory::DirectorySpec;
-pub use file::{FileSpec, LinksPolicy, State};
+pub use file::{FileSpec, LinksPolicy};
 pub use link::LinkSpec;
+pub use place::State;
 pub use unit::{OnChange, UnitSpec};
 
 /// The order of a plan: what comes first is there for what comes later.

@@ -19,12 +19,6 @@ pub struct Approved {
 }
 
 impl Approved {
-    /// The plan.
-    #[must_use]
-    pub fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
     /// What the asker may do.
     #[must_use]
     pub fn right(&self) -> Right {

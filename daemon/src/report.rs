@@ -28,7 +28,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// The exit code of `reconcilectl` (DESIGN: 0 done, 1 refused or rolled back, 5 stuck).
+    /// The exit code of `reconcilectl`; what each means stands in `ctl::EXIT_CODES`.
     #[must_use]
     pub fn exit_code(self) -> u8 {
         match self {

@@ -47,6 +47,12 @@ pub struct Snapshot {
     pub entries: BTreeMap<String, SourceEntry>,
 }
 
+/// A commit id as people see it.
+#[must_use]
+pub fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
 /// The bare repository that is pushed to.
 pub const REPOSITORY: &str = "/var/lib/reconciled/git/host.git";
 /// The account that owns it; git and the parser of its objects run as it.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::Head;
 use crate::change::Change;
-use crate::journal::{self, Event, Illegal, State as Phase};
+use crate::journal::{self, Event, Illegal, Phase};
 use crate::manifest::Manifest;
 use crate::plan::Plan;
 use crate::source::Commit;
@@ -446,6 +446,17 @@ impl Setting {
             Self::Alarms => "alarms",
         }
     }
+}
+
+/// The head of the audit log that the store below a directory knows, for one who only reads it.
+///
+/// # Errors
+/// SQLite's: it is root's.
+pub fn audit_head_of(dir: &Path) -> StateResult<Option<Head>> {
+    let db = Connection::open_with_flags(dir.join("state.db"), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let text: Option<String> =
+        db.query_row("SELECT value FROM setting WHERE key = ?1", [Setting::AuditHead.word()], |r| r.get(0)).optional()?;
+    text.map(|text| parse("audit head", &text)).transpose()
 }
 
 /// Opens the database as it has to be for commits to last; its format.

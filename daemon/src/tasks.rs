@@ -12,7 +12,7 @@ use crate::config::Settings;
 use crate::cycle::{Engine, Order};
 use crate::desk::{Desk, Task, Ticket};
 use crate::host::linux::Pulse;
-use crate::journal::State as Phase;
+use crate::journal::Phase;
 use crate::policy::Right;
 use crate::report::{Progress, Report, Verdict};
 use crate::source::{self, Relation};
@@ -77,8 +77,7 @@ impl Status {
     /// One line for `systemctl status`: what is wrong comes first.
     #[must_use]
     pub fn line(&self) -> String {
-        let short =
-            |id: &Option<String>| id.as_ref().map_or_else(|| "nothing".to_owned(), |id| id[..12.min(id.len())].to_owned());
+        let short = |id: &Option<String>| id.as_ref().map_or_else(|| "nothing".to_owned(), |id| source::short(id).to_owned());
         let live = match self.generation {
             Some(n) => format!("generation {n} ({}) is live", short(&self.live)),
             None => "nothing is live yet".to_owned(),
@@ -105,7 +104,7 @@ pub struct Published {
 
 /// The engine's thread: takes one task at a time until the daemon stops.
 #[derive(Debug)]
-pub struct Worker {
+pub struct Clerk {
     /// The pipeline.
     pub engine: Engine,
     /// Where tasks wait.
@@ -120,7 +119,7 @@ pub struct Worker {
     pub remotes: BTreeMap<String, RemoteStatus>,
 }
 
-impl Worker {
+impl Clerk {
     /// Works until the desk says that the daemon stops.
     pub fn work(&mut self) {
         while !self.desk.is_stopping() {
@@ -248,7 +247,7 @@ impl Worker {
             return Ok(Report::short(Verdict::Refused, "there is no such revision here, and none is held"));
         };
         if self.engine.state.held(&commit)?.is_none() {
-            let short = &commit[..12.min(commit.len())];
+            let short = source::short(&commit);
             return Ok(Report::short(Verdict::Refused, &format!("{short} is not held: push it, or see reconcilectl status")));
         }
         // It stays held as long as nothing can be tried.
@@ -314,7 +313,7 @@ impl Worker {
             return Ok(Report::short(Verdict::NothingToDo, ""));
         }
         if let Some(held) = self.engine.state.held(&tip)? {
-            let why = format!("{} is held: {}", &tip[..12.min(tip.len())], held.reason.lines().next().unwrap_or_default());
+            let why = format!("{} is held: {}", source::short(&tip), held.reason.lines().next().unwrap_or_default());
             self.note_remote(name, Some(tip), Some(why.clone()));
             return Ok(Report::short(Verdict::Refused, &why));
         }
@@ -332,8 +331,7 @@ impl Worker {
 
     /// A remote whose history went back or was rewritten: said once, and never followed.
     fn alarm(&mut self, name: &str, tip: &str, pin: &str, what: &str) -> StateResult<Report> {
-        let short = |id: &str| id[..12.min(id.len())].to_owned();
-        let why = format!("the history of remote {name} {what}: {} does not build on {}", short(tip), short(pin));
+        let why = format!("the history of remote {name} {what}: {} does not build on {}", source::short(tip), source::short(pin));
         self.note_remote(name, Some(tip.to_owned()), Some(why.clone()));
         if self.named(Setting::Alarms)?.get(name) != Some(&why) {
             self.set_named(Setting::Alarms, name, &why)?;

@@ -1,4 +1,4 @@
-//! What the place of a path means to systemd: which unit a file belongs to, and what a change of it has to wake. Pure.
+//! What the place of a path means to systemd: which unit a file belongs to, and what a name says of its unit. Pure.
 
 use crate::path::ManagedPath;
 

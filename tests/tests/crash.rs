@@ -1,5 +1,5 @@
 //! Killed at every point that it passes, and again at every point of the recovery: the host ends wholly old or wholly new,
-//! and what runs has read what is on the disk. Invariants I1–I6, I9, I11 and I17 of the design, by number.
+//! and what runs has read what is on the disk. The promises of the README: all or nothing, behaviour restored, held, on record.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,6 @@
 //! What no crash does: a plug pulled, a person who edits at the wrong moment, a unit that does not come back, a full disk, and
-//! a daemon that is told to stop. Invariants I5, I7, I8, I9, I10 and I11 of the design, by number.
+//! a daemon that is told to stop. The numbers in the names: i01 all or nothing, i05 a recovery that is
+//! interrupted, i07 edits by hand, i08 refused before anything is touched, i09 services too, i10 loud, i11 held.
 
 use reconciled_tests::{Host, Push, Pushing, Repo, scenario};
 

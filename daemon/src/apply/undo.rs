@@ -4,7 +4,7 @@
 use super::{Ground, drop_planned, foreign, hush};
 use crate::change::{Change, Object, UnitFacts, Wake};
 use crate::host::{HostResult, Slot, Touch};
-use crate::journal::{Event, State as Phase};
+use crate::journal::{Event, Phase};
 use crate::path::ManagedPath;
 use crate::plan::Step;
 use crate::report::Progress;

@@ -10,7 +10,7 @@ use clap::{Subcommand, ValueHint};
 use super::{Problem, USAGE};
 use crate::audit::{self, Event, Filter, Head, UtcTime};
 use crate::client;
-use crate::state::STATE_DIR;
+use crate::state::{self, STATE_DIR};
 use crate::tasks::Status;
 
 #[derive(Debug, Subcommand)]
@@ -159,18 +159,13 @@ fn head_by_daemon() -> Option<Head> {
 
 /// The heads that state.db and the journal know of.
 fn known_heads() -> Result<Vec<Head>, Problem> {
-    let state =
-        rusqlite::Connection::open_with_flags(Path::new(STATE_DIR).join("state.db"), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
-    let stored =
-        state.and_then(|db| db.query_row("SELECT value FROM setting WHERE key = 'audit-head'", [], |r| r.get::<_, String>(0)));
-    let mut heads: Vec<Head> = match stored {
-        Ok(text) => serde_json::from_str(&text).into_iter().collect(),
-        Err(rusqlite::Error::QueryReturnedNoRows) => Vec::new(),
+    let mut heads: Vec<Head> = match state::audit_head_of(Path::new(STATE_DIR)) {
+        Ok(head) => head.into_iter().collect(),
         // Readers by group cannot open it; the daemon tells them what it holds.
-        Err(error) => vec![head_by_daemon().ok_or_else(|| Problem {
-            message: format!("state.db cannot be read ({error}): run it with sudo, or name a copy of the log"),
-            exit: 4,
-        })?],
+        Err(error) => vec![
+            head_by_daemon()
+                .ok_or_else(|| Problem { message: format!("{error}: run it with sudo, or name a copy of the log"), exit: 4 })?,
+        ],
     };
     let journal = std::process::Command::new("/usr/bin/journalctl")
         .args(["--unit=reconciled.service", "--output=cat", "--no-pager", "--quiet", "--grep=^audit head "])

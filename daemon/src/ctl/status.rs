@@ -53,7 +53,7 @@ fn in_words(status: &Status) -> String {
         text.push_str(&format!("STUCK      {remain}\n"));
     }
     for (name, remote) in &status.remotes {
-        let tip = remote.tip.as_deref().map_or("nothing yet", |tip| &tip[..12.min(tip.len())]);
+        let tip = remote.tip.as_deref().map_or("nothing yet", crate::source::short);
         let answered = remote.answered.as_deref().unwrap_or("never");
         text.push_str(&format!("remote     {name}: {tip}, answered {answered}\n"));
         if let Some(error) = &remote.error {
@@ -75,14 +75,7 @@ pub(super) fn history(json: bool) -> u8 {
         }
         let generations: Vec<Generation> = serde_json::from_str(&text).map_err(|e| Problem::new(e.to_string()))?;
         let line = |g: &Generation| {
-            format!(
-                "{:>5}  {}  {}  {:12}  {}\n",
-                g.number,
-                g.at,
-                &g.commit.id[..12.min(g.commit.id.len())],
-                g.actor,
-                g.commit.summary
-            )
+            format!("{:>5}  {}  {}  {:12}  {}\n", g.number, g.at, crate::source::short(&g.commit.id), g.actor, g.commit.summary)
         };
         if generations.is_empty() {
             return Ok("nothing has gone live yet".to_owned());

@@ -1,15 +1,12 @@
 //! Beside the pipeline: what differs, what drifted while paused, and the end of a stuck transaction.
 
-use super::ending::WENT_DOWN;
 use super::{Engine, Order, Say, Wanted};
-use crate::apply::{self, WithManager};
+use crate::apply;
 use crate::audit::{ChangeRecord, Event, NewRecord};
-use crate::change::{Change, Object, Wake};
-use crate::host::{HostError, HostResult, Slot};
-use crate::journal::{Event as Step, State as Phase};
+use crate::journal::{Event as Step, Phase};
 use crate::plan::Plan;
 use crate::report::{Progress, Report, Verdict};
-use crate::state::{Open, StateResult};
+use crate::state::StateResult;
 
 impl Engine {
     /// Says how the host differs from a generation, with the text of each difference that is no secret. A difference is
@@ -98,7 +95,7 @@ impl Engine {
         if mine.is_empty() {
             return Ok(Report::short(Verdict::Refused, &format!("nothing is stuck on {path}: {}", open.remains.join("; "))));
         }
-        if restore && let Err(why) = self.restore_by_force(&open, &mine) {
+        if restore && let Err(why) = apply::force_back(&open, &mine, &mut self.ground(say)) {
             return Ok(Report::short(Verdict::Stuck, &why));
         }
         let mut record = NewRecord::new(Event::Resolved, actor);
@@ -118,96 +115,5 @@ impl Engine {
         // What is left over is swept at the next start.
         let _ = self.host.sweep(open.id, &open.staging);
         Ok(Report::short(Verdict::NothingToDo, "nothing is stuck any more: pushes are taken again"))
-    }
-
-    /// Puts back what remains, whatever stands there now: objects, last change first, and what reads them after that.
-    fn restore_by_force(&mut self, open: &Open, mine: &[String]) -> Result<(), String> {
-        let concerned = |target: &str| mine.iter().any(|m| m.starts_with(&format!("{target}: ")));
-        let steps = open.plan.steps.iter().enumerate().rev().filter(|(_, planned)| concerned(&planned.change.target()));
-        let (units, objects): (Vec<_>, Vec<_>) = steps.partition(|(_, planned)| matches!(planned.change, Change::Unit { .. }));
-        for (_, planned) in &units {
-            if let Change::Unit { unit, before, .. } = &planned.change {
-                apply::bring_down_unit(unit, before, &mut *self.host);
-            }
-        }
-        for (step, planned) in objects {
-            let target = planned.change.target();
-            self.force_back(open, step, &planned.change).map_err(|error| format!("{target}: {error}"))?;
-        }
-        let paths: Vec<_> = open.plan.steps.iter().filter_map(|s| s.change.path()).collect();
-        self.host.sync_parents(&paths).map_err(|error| format!("sync: {error}"))?;
-        let (reload, others): (Vec<_>, Vec<_>) =
-            self.state.owed(open.id).map_err(|e| e.to_string())?.into_iter().partition(|(_, wake)| *wake == Wake::DaemonReload);
-        for (seq, wake) in reload {
-            self.wake_by_force(open.id, seq, &wake)?;
-        }
-        for (step, planned) in units {
-            let target = planned.change.target();
-            self.force_back(open, step, &planned.change).map_err(|error| format!("{target}: {error}"))?;
-        }
-        for (seq, wake) in others.iter().filter(|(_, wake)| concerned(&wake.target())) {
-            self.wake_by_force(open.id, *seq, wake)?;
-        }
-        Ok(())
-    }
-
-    fn wake_by_force(&mut self, id: u64, seq: u64, wake: &Wake) -> Result<(), String> {
-        self.host.wake(wake).map_err(|error| format!("{}: {error}", wake.target()))?;
-        self.state.wake_done(id, seq).map_err(|e| e.to_string())
-    }
-
-    fn force_back(&mut self, open: &Open, step: usize, change: &Change) -> HostResult<()> {
-        match change {
-            Change::Entry { path, before, .. } => {
-                let live = self.host.object(path)?.object;
-                if live == *before {
-                    return Ok(());
-                }
-                let slot = self.free_slot(open, step, path)?;
-                let content = match before {
-                    Object::File(facts) => super::seeing::stored(&self.state)(&facts.digest)?,
-                    _ => Vec::new(),
-                };
-                self.host.stage(slot, path, before, &content)?;
-                self.host.sync(open.id, &open.staging)?;
-                self.host.swap(slot, path, &live, before)
-            }
-            Change::Dir { path, before, .. } => self.host.set_directory(path, *before),
-            Change::Unit { unit, before, after } => apply::bring_back_unit(unit, before, after, &mut *self.host),
-        }
-    }
-
-    /// A slot of its own: the step's own one may still hold what a person will want to look at, and so may those of earlier tries.
-    fn free_slot(&self, open: &Open, step: usize, path: &crate::path::ManagedPath) -> HostResult<Slot> {
-        let mut slot = Slot { transaction: open.id, step };
-        loop {
-            slot.step += open.plan.steps.len();
-            // The first try makes the directory that the slot is looked for in.
-            match self.host.waiting(slot, path) {
-                Ok(Object::Absent) | Err(HostError::Io { .. }) => return Ok(slot),
-                Ok(_) => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Early boot: puts files, directories and enablement links of an open transaction back from the store alone; whether
-    /// PID 1 has to read its units again.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn restore_at_boot(&mut self) -> StateResult<bool> {
-        let Some(open) = self.state.open_transaction()? else { return Ok(false) };
-        if !matches!(open.state, Phase::Acting | Phase::Undoing) {
-            return Ok(false);
-        }
-        self.state.begin_undo(open.id, WENT_DOWN, None)?;
-        crate::failpoint!("undoing");
-        let say: Say<'_> = &mut |p| eprintln!("{}", p.text());
-        let remains = apply::restore(&open, WithManager::No, &mut self.ground(say));
-        self.state.advance_with(open.id, Step::Restore, &remains)?;
-        crate::failpoint!("restored");
-        Ok(open.plan.wakes.contains(&Wake::DaemonReload)
-            || open.plan.steps.iter().any(|s| matches!(s.change, Change::Unit { .. })))
     }
 }

@@ -8,7 +8,7 @@ use crate::audit::{AuditLog, ChangeRecord, Event, NewRecord, Stamp, UtcTime};
 use crate::digest::Digest;
 use crate::guard::Judgement;
 use crate::host::HostError;
-use crate::journal::State as Phase;
+use crate::journal::Phase;
 use crate::manifest::Diagnostic;
 use crate::plan::{Intent, Plan};
 use crate::probe::{self, Verdict as Probed};
@@ -16,11 +16,6 @@ use crate::rehearse::RehearseError;
 use crate::report::{Progress, Report, Verdict};
 use crate::source::{self, MAIN, Snapshot, SourceError};
 use crate::state::{Generation, Held, Open, State, StateError};
-
-/// Why a transaction is taken back that was neither finished nor found wanting.
-pub(super) const INTERRUPTED: &str = "the daemon was interrupted";
-/// The same, found in early boot.
-pub(super) const WENT_DOWN: &str = "the host went down in the middle of it";
 
 /// The longest pause between two tries of a repair that fails, in looks: an hour with the default `look_interval`.
 const LONGEST_PAUSE: u32 = 12;
@@ -217,7 +212,7 @@ impl Engine {
 
     pub(super) fn refuse_held(&self, commit: &str) -> Result<(), Stop> {
         let Some(held) = self.state.held(commit)? else { return Ok(()) };
-        let short = &commit[..12.min(commit.len())];
+        let short = source::short(commit);
         let reason = held.reason.lines().next().unwrap_or_default();
         let why = format!("{short} is held since {}: {reason}; push a better commit, or: reconcilectl retry {short}", held.since);
         Err(Stop::usage(why))
@@ -301,70 +296,6 @@ impl Engine {
         verdicts.iter().map(after).collect()
     }
 
-    /// Ends what an earlier life of the daemon left open. Recovery goes back, unless `committed`.
-    ///
-    /// # Errors
-    /// The store's: then nothing was changed.
-    pub fn recover(&mut self) -> Result<(), StateError> {
-        for (id, staging) in self.state.left_over_staging()? {
-            if let Err(error) = self.host.sweep(id, &staging) {
-                tracing::warn!("staging of transaction {id}: {error}, ignoring");
-            }
-        }
-        self.record_lost_outcome()?;
-        let Some(mut open) = self.state.open_transaction()? else { return Ok(()) };
-        open.plan.secrets = self.secrets_of(&open.plan);
-        let say: &mut dyn FnMut(Progress) = &mut |p| tracing::info!("{}", p.text());
-        let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
-        let undone = match open.state {
-            Phase::Planned => {
-                if let Err(error) = apply::drop_planned(open.id, &open.staging, &mut ground) {
-                    tracing::error!("staging of transaction {}: {error}", open.id);
-                }
-                return Ok(());
-            }
-            Phase::Acting | Phase::Undoing => apply::undo(&open, &Cause { reason: INTERRUPTED, hold: None }, &mut ground)?,
-            Phase::Restored => apply::finish_restored(&open, &mut ground)?,
-            Phase::Stuck | Phase::Committed | Phase::RolledBack | Phase::Dropped => return Ok(()),
-        };
-        match &undone {
-            Undone::Restored => {}
-            Undone::Owed(asleep) => tracing::warn!("the host is going down, left for its next start: {}", asleep.join("; ")),
-            Undone::Stuck(remains) => tracing::error!("STUCK: {}", remains.join("; ")),
-        }
-        self.record_lost_outcome()?;
-        let interrupted = open.state == Phase::Acting || [INTERRUPTED, WENT_DOWN].contains(&open.reason.as_str());
-        if interrupted && open.plan.intent == Intent::Deploy && self.state.count_interruption(&open.plan.commit.id)? > 1 {
-            let held = held_now(&open.plan.commit.id, "the daemon was interrupted twice while it was being applied");
-            self.state.hold(&held)?;
-            self.record_held(&held, "daemon");
-        }
-        Ok(())
-    }
-
-    /// Records how a transaction ended that has no record of it yet: the daemon died in between, or has just recovered it.
-    fn record_lost_outcome(&mut self) -> Result<(), StateError> {
-        let Some(open) = self.state.unrecorded()? else { return Ok(()) };
-        let (event, how) = match (open.state, open.plan.intent) {
-            (Phase::Committed, Intent::Repair) => (Event::DriftRepaired, "all was done when the daemon was interrupted"),
-            (Phase::Committed, _) => (Event::Live, "all was done when the daemon was interrupted"),
-            (Phase::Stuck, _) => (Event::Stuck, "not all could be taken back"),
-            _ => (Event::Recovered, "the host is back where it was"),
-        };
-        let mut record = NewRecord::new(event, &open.plan.actor);
-        record.tell(&open.plan);
-        record.generation = self.state.live()?.map(|g| g.number);
-        let why = if open.state == Phase::Committed {
-            String::new()
-        } else {
-            format!("{}: ", first_line(&open.reason).0.unwrap_or_default())
-        };
-        record.reason = Some(format!("{why}{how}"));
-        record.details = Some(open.remains.join("\n")).filter(|text| !text.is_empty());
-        self.record(record);
-        Ok(())
-    }
-
     /// Moves `main` to the live generation's commit: at once when it stands where it is expected, else after a look. A failure
     /// does not undo what is live: the next start tries again.
     pub fn publish(&mut self, expected: Option<&str>, say: &mut dyn FnMut(Progress)) {
@@ -429,7 +360,7 @@ impl Engine {
         }
     }
 
-    fn record_held(&mut self, held: &Held, actor: &str) {
+    pub(super) fn record_held(&mut self, held: &Held, actor: &str) {
         let mut record = NewRecord::new(Event::Held, actor);
         record.commit = Some(held.commit.clone());
         record.reason = Some(held.reason.clone());
@@ -469,7 +400,7 @@ fn write_record(audit: &mut AuditLog, state: &mut State, record: NewRecord) -> R
     Ok(())
 }
 
-fn held_now(commit: &str, reason: &str) -> Held {
+pub(super) fn held_now(commit: &str, reason: &str) -> Held {
     Held { commit: commit.to_owned(), reason: reason.to_owned(), since: UtcTime::now().to_string() }
 }
 
@@ -481,7 +412,7 @@ pub(super) fn first_red(verdicts: &[Probed], baseline: &[Probed], intent: Intent
     Some(format!("probe {}{before}", red.text))
 }
 
-fn first_line(reason: &str) -> (Option<String>, Option<String>) {
+pub(super) fn first_line(reason: &str) -> (Option<String>, Option<String>) {
     match reason.split_once('\n') {
         Some((first, rest)) => (Some(first.to_owned()), Some(rest.to_owned())),
         None => (Some(reason.to_owned()), None),

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Account, HostError, HostResult, Job, Look, Process, Ran, Seen, Slot, Touch, UnitSeen};
+use super::{Account, HostError, HostResult, Job, Look, Ran, Seen, Slot, Touch, UnitSeen};
 use crate::change::{DirFacts, FileFacts, Object, UnitFacts, Wake};
 use crate::digest::Digest;
 use crate::path::ManagedPath;
@@ -453,9 +453,6 @@ impl Look for Fake {
     fn unit(&self, unit: &str) -> HostResult<UnitSeen> {
         self.look(|_| Ok(()))?;
         Ok(self.0.borrow_mut().seen(unit))
-    }
-    fn children(&self, _: &str) -> HostResult<Vec<Process>> {
-        self.look(|_| Ok(Vec::new()))
     }
     fn journal(&self, unit: &str, _: usize) -> HostResult<Vec<String>> {
         self.look(|_| Ok(vec![format!("{unit} has said its last words")]))

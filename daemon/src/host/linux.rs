@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::change::{DirFacts, Object, UnitFacts, Wake};
-use crate::host::{Account, HostError, HostResult, Job, Look, Process, Ran, Seen, Slot, Touch, UnitSeen};
+use crate::host::{Account, HostError, HostResult, Job, Look, Ran, Seen, Slot, Touch, UnitSeen};
 use crate::path::ManagedPath;
 
 pub use files::{Files, accounts};
@@ -92,9 +92,6 @@ impl Look for Linux {
     }
     fn instances(&self, template: &str) -> HostResult<Vec<String>> {
         self.manager()?.instances(template)
-    }
-    fn children(&self, unit: &str) -> HostResult<Vec<Process>> {
-        Ok(processes::children_of(self.manager()?.unit(unit)?.main_pid))
     }
     fn journal(&self, unit: &str, lines: usize) -> HostResult<Vec<String>> {
         self.manager()?.journal(unit, lines)

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::file::{implied_directories, managed, owner_of, parse_mode};
+use super::place::{implied_directories, managed, owner_of, parse_mode};
 use super::{Claim, KindError, Mistake, Phase, Sight, Spec, State};
 use crate::change::{Change, DirFacts};
 

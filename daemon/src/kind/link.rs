@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::file::{implied_directories, managed, reason};
+use super::place::{implied_directories, managed, reason};
 use super::{Claim, KindError, Mistake, Phase, Sight, Spec, State};
 use crate::change::{Change, Object};
 use crate::host::Seen;

@@ -10,7 +10,7 @@ use crate::audit::Head;
 use crate::change::{Change, FileFacts, Object, Wake};
 use crate::cycle::tests::{id, scratch};
 use crate::digest::Digest;
-use crate::journal::{Event, State as Phase};
+use crate::journal::{Event, Phase};
 use crate::manifest::Manifest;
 use crate::path::ManagedPath;
 use crate::plan::{Intent, Plan, Step};

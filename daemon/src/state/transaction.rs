@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Held, Open, Setting, State, StateError, StateResult, insert_held, json, key, parse};
 use crate::change::Wake;
-use crate::journal::{self, Event, State as Phase};
+use crate::journal::{self, Event, Phase};
 use crate::plan::Plan;
 
 impl State {

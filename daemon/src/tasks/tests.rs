@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Published, Status, Worker};
+use super::{Clerk, Published, Status};
 use crate::config::{Remote, Settings};
 use crate::cycle::Order;
 use crate::cycle::tests::{Rig, id};
@@ -16,8 +16,8 @@ use crate::policy::Right;
 use crate::report::{Report, Verdict};
 use crate::timespan::TimeSpan;
 
-/// A worker on a host whose repository has the revisions 1, 2 and 3 in a line, and x beside them.
-fn worker() -> (Worker, Fake, tempfile::TempDir) {
+/// A clerk on a host whose repository has the revisions 1, 2 and 3 in a line, and x beside them.
+fn clerk() -> (Clerk, Fake, tempfile::TempDir) {
     let fake = Fake::new();
     let rig = Rig::new(fake.clone());
     rig.commit("1", None, &[("files/etc/x", "one")]);
@@ -30,7 +30,7 @@ fn worker() -> (Worker, Fake, tempfile::TempDir) {
         branch: "main".to_owned(),
         interval: TimeSpan::millis(60_000),
     };
-    let worker = Worker {
+    let clerk = Clerk {
         engine: rig.engine,
         desk: Desk::default(),
         published: Arc::new(watch::channel(Published::default()).0),
@@ -38,17 +38,17 @@ fn worker() -> (Worker, Fake, tempfile::TempDir) {
         settings: Settings { remotes: vec![remote], ..Settings::default() },
         remotes: BTreeMap::new(),
     };
-    (worker, fake, rig.dir)
+    (clerk, fake, rig.dir)
 }
 
-fn perform(worker: &mut Worker, task: Task) -> Report {
+fn perform(clerk: &mut Clerk, task: Task) -> Report {
     let ticket = {
-        drop(worker.desk.submit(task));
-        worker.desk.take(std::time::Duration::ZERO).unwrap()
+        drop(clerk.desk.submit(task));
+        clerk.desk.take(std::time::Duration::ZERO).unwrap()
     };
-    let report = worker.perform(&ticket);
-    worker.publish(Some(report.text()));
-    worker.desk.finish(&ticket, report.clone());
+    let report = clerk.perform(&ticket);
+    clerk.publish(Some(report.text()));
+    clerk.desk.finish(&ticket, report.clone());
     report
 }
 
@@ -64,8 +64,8 @@ fn poll() -> Task {
     Task::Poll { remote: "origin".to_owned() }
 }
 
-fn status(worker: &Worker) -> Status {
-    worker.published.borrow().status.clone()
+fn status(clerk: &Clerk) -> Status {
+    clerk.published.borrow().status.clone()
 }
 
 fn text(fake: &Fake) -> String {
@@ -74,80 +74,80 @@ fn text(fake: &Fake) -> String {
 
 #[test]
 fn while_paused_nothing_is_applied() {
-    let (mut worker, fake, _dir) = worker();
-    assert_eq!(perform(&mut worker, deploy("1")).verdict, Verdict::Live);
+    let (mut clerk, fake, _dir) = clerk();
+    assert_eq!(perform(&mut clerk, deploy("1")).verdict, Verdict::Live);
     let pause = Task::Pause { actor: "root".to_owned(), reason: "moving\u{1b} house".to_owned() };
-    assert_eq!(perform(&mut worker, pause.clone()).verdict, Verdict::NothingToDo);
-    assert_eq!(perform(&mut worker, pause).verdict, Verdict::NothingToDo, "may be repeated");
-    assert_eq!(status(&worker).phase, "paused");
+    assert_eq!(perform(&mut clerk, pause.clone()).verdict, Verdict::NothingToDo);
+    assert_eq!(perform(&mut clerk, pause).verdict, Verdict::NothingToDo, "may be repeated");
+    assert_eq!(status(&clerk).phase, "paused");
 
-    let report = perform(&mut worker, deploy("2"));
+    let report = perform(&mut clerk, deploy("2"));
     assert_eq!(report.verdict, Verdict::Refused);
     for words in ["paused by root since", "moving", "reconcilectl resume"] {
         assert!(report.reason.contains(words), "{}", report.reason);
     }
     assert!(!report.reason.contains('\u{1b}'));
-    assert_eq!(worker.engine.state.held(&id("2")).unwrap(), None, "that is not the revision's fault");
+    assert_eq!(clerk.engine.state.held(&id("2")).unwrap(), None, "that is not the revision's fault");
     fake.world().file("/etc/x", "by hand");
-    assert_eq!(perform(&mut worker, tick()).verdict, Verdict::NothingToDo);
+    assert_eq!(perform(&mut clerk, tick()).verdict, Verdict::NothingToDo);
     assert_eq!(text(&fake), "by hand", "drift is only reported");
     let preview = Task::Order(Order::Preview { commit: id("2"), actor: "ana".to_owned(), right: Right::Deploy });
-    assert_eq!(perform(&mut worker, preview).verdict, Verdict::Accepted);
+    assert_eq!(perform(&mut clerk, preview).verdict, Verdict::Accepted);
 
-    assert_eq!(perform(&mut worker, Task::Resume { actor: "root".to_owned() }).verdict, Verdict::NothingToDo);
-    assert_eq!(perform(&mut worker, tick()).verdict, Verdict::Live);
+    assert_eq!(perform(&mut clerk, Task::Resume { actor: "root".to_owned() }).verdict, Verdict::NothingToDo);
+    assert_eq!(perform(&mut clerk, tick()).verdict, Verdict::Live);
     assert_eq!(text(&fake), "one");
-    assert_eq!(status(&worker).phase, "idle");
+    assert_eq!(status(&clerk).phase, "idle");
 }
 
 #[test]
 fn retry_lets_a_held_revision_try_again() {
-    let (mut worker, fake, _dir) = worker();
-    perform(&mut worker, deploy("1"));
+    let (mut clerk, fake, _dir) = clerk();
+    perform(&mut clerk, deploy("1"));
     fake.arm_on("swap", Fault::Fail { late: false, sticky: false, error: || errno("worn disk", 5) });
-    assert_eq!(perform(&mut worker, deploy("2")).verdict, Verdict::RolledBack);
-    assert_eq!(status(&worker).held.unwrap().commit, id("2"));
-    assert!(status(&worker).line().contains("HELD 200000000000: "), "{}", status(&worker).line());
-    assert_eq!(perform(&mut worker, deploy("2")).verdict, Verdict::Refused);
+    assert_eq!(perform(&mut clerk, deploy("2")).verdict, Verdict::RolledBack);
+    assert_eq!(status(&clerk).held.unwrap().commit, id("2"));
+    assert!(status(&clerk).line().contains("HELD 200000000000: "), "{}", status(&clerk).line());
+    assert_eq!(perform(&mut clerk, deploy("2")).verdict, Verdict::Refused);
     let retry = |commit: &str| Task::Retry { commit: commit.to_owned(), actor: "root".to_owned() };
-    assert!(!perform(&mut worker, retry("abcdef")).verdict.is_good());
-    assert_eq!(perform(&mut worker, retry("")).verdict, Verdict::Live, "the newest held one");
-    assert_eq!((text(&fake).as_str(), status(&worker).held), ("two", None));
-    assert_eq!(status(&worker).desired, Some(id("2")));
+    assert!(!perform(&mut clerk, retry("abcdef")).verdict.is_good());
+    assert_eq!(perform(&mut clerk, retry("")).verdict, Verdict::Live, "the newest held one");
+    assert_eq!((text(&fake).as_str(), status(&clerk).held), ("two", None));
+    assert_eq!(status(&clerk).desired, Some(id("2")));
 }
 
 #[test]
 fn a_stuck_host_takes_no_orders_until_a_person_ends_it() {
-    let (mut worker, fake, _dir) = worker();
-    perform(&mut worker, deploy("1"));
+    let (mut clerk, fake, _dir) = clerk();
+    perform(&mut clerk, deploy("1"));
     fake.arm_on("sync parents", Fault::Fail { late: false, sticky: true, error: || errno("the disk is gone", 5) });
-    assert_eq!(perform(&mut worker, deploy("2")).verdict, Verdict::Stuck);
+    assert_eq!(perform(&mut clerk, deploy("2")).verdict, Verdict::Stuck);
     fake.revive();
-    assert_eq!(status(&worker).phase, "stuck");
-    assert!(status(&worker).line().starts_with("STUCK: file:/etc/x"), "{}", status(&worker).line());
+    assert_eq!(status(&clerk).phase, "stuck");
+    assert!(status(&clerk).line().starts_with("STUCK: file:/etc/x"), "{}", status(&clerk).line());
     for task in [deploy("3"), tick(), Task::Sync { actor: "root".to_owned() }] {
-        let report = perform(&mut worker, task);
+        let report = perform(&mut clerk, task);
         assert_eq!(report.verdict, Verdict::Stuck);
         assert!(report.reason.contains("reconcilectl resolve"), "{}", report.reason);
     }
     let resolve = Task::Resolve { path: "all".to_owned(), restore: true, actor: "root".to_owned() };
-    assert_eq!(perform(&mut worker, resolve).verdict, Verdict::NothingToDo);
+    assert_eq!(perform(&mut clerk, resolve).verdict, Verdict::NothingToDo);
     assert_eq!(text(&fake), "one");
-    assert_eq!(perform(&mut worker, deploy("3")).verdict, Verdict::Live);
+    assert_eq!(perform(&mut clerk, deploy("3")).verdict, Verdict::Live);
 }
 
 #[test]
 fn a_remote_is_followed_forward_only() {
-    let (mut worker, fake, _dir) = worker();
-    assert_eq!(perform(&mut worker, poll()).verdict, Verdict::Failed, "it does not answer");
-    assert!(worker.remotes["origin"].error.is_some());
+    let (mut clerk, fake, _dir) = clerk();
+    assert_eq!(perform(&mut clerk, poll()).verdict, Verdict::Failed, "it does not answer");
+    assert!(clerk.remotes["origin"].error.is_some());
     fake.world().remote = Some(id("2"));
-    assert_eq!(perform(&mut worker, poll()).verdict, Verdict::Live);
-    assert_eq!(perform(&mut worker, poll()).verdict, Verdict::NothingToDo);
+    assert_eq!(perform(&mut clerk, poll()).verdict, Verdict::Live);
+    assert_eq!(perform(&mut clerk, poll()).verdict, Verdict::NothingToDo);
     for (tip, words) in [("1", "went back"), ("f", "was rewritten")] {
         fake.world().remote = Some(id(tip));
         for _ in 0..3 {
-            let report = perform(&mut worker, poll());
+            let report = perform(&mut clerk, poll());
             assert_eq!(report.verdict, Verdict::Refused);
             assert!(report.reason.contains(words), "{}", report.reason);
         }
@@ -157,24 +157,24 @@ fn a_remote_is_followed_forward_only() {
     assert_eq!(log.matches("\"event\":\"alarm\"").count(), 2, "an alarm for each, not for each time it is asked");
     // Forward again.
     fake.world().remote = Some(id("3"));
-    assert_eq!(perform(&mut worker, Task::Sync { actor: "root".to_owned() }).verdict, Verdict::NothingToDo);
+    assert_eq!(perform(&mut clerk, Task::Sync { actor: "root".to_owned() }).verdict, Verdict::NothingToDo);
     assert_eq!(text(&fake), "three");
-    assert_eq!(perform(&mut worker, Task::Poll { remote: "other".to_owned() }).verdict, Verdict::Refused);
+    assert_eq!(perform(&mut clerk, Task::Poll { remote: "other".to_owned() }).verdict, Verdict::Refused);
 }
 
 #[test]
 fn a_held_tip_is_not_pulled_again() {
-    let (mut worker, fake, _dir) = worker();
+    let (mut clerk, fake, _dir) = clerk();
     fake.world().remote = Some(id("1"));
-    perform(&mut worker, poll());
+    perform(&mut clerk, poll());
     fake.world().remote = Some(id("2"));
     fake.arm_on("swap", Fault::Fail { late: false, sticky: false, error: || errno("worn disk", 5) });
-    assert_eq!(perform(&mut worker, poll()).verdict, Verdict::RolledBack);
+    assert_eq!(perform(&mut clerk, poll()).verdict, Verdict::RolledBack);
     let calls = fake.calls();
     for _ in 0..3 {
-        assert_eq!(perform(&mut worker, poll()).verdict, Verdict::Refused);
+        assert_eq!(perform(&mut clerk, poll()).verdict, Verdict::Refused);
     }
     assert!(!fake.world().log[calls..].iter().any(|c| c.starts_with("stage")), "no loop on the same revision");
     fake.world().remote = Some(id("3"));
-    assert_eq!(perform(&mut worker, poll()).verdict, Verdict::Live);
+    assert_eq!(perform(&mut clerk, poll()).verdict, Verdict::Live);
 }

@@ -3,7 +3,7 @@
 use super::{Chance, Rig, id};
 use crate::host::HostError;
 use crate::host::fake::{Fake, Fault, Picture, errno};
-use crate::journal::State as Phase;
+use crate::journal::Phase;
 use crate::kind::KINDS;
 use crate::report::Verdict;
 

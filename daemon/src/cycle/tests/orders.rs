@@ -2,7 +2,7 @@
 
 use super::{Rig, id};
 use crate::host::fake::{Fake, Fault, Node, errno};
-use crate::journal::State as Phase;
+use crate::journal::Phase;
 use crate::policy::Right;
 use crate::report::Verdict;
 

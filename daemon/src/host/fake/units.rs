@@ -113,7 +113,6 @@ impl World {
             sub: (if unit.failing { "auto-restart" } else { "running" }).to_owned(),
             file_state: file_state.to_owned(),
             fragment,
-            stale: unit.loaded != on_disk,
             result: (if unit.failing { "exit-code" } else { "success" }).to_owned(),
             links: if unit.enabled { vec![link] } else { Vec::new() },
             ..UnitSeen::default()

@@ -183,7 +183,6 @@ impl Manager {
                     Err(_) => text("UnitFileState"),
                 },
                 fragment: text("FragmentPath"),
-                stale: flag(&properties, "NeedDaemonReload"),
                 main_pid: number(&properties, "MainPID"),
                 restarts: number(&properties, "NRestarts"),
                 result: text("Result"),

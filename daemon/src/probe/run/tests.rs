@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{baseline, run};
 use crate::change::DirFacts;
-use crate::host::{Account, HostError, HostResult, Job, Look, Process, Ran, Sandbox, Seen, UnitSeen};
+use crate::host::{Account, HostError, HostResult, Job, Look, Ran, Sandbox, Seen, UnitSeen};
 use crate::path::ManagedPath;
 use crate::probe::{Probe, Verdict};
 
@@ -54,9 +54,6 @@ impl Look for Fake {
         let mut units = self.units.borrow_mut();
         let next = if units.len() > 1 { units.pop_front() } else { units.front().cloned() };
         next.ok_or_else(|| HostError::Systemd("no bus".to_owned()))
-    }
-    fn children(&self, _: &str) -> HostResult<Vec<Process>> {
-        unreachable!()
     }
     fn journal(&self, _: &str, _: usize) -> HostResult<Vec<String>> {
         unreachable!()
