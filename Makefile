@@ -52,6 +52,10 @@ unit: setup ## tests that need no host
 e2e: tested-deb ## scenarios on booted hosts, both releases; SCENARIO=part-of-a-name for some, KEEP_HOSTS=1 to look at failed ones
 	@RECONCILED_DEB="$$(cat $(TESTED))" RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" cargo test -p reconciled-tests $(foreach suite,$(SUITES),--test '$(suite)') --no-fail-fast -- --test-threads=$(THREADS) $(SCENARIO)
 
+.PHONY: test-crash
+test-crash: tested-deb ## every kill point on each release; make test has the two releases share them
+	@RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" EVERY_POINT=1 cargo test -p reconciled-tests --test crash -- --test-threads=$(THREADS)
+
 .PHONY: test-planted
 test-planted: setup ## bugs planted in the daemon, which the crash tests have to catch
 	@tests/planted
