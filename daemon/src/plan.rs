@@ -39,7 +39,7 @@ pub enum Intent {
 /// One step of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// The resource that asked for it: `file:/etc/x`; or [`GONE`].
+    /// The resource that asked for it: `file:/etc/x`; or `gone`: what left the repository, or stops because its file goes.
     pub resource: String,
     /// Why, in a few words.
     pub reason: String,
