@@ -220,8 +220,9 @@ impl Engine {
 
         let approved = policy::judge(plan, order.right(), allow_empty).map_err(|reasons| Stop::denied(&reasons))?;
         (self.phase)("rehearsing");
-        let rehearsed = rehearse::rehearse(approved, &*self.host, &seeing::stored(&self.state), &mut pass.record.guards, say)?;
+        let rehearsed = rehearse::rehearse(approved, &*self.host, &seeing::stored(&self.state), &mut pass.record.guards, say);
         pass.lap("rehearse");
+        let rehearsed = rehearsed?;
         if order.intent() == Intent::Preview {
             self.record_preview(pass)?;
             let commit = Some(rehearsed.into_plan().commit.id);
