@@ -116,7 +116,7 @@ scenario! {
             wait_until_up(host);
             is_at_generation_one(host, &repo, point);
             // What starts at boot has read the restored files, whether or not the daemon was up by then.
-            let read = host.exec("journalctl -b -o cat -u reader.service").stdout;
+            let read = host.exec("journalctl -b -o cat _SYSTEMD_UNIT=reader.service").stdout;
             assert!(read.contains("one\none\nconf\nother\n"), "{point}: at boot a service read {read}");
             assert!(!read.contains("two") && !read.contains("new"), "{point}: at boot a service read {read}");
             let order = host.sh("journalctl -b -o short-monotonic -u reconciled-recover -u reader.service | grep -n -e Finished").ok();
