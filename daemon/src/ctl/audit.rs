@@ -136,7 +136,11 @@ fn verify(file: Option<PathBuf>, mut anchors: Vec<Head>) -> Result<String, Probl
             Ok(format!("{}: {} records, unbroken; {anchored}\nhead {head}", path.display(), verified.records))
         }
         Err(broken) => {
-            let older = if is_copy && broken.why.contains("cut off") { " (an older copy is judged by its own end: --head SEQ:HASH)" } else { "" };
+            let older = if is_copy && broken.why.contains("cut off") {
+                " (an older copy is judged by its own end: --head SEQ:HASH)"
+            } else {
+                ""
+            };
             Err(Problem::new(format!("{}: {broken}{older}", path.display())))
         }
     }
