@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-export PATH := $(CURDIR)/target/tools/bin:$(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+export PATH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/reconciled-tools/bin:$(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 PROFILE ?= release
 # Hosts that run side by side: a few more than cores, since most of their time is waiting.
 THREADS ?= 4
