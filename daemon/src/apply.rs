@@ -10,21 +10,26 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::change::{Change, DirFacts, Object, Wake};
+use crate::change::{Change, DirFacts, Object, UnitFacts, Wake};
 use crate::guard::{GuardCall, findings};
-use crate::host::{HostError, HostResult, Job, Sandbox, Slot, Touch, UnitSeen};
+use crate::host::{HostError, HostResult, Job, Process, Sandbox, Slot, Touch, UnitSeen};
 use crate::journal::Event;
 use crate::path::ManagedPath;
 use crate::plan::Plan;
 use crate::rehearse::Rehearsed;
 use crate::report::Progress;
 use crate::state::{Commitment, State, StateError};
+use crate::units;
 
 pub use force::force_back;
 pub use undo::{Cause, Undone, WithManager, bring_back_unit, bring_down_unit, finish_restored, restore, undo};
 
 /// How long what was started has to stay up before it counts.
 const SETTLE: Duration = Duration::from_secs(2);
+/// How often the workers of a service are counted meanwhile.
+const SETTLE_LOOKS: u32 = 8;
+/// More workers than these, none of which stays, are more than a start that needs a second try.
+const DEAD_WORKERS: usize = 3;
 /// Limit of one guard in place.
 const GUARD_LIMIT: Duration = Duration::from_secs(60);
 /// Most output of a guard that is kept, in bytes.
@@ -250,7 +255,7 @@ pub fn apply(
         if cfg!(feature = "planted-late-journal") {
             ground.state.advance(staged.id, Event::Act)?;
         }
-        carry_out_wakes(&staged, ground)?;
+        wake_and_start(&staged, ground)?;
         settle(&staged.plan, ground)?;
         crate::failpoint!("settled");
         Ok(())
@@ -261,27 +266,29 @@ pub fn apply(
     }
 }
 
-/// Makes the changes. Once all objects are in place the guards judge them, before the first unit is touched by them.
+/// Makes the changes: what stops, stops while its unit file still says how; then all objects; then what PID 1 has to read.
 fn act(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
     let plan = &staged.plan;
-    let mut guarded = false;
-    let last_object = plan.steps.iter().rposition(|s| !matches!(s.change, Change::Unit { .. }));
-    for (step, s) in plan.steps.iter().enumerate() {
-        if !guarded && last_object.is_none_or(|last| step > last) {
-            in_place(staged, ground)?;
-            guarded = true;
-        }
-        let slot = Slot { transaction: staged.id, step };
-        make(slot, &s.change, ground.touch)?;
+    set_units(plan, Part::Down, |_| true, ground)?;
+    for (step, s) in plan.steps.iter().enumerate().filter(|(_, s)| s.change.path().is_some()) {
+        make(Slot { transaction: staged.id, step }, &s.change, ground.touch)?;
         crate::failpoint!("step");
     }
-    if !guarded {
-        in_place(staged, ground)?;
+    in_place(staged, ground)?;
+    set_units(plan, Part::Links, |_| true, ground)?;
+    for unit in plan.wakes.iter().filter_map(stopped_first) {
+        ground.touch.set_unit(unit, &UnitFacts { active: Some(false), ..UnitFacts::default() }, plan.patience(unit))?;
+        crate::failpoint!("step");
     }
+    if plan.wakes.contains(&Wake::DaemonReload) {
+        ground.touch.wake(&Wake::DaemonReload, None)?;
+        (ground.say)(Progress::Good { text: Wake::DaemonReload.to_string() });
+    }
+    crate::failpoint!("reloaded");
     Ok(())
 }
 
-/// All objects are live: make the renames durable, judge them where they stand, let the manager read them.
+/// All objects are live: make the renames durable and judge them where they stand, before the first unit is touched by them.
 fn in_place(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
     let paths: Vec<&ManagedPath> = staged.plan.steps.iter().filter_map(|s| s.change.path()).collect();
     if paths.is_empty() {
@@ -293,12 +300,58 @@ fn in_place(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> 
     for guard in &staged.plan.guards {
         check_in_place(guard, &staged.plan, ground)?;
     }
-    if staged.plan.wakes.contains(&Wake::DaemonReload) {
-        ground.touch.wake(&Wake::DaemonReload)?;
-        (ground.say)(Progress::Good { text: Wake::DaemonReload.to_string() });
-    }
     crate::failpoint!("guarded");
     Ok(())
+}
+
+/// A part of the changes of units; they are made at different times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// Stopped, disabled: before the files go.
+    Down,
+    /// Enabled, masked, unmasked: before PID 1 reads all of it at once.
+    Links,
+    /// Started: when all else is in place.
+    Up,
+}
+
+impl Part {
+    fn of(self, facts: &UnitFacts) -> UnitFacts {
+        let only = |field: Option<bool>, value: bool| field.filter(|on| *on == value);
+        let (enabled, masked, active) = match self {
+            Self::Down => (only(facts.enabled, false), None, only(facts.active, false)),
+            Self::Links => (only(facts.enabled, true), facts.masked, None),
+            Self::Up => (None, None, only(facts.active, true)),
+        };
+        UnitFacts { enabled, masked, active, anew: facts.anew && self == Self::Links, links: Vec::new() }
+    }
+}
+
+/// Makes one part of the changes of units, of what starts others before the others.
+fn set_units(plan: &Plan, part: Part, is_meant: impl Fn(&str) -> bool, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    let mut units: Vec<(&str, UnitFacts)> = plan
+        .steps
+        .iter()
+        .filter_map(|step| match &step.change {
+            Change::Unit { unit, after, .. } if is_meant(unit) => Some((unit.as_str(), part.of(after))),
+            _ => None,
+        })
+        .filter(|(_, facts)| *facts != UnitFacts::default())
+        .collect();
+    units.sort_by_key(|(unit, _)| !units::is_trigger(unit));
+    for (unit, facts) in units {
+        ground.touch.set_unit(unit, &facts, plan.patience(unit))?;
+        crate::failpoint!("step");
+    }
+    Ok(())
+}
+
+/// The unit that a wake stops before PID 1 reads its files.
+fn stopped_first(wake: &Wake) -> Option<&str> {
+    match wake {
+        Wake::StopStart { unit } => Some(unit),
+        _ => None,
+    }
 }
 
 fn check_in_place(guard: &GuardCall, plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
@@ -363,7 +416,7 @@ fn forward(slot: Slot, change: &Change, touch: &mut dyn Touch) -> HostResult<()>
                 _ => Err(HostError::Foreign { path: path.to_string(), expected: in_words(*before), found: in_words(live) }),
             }
         }
-        Change::Unit { unit, after, .. } => touch.set_unit(unit, after),
+        Change::Unit { .. } => Ok(()),
     }
 }
 
@@ -390,10 +443,21 @@ fn foreign(path: &str, expected: &Object, found: &Object) -> HostError {
     HostError::Foreign { path: path.to_owned(), expected: expected.to_string(), found: found.to_string() }
 }
 
+/// Reloads, restarts, starts; of sockets, timers and paths before what they start, so that a service finds its socket open.
+fn wake_and_start(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    let plan = &staged.plan;
+    let is_early = |wake: &Wake| !wake.starts() || wake.unit().is_some_and(units::is_trigger);
+    for early in [true, false] {
+        carry_out_wakes(staged, |wake| is_early(wake) == early, ground)?;
+        set_units(plan, Part::Up, |unit| units::is_trigger(unit) == early, ground)?;
+    }
+    Ok(())
+}
+
 /// Going forward no wake is recorded as done: until `committed` all of them are owed to the state that would come back.
-fn carry_out_wakes(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
-    for (seq, wake) in (0..).zip(&staged.plan.wakes).filter(|(_, wake)| **wake != Wake::DaemonReload) {
-        ground.touch.wake(wake)?;
+fn carry_out_wakes(staged: &Staged, is_meant: impl Fn(&Wake) -> bool, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    for (seq, wake) in (0..).zip(&staged.plan.wakes).filter(|(_, wake)| **wake != Wake::DaemonReload && is_meant(wake)) {
+        ground.touch.wake(wake, wake.unit().and_then(|unit| staged.plan.patience(unit)))?;
         (ground.say)(Progress::Good { text: wake.to_string() });
         if cfg!(feature = "planted-forgotten-wake") {
             ground.state.wake_done(staged.id, seq)?;
@@ -410,10 +474,16 @@ fn settle(plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
     }
     let restarts = |touch: &dyn Touch, unit: &str| touch.unit(unit).map(|seen| seen.restarts);
     let before: Vec<u32> = plan.touched.iter().map(|u| restarts(ground.touch, u)).collect::<HostResult<_>>()?;
+    let mut books: Vec<Workers> = plan.touched.iter().map(|_| Workers::default()).collect();
     if plan.starts_units() || plan.manifest.probes.is_empty() {
-        ground.touch.pause(SETTLE);
+        for _ in 0..SETTLE_LOOKS {
+            for (unit, book) in plan.touched.iter().zip(&mut books) {
+                book.look(&ground.touch.workers(unit)?);
+            }
+            ground.touch.pause(SETTLE / SETTLE_LOOKS);
+        }
     }
-    for (unit, before) in plan.touched.iter().zip(before) {
+    for ((unit, before), book) in plan.touched.iter().zip(before).zip(&books) {
         let seen = ground.touch.unit(unit)?;
         let wanted = |change: &Change| matches!(change, Change::Unit { after, .. } if after.active == Some(true));
         let wanted_up = plan.claimed.get(&format!("unit:{unit}")).is_some_and(wanted);
@@ -425,8 +495,13 @@ fn settle(plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
             .any(|s| matches!(&s.change, Change::Unit { unit: u, after, .. } if u == unit && after.active != Some(true)))
             && !woken;
         let failing = seen.is_failing() || seen.restarts > before;
-        if (failing && !spared) || ((wanted_up || woken) && seen.is_down()) {
-            let mut text = format!("{unit} did not stay up: it is {} ({}), {}", seen.active, seen.sub, why_down(&seen));
+        let is_down = (failing && !spared) || ((wanted_up || woken) && seen.is_down());
+        if is_down || book.die() {
+            let mut text = if is_down {
+                format!("{unit} did not stay up: it is {} ({}), {}", seen.active, seen.sub, why_down(&seen))
+            } else {
+                format!("{unit} is active, but its workers die: {} of them in {} s", book.known.len(), SETTLE.as_secs())
+            };
             for line in ground.touch.journal(unit, 10).unwrap_or_default() {
                 text.push_str(&format!("\n  {unit}: {line}"));
             }
@@ -434,6 +509,33 @@ fn settle(plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
         }
     }
     Ok(())
+}
+
+/// The workers of a service while it settles. A main process can live on and start one worker after the other, none of which
+/// stays: the manager calls that active.
+#[derive(Default)]
+struct Workers {
+    known: BTreeSet<(u32, u64)>,
+    /// Those of each look, by pid and start.
+    looks: Vec<BTreeSet<(u32, u64)>>,
+}
+
+impl Workers {
+    fn look(&mut self, now: &[Process]) {
+        let now: BTreeSet<(u32, u64)> = now.iter().map(|process| (process.pid, process.started)).collect();
+        self.known.extend(&now);
+        self.looks.push(now);
+    }
+
+    /// At each look there were others: none lives through half of the time, and there is no end of them.
+    fn die(&self) -> bool {
+        let half = self.looks.len() / 2;
+        let stays =
+            |worker: &(u32, u64)| self.looks.windows(half.max(1)).any(|some| some.iter().all(|look| look.contains(worker)));
+        self.known.len() > DEAD_WORKERS
+            && self.looks.iter().filter(|look| !look.is_empty()).count() > half
+            && !self.known.iter().any(stays)
+    }
 }
 
 fn why_down(seen: &UnitSeen) -> String {
@@ -455,6 +557,9 @@ pub(crate) mod tests {
 
     /// Makes one step of a transaction, as the executor would.
     pub(crate) fn make(rig: &mut Rig, transaction: u64, step: usize, change: &Change) -> HostResult<()> {
+        if let Change::Unit { unit, after, .. } = change {
+            return rig.engine.host.set_unit(unit, after, None);
+        }
         make_step(Slot { transaction, step }, change, &mut *rig.engine.host)
     }
 }

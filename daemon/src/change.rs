@@ -64,6 +64,9 @@ pub struct UnitFacts {
     pub masked: Option<bool>,
     /// Running, listening or mounted now.
     pub active: Option<bool>,
+    /// It is enabled already, and its new `[Install]` asks for other links: all are made anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anew: bool,
     /// The symbolic links below `/etc/systemd/system` that carry enablement or mask the unit, `(path, text)`: what the way back
     /// restores, with a manager or, in early boot, without.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -134,6 +137,11 @@ pub enum Wake {
         /// Which unit.
         unit: String,
     },
+    /// Stop of a running unit before PID 1 reads its changed files, by what it was started by; start after that.
+    StopStart {
+        /// Which unit.
+        unit: String,
+    },
 }
 
 /// Proof that a reload took effect; exit code 0 is none.
@@ -163,6 +171,15 @@ impl Change {
         match self {
             Self::Entry { path, .. } | Self::Dir { path, .. } => Some(path),
             Self::Unit { .. } => None,
+        }
+    }
+
+    /// Its unit; `None` for what has a path.
+    #[must_use]
+    pub fn unit(&self) -> Option<&str> {
+        match self {
+            Self::Unit { unit, .. } => Some(unit),
+            _ => None,
         }
     }
 
@@ -248,8 +265,14 @@ impl Wake {
     pub fn unit(&self) -> Option<&str> {
         match self {
             Self::DaemonReload => None,
-            Self::Reload { unit, .. } | Self::Restart { unit } => Some(unit),
+            Self::Reload { unit, .. } | Self::Restart { unit } | Self::StopStart { unit } => Some(unit),
         }
+    }
+
+    /// Whether its unit has stopped and started when it is done.
+    #[must_use]
+    pub fn starts(&self) -> bool {
+        matches!(self, Self::Restart { .. } | Self::StopStart { .. })
     }
 
     /// What it wakes, in the words of [`Change::target`]: `unit:nginx.service`, or `manager`.
@@ -286,7 +309,7 @@ impl UnitFacts {
     pub fn holds_in(&self, seen: &Self) -> bool {
         // A field that has no meaning for the unit (a static unit cannot be enabled) is never in the way.
         let same = |want: Option<bool>, have: Option<bool>| want.is_none() || have.is_none() || want == have;
-        same(self.enabled, seen.enabled) && same(self.masked, seen.masked) && same(self.active, seen.active)
+        same(self.enabled, seen.enabled) && same(self.masked, seen.masked) && same(self.active, seen.active) && !self.anew
     }
 
     /// The fields of `seen` that `self` manages: what has to be remembered to take a change back.
@@ -296,6 +319,7 @@ impl UnitFacts {
             enabled: self.enabled.and(seen.enabled),
             masked: self.masked.and(seen.masked),
             active: self.active.and(seen.active),
+            anew: false,
             links: seen.links.clone(),
         }
     }
@@ -324,6 +348,7 @@ impl fmt::Display for Wake {
             Self::DaemonReload => f.write_str("daemon-reload"),
             Self::Reload { unit, .. } => write!(f, "reload {unit}"),
             Self::Restart { unit } => write!(f, "restart {unit}"),
+            Self::StopStart { unit } => write!(f, "stop and start {unit}"),
         }
     }
 }

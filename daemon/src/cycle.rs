@@ -2,7 +2,9 @@
 //! made by the stage before it, so that none can be skipped.
 
 mod asides;
+mod definitions;
 mod ending;
+mod patience;
 mod recovery;
 mod seeing;
 
@@ -240,6 +242,7 @@ impl Engine {
         pass: &mut Pass,
         say: Say<'_>,
     ) -> Result<End, Stop> {
+        self.wait_for_dpkg(order.intent(), say)?;
         let baseline = probe::baseline(&*self.host, &rehearsed.plan().manifest.probes)?;
         pass.lap("baseline");
         let left_behind = self.left_behind(order, live)?;

@@ -3,7 +3,7 @@
 use globset::{GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
-use crate::change::{Proof, Wake};
+use crate::change::Proof;
 use crate::host::Ran;
 use crate::path::{ManagedPath, escape};
 
@@ -61,18 +61,6 @@ pub enum WakeAction {
     Reload,
     /// Stop and start.
     Restart,
-}
-
-impl GuardWake {
-    /// The wake for a plan.
-    #[must_use]
-    pub fn wake(&self) -> Wake {
-        let unit = self.unit.clone();
-        match self.action {
-            WakeAction::Reload => Wake::Reload { unit, proof: self.proof.clone() },
-            WakeAction::Restart => Wake::Restart { unit },
-        }
-    }
 }
 
 /// A guard as one plan calls it.

@@ -51,6 +51,9 @@ pub enum HostError {
 /// Shorthand of this module and its users.
 pub type HostResult<T> = Result<T, HostError>;
 
+/// How long a job of a unit may take; `None` leaves that to the unit's own time-outs.
+pub type Patience = Option<Duration>;
+
 /// An object at a path and what only matters while looking.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
@@ -114,6 +117,7 @@ impl UnitSeen {
             enabled: self.enabled(),
             masked: Some(self.load == "masked" || self.file_state.starts_with("masked")),
             active: Some(self.is_active()),
+            anew: false,
             links: self.links.clone(),
         }
     }
@@ -167,6 +171,8 @@ pub struct Process {
     pub pid: u32,
     /// Start time in clock ticks since boot (proc_pid_stat(5), field 22): with the pid it names one process for good.
     pub started: u64,
+    /// The name of its program (proc_pid_comm(5)).
+    pub program: String,
     /// Its command line, NULs as spaces.
     pub title: String,
 }
@@ -251,13 +257,19 @@ pub trait Look {
     fn group(&self, name: &str) -> HostResult<Option<u32>>;
     /// A unit, loaded if need be.
     fn unit(&self, unit: &str) -> HostResult<UnitSeen>;
+    /// The services that run now.
+    fn running_services(&self) -> HostResult<Vec<String>>;
     /// The loaded instances of a template unit (`worker@.service`).
     fn instances(&self, template: &str) -> HostResult<Vec<String>>;
     /// The last lines of a unit's journal, oldest first.
     fn journal(&self, unit: &str, lines: usize) -> HostResult<Vec<String>>;
+    /// The children of a service's main process that run the same program: its workers.
+    fn workers(&self, unit: &str) -> HostResult<Vec<Process>>;
     /// Runs a process in a transient unit of its own and waits for it. Each whole line of its standard output is given
     /// to `on_line` as it comes; when that returns false the job is stopped.
     fn run(&self, job: &Job, on_line: &mut dyn FnMut(&str) -> bool) -> HostResult<Ran>;
+    /// Who holds dpkg's lock, in words; `None` when packages are left alone.
+    fn dpkg_lock(&self) -> HostResult<Option<String>>;
     /// Whether the host is shutting down: units are stopped then, and no other job is taken.
     fn is_going_down(&self) -> bool;
     /// Waits; what else the engine has to do meanwhile (a sign of life) happens here.
@@ -294,12 +306,12 @@ pub trait Touch: Look {
     fn sync_parents(&mut self, paths: &[&ManagedPath]) -> HostResult<()>;
     /// Removes the slots of a transaction.
     fn sweep(&mut self, transaction: u64, staging: &[PathBuf]) -> HostResult<()>;
-    /// Brings the managed fields of a unit to `facts` and waits for the jobs.
-    fn set_unit(&mut self, unit: &str, facts: &UnitFacts) -> HostResult<()>;
+    /// Brings the managed fields of a unit to `facts` and waits for the jobs. The manager knows changed links from its next reload on.
+    fn set_unit(&mut self, unit: &str, facts: &UnitFacts, patience: Patience) -> HostResult<()>;
     /// Gives a unit exactly these enablement links, without asking the manager.
     fn restore_links(&mut self, unit: &str, links: &[(String, String)]) -> HostResult<()>;
     /// Carries out a wake and proves it.
-    fn wake(&mut self, wake: &Wake) -> HostResult<()>;
+    fn wake(&mut self, wake: &Wake, patience: Patience) -> HostResult<()>;
 }
 
 #[cfg(test)]

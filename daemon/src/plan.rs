@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 use crate::change::{Change, Object, Wake};
 use crate::digest::Digest;
 use crate::guard::{GuardCall, Guards};
-use crate::host::UnitSeen;
+use crate::host::{Patience, UnitSeen};
 use crate::kind::{Claim, Phase, Spec as _, UnitSpec};
 use crate::manifest::Manifest;
 use crate::path::ManagedPath;
 use crate::secrets::Secrets;
 use crate::source::Commit;
+use crate::units::definition::Definition;
 use crate::units::{self, UnitFile};
 
 /// The resource of a step that no declaration asked for: what left the repository, and what stops because its file goes.
@@ -62,6 +63,9 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Wakes in order; owed from the first change on.
     pub wakes: Vec<Wake>,
+    /// Why each of them is owed, in the same order, in a few words; empty where the change says it all.
+    #[serde(default)]
+    pub why: Vec<String>,
     /// Checks in order.
     pub guards: Vec<GuardCall>,
     /// For the ledger: what stood at each claimed target when this plan looked.
@@ -81,6 +85,29 @@ pub struct Plan {
     pub secrets: Secrets,
     /// Remarks.
     pub notes: Vec<String>,
+}
+
+/// What a unit's files say, and what of its inputs changes.
+#[derive(Clone, Debug, Default)]
+pub struct Defined {
+    /// As the host has it.
+    pub now: Definition,
+    /// As the plan will leave it.
+    pub then: Definition,
+    /// Changed paths that its process has read, with the setting that names each.
+    pub read: Vec<(ManagedPath, String)>,
+}
+
+impl Defined {
+    /// It does something and is done: started anew it would do it twice.
+    pub(crate) fn runs_to_its_end(&self) -> bool {
+        self.then.value("Service", "Type") == Some("oneshot") && !self.then.is_on("Service", "RemainAfterExit")
+    }
+
+    /// A service has a way to read its configuration again (systemd.service(5)).
+    pub(crate) fn can_reload(&self) -> bool {
+        !self.then.values("Service", "ExecReload").is_empty() || self.then.value("Service", "Type") == Some("notify-reload")
+    }
 }
 
 /// What looking has brought together for one plan.
@@ -104,6 +131,8 @@ pub struct Material<'a> {
     pub let_go: Vec<String>,
     /// The units that any of the changes may concern, as they are now.
     pub units: BTreeMap<String, UnitSeen>,
+    /// What is known of the files of units that change, and of services that read what changes.
+    pub definitions: BTreeMap<String, Defined>,
     /// Unit files that go and bring another file of the same unit to light, the vendor's.
     pub uncovering: BTreeSet<ManagedPath>,
     /// The host's guards.
@@ -140,8 +169,68 @@ pub enum PlanError {
 /// # Errors
 /// When two claims contradict each other, or a unit is to run that nothing brings.
 pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
-    let Material { intent, actor, commit, manifest, mut claims, releases, released, let_go, units, uncovering, guards } =
+    let Material { intent, actor, commit, manifest, claims, releases, released, let_go, units, definitions, uncovering, guards } =
         material;
+    let Claimed { files, units: mut wanted_units, claimed } = taken(claims)?;
+    wanted_units.sort_by_key(|step| !is_trigger_step(step));
+    let gone = |claim: Claim| Step { resource: GONE.to_owned(), reason: claim.reason, change: claim.change };
+    let (unit_releases, file_releases): (Vec<_>, Vec<_>) =
+        releases.into_iter().map(gone).partition(|step| matches!(step.change, Change::Unit { .. }));
+    let mut steps = stops(&unit_releases, file_releases.iter().chain(&files), &units, &uncovering);
+    refuse_missing_units(&wanted_units, &files, &steps, &manifest, &units)?;
+    steps.extend(in_file_order(files, file_releases));
+    steps.extend(wanted_units);
+    steps.extend(unit_releases.into_iter().filter(|s| !is_stop(&s.change)));
+    dedup_targets(&mut steps);
+    if intent == Intent::Repair {
+        steps.iter_mut().for_each(|step| leave_in_good_hands(step, &units));
+    }
+    steps.iter_mut().for_each(|step| renew_links(step, &units, &definitions));
+    steps.retain(|step| !step.change.is_noop());
+    let paths: Vec<&ManagedPath> = steps.iter().filter_map(|s| entry_path(&s.change)).collect();
+    let judged: Vec<String> = changed_units(&steps).iter().map(|u| units::verifiable(u)).collect();
+    let calls = guards.calls(&paths, &judged);
+    let scene = wakes::Scene { units: &units, definitions: &definitions, uncovering: &uncovering, guards };
+    let (wakes, why): (Vec<_>, Vec<_>) = wakes::owed(&steps, &manifest, &scene).into_iter().unzip();
+    let touched = touched(&steps, &wakes);
+    let ailing = touched.iter().filter(|u| units.get(*u).is_some_and(UnitSeen::is_failing)).cloned().collect();
+    let mut notes = manifest.notes.clone();
+    notes.extend(let_go.iter().cloned());
+    notes.extend(
+        paths
+            .iter()
+            .find(|p| p.as_str().starts_with("/run/"))
+            .map(|p| format!("{p}: what is below /run lasts until the next boot")),
+    );
+    Ok(Plan {
+        intent,
+        actor,
+        commit,
+        manifest,
+        steps,
+        wakes,
+        why,
+        guards: calls,
+        claimed,
+        released,
+        touched,
+        ailing,
+        let_go,
+        secrets: Secrets::default(),
+        notes,
+    })
+}
+
+/// Claims as steps.
+struct Claimed {
+    files: Vec<Step>,
+    units: Vec<Step>,
+    /// What is claimed of each target, also where nothing has to change.
+    claimed: BTreeMap<String, Change>,
+}
+
+/// Each target once; what is declared goes before what is only implied.
+fn taken(mut claims: Vec<(Phase, String, Vec<Claim>)>) -> Result<Claimed, PlanError> {
     claims.sort_by_key(|(phase, _, _)| *phase);
     let declared: BTreeSet<String> = claims
         .iter()
@@ -169,51 +258,8 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
             if phase == Phase::Units { wanted_units.push(step) } else { files.push(step) }
         }
     }
-    wanted_units.sort_by_key(|step| !is_trigger_step(step));
-    let gone = |claim: Claim| Step { resource: GONE.to_owned(), reason: claim.reason, change: claim.change };
-    let (unit_releases, file_releases): (Vec<_>, Vec<_>) =
-        releases.into_iter().map(gone).partition(|step| matches!(step.change, Change::Unit { .. }));
-    let mut steps = stops(&unit_releases, file_releases.iter().chain(&files), &units, &uncovering);
-    refuse_missing_units(&wanted_units, &files, &steps, &manifest, &units)?;
-    steps.extend(in_file_order(files, file_releases));
-    steps.extend(wanted_units);
-    steps.extend(unit_releases.into_iter().filter(|s| !is_stop(&s.change)));
-    dedup_targets(&mut steps);
-    if intent == Intent::Repair {
-        steps.iter_mut().for_each(|step| leave_in_good_hands(step, &units));
-    }
-    steps.retain(|step| !step.change.is_noop());
-    let paths: Vec<&ManagedPath> = steps.iter().filter_map(|s| entry_path(&s.change)).collect();
-    let judged: Vec<String> = changed_units(&steps).iter().map(|u| units::verifiable(u)).collect();
-    let calls = guards.calls(&paths, &judged);
-    let wakes = wakes::owed(&steps, &manifest, &wakes::Scene { units: &units, uncovering: &uncovering, guards });
-    let touched = touched(&steps, &wakes);
-    let ailing = touched.iter().filter(|u| units.get(*u).is_some_and(UnitSeen::is_failing)).cloned().collect();
-    let mut notes = manifest.notes.clone();
-    notes.extend(let_go.iter().cloned());
-    notes.extend(
-        paths
-            .iter()
-            .find(|p| p.as_str().starts_with("/run/"))
-            .map(|p| format!("{p}: what is below /run lasts until the next boot")),
-    );
     let claimed = claimed.into_iter().map(|(target, (_, change))| (target, change)).collect();
-    Ok(Plan {
-        intent,
-        actor,
-        commit,
-        manifest,
-        steps,
-        wakes,
-        guards: calls,
-        claimed,
-        released,
-        touched,
-        ailing,
-        let_go,
-        secrets: Secrets::default(),
-        notes,
-    })
+    Ok(Claimed { files, units: wanted_units, claimed })
 }
 
 /// The units whose state a plan has to know, given the changes of paths: those whose files change and those that
@@ -265,6 +311,18 @@ fn leave_in_good_hands(step: &mut Step, units: &BTreeMap<String, UnitSeen>) {
     if after.active == Some(true) && units.get(unit).is_some_and(|seen| seen.sub == "auto-restart") {
         (before.active, after.active) = (None, None);
         step.reason = step.reason.trim_end_matches(", start").to_owned();
+    }
+}
+
+/// A unit that is enabled, and stays so, follows a changed `[Install]`: PID 1 goes by the links that are there.
+fn renew_links(step: &mut Step, units: &BTreeMap<String, UnitSeen>, definitions: &BTreeMap<String, Defined>) {
+    let Change::Unit { unit, before, after } = &mut step.change else { return };
+    let differs = |d: &Defined| d.now.differing(&d.then).iter().any(|(section, _)| section == "Install");
+    if before.enabled == Some(true) && after.enabled == Some(true) && definitions.get(unit).is_some_and(differs) {
+        before.links = units.get(unit).map(|seen| seen.links.clone()).unwrap_or_default();
+        after.anew = true;
+        let others = Some(std::mem::take(&mut step.reason)).filter(|reason| !reason.is_empty());
+        step.reason = ["enable anew, its [Install] changed".to_owned()].into_iter().chain(others).collect::<Vec<_>>().join(", ");
     }
 }
 
@@ -380,14 +438,25 @@ fn touched(steps: &[Step], wakes: &[Wake]) -> Vec<String> {
         Change::Unit { unit, .. } => Some(unit.clone()),
         _ => None,
     });
-    let from_wakes = wakes.iter().filter_map(|w| match w {
-        Wake::Reload { unit, .. } | Wake::Restart { unit } => Some(unit.clone()),
-        Wake::DaemonReload => None,
-    });
+    let from_wakes = wakes.iter().filter_map(|wake| wake.unit().map(str::to_owned));
     from_steps.chain(from_wakes).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 impl Plan {
+    /// The wakes with their reasons: `restart shop.service (ExecStart changed)`.
+    pub fn wakes_in_words(&self) -> impl Iterator<Item = String> {
+        let why = self.why.iter().map(String::as_str).chain(std::iter::repeat(""));
+        self.wakes.iter().zip(why).map(|(wake, why)| if why.is_empty() { wake.to_string() } else { format!("{wake} ({why})") })
+    }
+
+    /// How long a job of a unit may take, where its table says that.
+    #[must_use]
+    pub fn patience(&self, unit: &str) -> Patience {
+        let table = self.manifest.resources.iter().find(|r| r.kind == UnitSpec::KIND && r.name == unit)?;
+        let spec: UnitSpec = serde_json::from_value(table.spec.clone()).ok()?;
+        spec.timeout.map(|timeout| timeout.0)
+    }
+
     /// Nothing to change and nothing to wake; the ledger may change all the same.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -407,7 +476,7 @@ impl Plan {
     /// Whether a unit is started or restarted, so that it has to settle.
     #[must_use]
     pub fn starts_units(&self) -> bool {
-        self.wakes.iter().any(|w| matches!(w, Wake::Restart { .. }))
+        self.wakes.iter().any(Wake::starts)
             || self.steps.iter().any(|s| matches!(&s.change, Change::Unit { after, .. } if after.active == Some(true)))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::change::{Change, Object, Wake};
+use crate::change::{Change, Object};
 use crate::digest::Digest;
 use crate::guard::{GuardCall, Judgement, findings};
 use crate::host::{HostError, HostResult, Job, Look, Ran, Sandbox};
@@ -169,8 +169,7 @@ fn is_program_place(path: &ManagedPath) -> bool {
 /// The unit that this plan wakes to read what the guard judges.
 fn reader<'g>(guard: &'g GuardCall, plan: &Plan) -> Option<&'g str> {
     let unit = guard.wakes.as_deref()?;
-    let wakes = |wake: &Wake| matches!(wake, Wake::Reload { unit: woken, .. } | Wake::Restart { unit: woken } if woken == unit);
-    plan.wakes.iter().any(wakes).then_some(unit)
+    plan.wakes.iter().any(|wake| wake.unit() == Some(unit)).then_some(unit)
 }
 
 /// What was broken before is not this plan's fault; but a plan whose service cannot read it could not go live, nor be taken

@@ -1,5 +1,10 @@
 //! What the place of a path means to systemd: which unit a file belongs to, and what a name says of its unit. Pure.
 
+pub mod definition;
+pub mod effect;
+pub mod files;
+pub mod inputs;
+
 use crate::path::ManagedPath;
 
 /// Directories that PID 1 reads units from (systemd.unit(5)) and that an administrator may write to.
@@ -43,6 +48,13 @@ pub fn is_ours(unit: &str) -> bool {
     unit == "reconciled.service" || unit == "reconciled-recover.service"
 }
 
+/// Units that people are logged in through: to stop them is to end what those people do.
+#[must_use]
+pub fn is_scope_of_sessions(unit: &str) -> bool {
+    ["user@", "user-runtime-dir@", "getty@", "serial-getty@", "console-getty."].iter().any(|stem| unit.starts_with(stem))
+        || unit.ends_with(".scope")
+}
+
 /// Suffixes that systemd.unit(5) knows.
 pub const SUFFIXES: [&str; 9] = [".service", ".socket", ".timer", ".path", ".mount", ".automount", ".target", ".slice", ".swap"];
 
@@ -51,6 +63,13 @@ pub const SUFFIXES: [&str; 9] = [".service", ".socket", ".timer", ".path", ".mou
 #[must_use]
 pub fn is_trigger(unit: &str) -> bool {
     [".socket", ".timer", ".path"].iter().any(|suffix| unit.ends_with(suffix))
+}
+
+/// The service that a socket without `Accept=yes` starts (systemd.socket(5), `Service=`).
+#[must_use]
+pub fn service_of(socket: &str, definition: &definition::Definition) -> String {
+    let same_name = || format!("{}.service", socket.trim_end_matches(".socket"));
+    definition.value("Socket", "Service").map_or_else(same_name, str::to_owned)
 }
 
 fn is_unit_name(name: &str) -> bool {
@@ -78,6 +97,13 @@ pub fn template_of(unit: &str) -> Option<String> {
     let (stem, suffix) = unit.rsplit_once('.')?;
     let (name, instance) = stem.split_once('@')?;
     (!instance.is_empty()).then(|| format!("{name}@.{suffix}"))
+}
+
+/// The socket that may have made an instance of a service for a client (systemd.socket(5), `Accept=yes`): `each.socket` of
+/// `each@0-250-0.service`.
+#[must_use]
+pub fn maker_of(unit: &str) -> Option<String> {
+    Some(format!("{}.socket", template_of(unit)?.strip_suffix("@.service")?))
 }
 
 /// The name by which `systemd-analyze verify` checks a unit: a template through a made-up instance.

@@ -1,5 +1,6 @@
 //! What a person decides about a stuck transaction: that what stood there before comes back, whatever stands there now.
 
+use super::undo::links_back;
 use super::{Ground, bring_back_unit, bring_down_unit};
 use crate::change::{Change, Object, Wake};
 use crate::digest::Digest;
@@ -16,39 +17,41 @@ pub fn force_back(open: &Open, remains: &[String], ground: &mut Ground<'_>) -> R
     let steps = open.plan.steps.iter().enumerate().rev().filter(|(_, planned)| concerned(&planned.change.target()));
     let (units, objects): (Vec<_>, Vec<_>) = steps.partition(|(_, planned)| matches!(planned.change, Change::Unit { .. }));
     for (_, planned) in &units {
-        if let Change::Unit { unit, before, .. } = &planned.change {
-            bring_down_unit(unit, before, ground.touch);
-        }
+        bring_down_unit(&planned.change, ground.touch);
     }
     for (step, planned) in objects {
         one_back(open, step, &planned.change, ground)?;
+    }
+    for (_, planned) in &units {
+        links_back(&planned.change, ground.touch).map_err(|error| format!("{}: {error}", planned.change.target()))?;
     }
     let paths: Vec<&ManagedPath> = open.plan.steps.iter().filter_map(|step| step.change.path()).collect();
     ground.touch.sync_parents(&paths).map_err(|error| format!("sync: {error}"))?;
     let owed = ground.state.owed(open.id).map_err(|e| e.to_string())?;
     let (reload, others): (Vec<_>, Vec<_>) = owed.into_iter().partition(|(_, wake)| *wake == Wake::DaemonReload);
     for (seq, wake) in reload {
-        wake_now(open.id, seq, &wake, ground)?;
+        wake_now(open, seq, &wake, ground)?;
     }
     for (step, planned) in units {
         one_back(open, step, &planned.change, ground)?;
     }
     for (seq, wake) in others.iter().filter(|(_, wake)| concerned(&wake.target())) {
-        wake_now(open.id, *seq, wake, ground)?;
+        wake_now(open, *seq, wake, ground)?;
     }
     Ok(())
 }
 
-fn wake_now(id: u64, seq: u64, wake: &Wake, ground: &mut Ground<'_>) -> Result<(), String> {
-    ground.touch.wake(wake).map_err(|error| format!("{}: {error}", wake.target()))?;
-    ground.state.wake_done(id, seq).map_err(|e| e.to_string())
+fn wake_now(open: &Open, seq: u64, wake: &Wake, ground: &mut Ground<'_>) -> Result<(), String> {
+    let patience = wake.unit().and_then(|unit| open.plan.patience(unit));
+    ground.touch.wake(wake, patience).map_err(|error| format!("{}: {error}", wake.target()))?;
+    ground.state.wake_done(open.id, seq).map_err(|e| e.to_string())
 }
 
 fn one_back(open: &Open, step: usize, change: &Change, ground: &mut Ground<'_>) -> Result<(), String> {
     let back = match change {
         Change::Entry { path, before, .. } => object_back(open, step, path, before, ground),
         Change::Dir { path, before, .. } => ground.touch.set_directory(path, *before),
-        Change::Unit { unit, before, after } => bring_back_unit(unit, before, after, ground.touch),
+        Change::Unit { unit, .. } => bring_back_unit(change, open.plan.patience(unit), ground.touch),
     };
     back.map_err(|error| format!("{}: {error}", change.target()))
 }

@@ -1,9 +1,9 @@
 //! The way back: every object as it was, then every unit, then the processes that had read what is no longer there. The
 //! same code after a failure, after a crash, and (objects only) in early boot. It goes on where it fails, and says where.
 
-use super::{Ground, drop_planned, foreign, hush};
+use super::{Ground, Part, drop_planned, foreign, hush, stopped_first};
 use crate::change::{Change, Object, UnitFacts, Wake};
-use crate::host::{HostResult, Slot, Touch};
+use crate::host::{HostResult, Patience, Slot, Touch};
 use crate::journal::{Event, Phase};
 use crate::path::ManagedPath;
 use crate::plan::Step;
@@ -84,23 +84,23 @@ pub fn finish_restored(open: &Open, ground: &mut Ground<'_>) -> Result<Undone, S
 pub enum WithManager {
     /// As usual.
     Yes,
-    /// In early boot. Units then get back the links that carry their enablement; the rest is done when the daemon is up.
+    /// In early boot, when what is below `/run` is gone.
     No,
 }
 
 /// What was not running before stops, and what was not enabled is disabled, as long as its unit file still says how.
 fn bring_down(open: &Open, ground: &mut Ground<'_>) {
-    for (unit, before, _) in units(open) {
-        bring_down_unit(unit, before, ground.touch);
+    for change in units(open) {
+        bring_down_unit(change, ground.touch);
     }
 }
 
 /// The same for one unit. What fails is tried again, and reported, by [`bring_back_unit`].
-pub fn bring_down_unit(unit: &str, before: &UnitFacts, touch: &mut dyn Touch) {
-    let off = |field: Option<bool>| field.filter(|on| !on);
-    let down = UnitFacts { enabled: off(before.enabled), active: off(before.active), ..UnitFacts::default() };
+pub fn bring_down_unit(change: &Change, touch: &mut dyn Touch) {
+    let Change::Unit { unit, before, .. } = change else { return };
+    let down = Part::Down.of(before);
     if down != UnitFacts::default() {
-        let _ = touch.set_unit(unit, &down);
+        let _ = touch.set_unit(unit, &down, None);
         crate::failpoint!("down");
     }
 }
@@ -109,26 +109,22 @@ pub fn bring_down_unit(unit: &str, before: &UnitFacts, touch: &mut dyn Touch) {
 ///
 /// # Errors
 /// Those of the host.
-pub fn bring_back_unit(unit: &str, before: &UnitFacts, after: &UnitFacts, touch: &mut dyn Touch) -> HostResult<()> {
-    let state = touch.set_unit(unit, before);
-    let links = if has_links(after) { touch.restore_links(unit, &before.links) } else { Ok(()) };
-    state.and(links)
+pub fn bring_back_unit(change: &Change, patience: Patience, touch: &mut dyn Touch) -> HostResult<()> {
+    let Change::Unit { unit, before, .. } = change else { return Ok(()) };
+    let state = touch.set_unit(unit, before, patience);
+    state.and(links_back(change, touch))
 }
 
-/// The plan's units, (unit, before, after): those that start others first, then the last change first. A socket that listens
-/// on while its service stops would start it again.
-fn units(open: &Open) -> Vec<(&str, &UnitFacts, &UnitFacts)> {
-    let mut all: Vec<_> = open
-        .plan
-        .steps
-        .iter()
-        .rev()
-        .filter_map(|step| match &step.change {
-            Change::Unit { unit, before, after } => Some((unit.as_str(), before, after)),
-            _ => None,
-        })
-        .collect();
-    all.sort_by_key(|(unit, _, _)| !units::is_trigger(unit));
+/// The plan's changes of units: those that start others first, then the last change first. A socket that listens on while its
+/// service stops would start it again.
+fn units(open: &Open) -> Vec<&Change> {
+    let is_late = |change: &Change| match change {
+        Change::Unit { unit, .. } => !units::is_trigger(unit),
+        _ => true,
+    };
+    let mut all: Vec<&Change> =
+        open.plan.steps.iter().rev().map(|step| &step.change).filter(|c| matches!(c, Change::Unit { .. })).collect();
+    all.sort_by_key(|change| is_late(change));
     all
 }
 
@@ -184,10 +180,15 @@ fn backward(slot: Slot, change: &Change, manager: WithManager, touch: &mut dyn T
             };
             if live == wanted { Ok(()) } else { touch.set_directory(path, wanted) }
         }
-        Change::Unit { unit, before, after } if manager == WithManager::No && has_links(after) => {
-            touch.restore_links(unit, &before.links)
-        }
-        Change::Unit { .. } => Ok(()),
+        Change::Unit { .. } => links_back(change, touch),
+    }
+}
+
+/// Gives a unit the links that it had, before PID 1 reads them together with the restored files.
+pub(super) fn links_back(change: &Change, touch: &mut dyn Touch) -> HostResult<()> {
+    match change {
+        Change::Unit { unit, before, after } if has_links(after) => touch.restore_links(unit, &before.links),
+        _ => Ok(()),
     }
 }
 
@@ -219,17 +220,23 @@ fn wake_up(open: &Open, ground: &mut Ground<'_>) -> Result<Vec<String>, StateErr
     let mut failed = Vec::new();
     let (manager, others): (Vec<_>, Vec<_>) =
         ground.state.owed(open.id)?.into_iter().partition(|(_, wake)| *wake == Wake::DaemonReload);
+    for unit in others.iter().filter_map(|(_, wake)| stopped_first(wake)) {
+        // What fails is tried again, and reported, by the wake itself.
+        let _ = ground.touch.set_unit(unit, &UnitFacts { active: Some(false), ..UnitFacts::default() }, open.plan.patience(unit));
+        crate::failpoint!("down");
+    }
     for (seq, wake) in manager {
         wake_again(open, seq, &wake, ground, &mut failed)?;
     }
-    for (unit, before, after) in units(open) {
+    for change in units(open) {
         let touch = &mut *ground.touch;
         // One more try: a unit may have been in the way of another.
-        let back = bring_back_unit(unit, before, after, touch).or_else(|_| bring_back_unit(unit, before, after, touch));
+        let patience = change.unit().and_then(|unit| open.plan.patience(unit));
+        let back = bring_back_unit(change, patience, touch).or_else(|_| bring_back_unit(change, patience, touch));
         if let Err(error) = back
-            && !was_ailing(open, Some(unit))
+            && !was_ailing(open, change.unit())
         {
-            failed.push(open.plan.secrets.conceal(&format!("unit:{unit}: {error}")));
+            failed.push(open.plan.secrets.conceal(&format!("{}: {error}", change.target())));
         }
         crate::failpoint!("unit-back");
     }
@@ -241,9 +248,10 @@ fn wake_up(open: &Open, ground: &mut Ground<'_>) -> Result<Vec<String>, StateErr
 
 fn wake_again(open: &Open, seq: u64, wake: &Wake, ground: &mut Ground<'_>, failed: &mut Vec<String>) -> Result<(), StateError> {
     // One more try, and where a reload does not do it, a restart has to: the process must not keep what is not there any more.
-    let result = ground.touch.wake(wake).or_else(|error| match wake {
-        Wake::Reload { unit, .. } => ground.touch.wake(&Wake::Restart { unit: unit.clone() }).map_err(|_| error),
-        _ => ground.touch.wake(wake),
+    let patience = wake.unit().and_then(|unit| open.plan.patience(unit));
+    let result = ground.touch.wake(wake, patience).or_else(|error| match wake {
+        Wake::Reload { unit, .. } => ground.touch.wake(&Wake::Restart { unit: unit.clone() }, patience).map_err(|_| error),
+        _ => ground.touch.wake(wake, patience),
     });
     crate::failpoint!("waking-back");
     match result {

@@ -256,7 +256,7 @@ impl NewRecord {
         self.commit = Some(plan.commit.id.clone()).filter(|id| !id.is_empty());
         self.summary = Some(plan.commit.summary.clone()).filter(|summary| !summary.is_empty());
         self.plan = Some(plan.digest());
-        self.wakes = plan.wakes.iter().map(ToString::to_string).collect();
+        self.wakes = plan.wakes_in_words().collect();
     }
 
     /// Keeps the diffs within the budget of one record.

@@ -106,7 +106,7 @@ impl Engine {
             return Ok(Report::short(Verdict::Stuck, &rest.join("; ")));
         }
         for (seq, wake) in self.state.owed(open.id)? {
-            match self.host.wake(&wake) {
+            match self.host.wake(&wake, wake.unit().and_then(|unit| open.plan.patience(unit))) {
                 Ok(()) => self.state.wake_done(open.id, seq)?,
                 Err(error) => say(Progress::Note { text: format!("{wake}: {error}") }),
             }

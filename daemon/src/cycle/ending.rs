@@ -69,6 +69,11 @@ impl Stop {
         Self::new(Verdict::Refused, reason)
     }
 
+    /// Neither is at fault: what is in the way passes.
+    pub(super) fn passing(reason: impl Into<String>) -> Self {
+        Self::new(Verdict::Refused, reason)
+    }
+
     pub(super) fn denied(reasons: &[String]) -> Self {
         Self::new(Verdict::Refused, format!("policy: {}", reasons.join("; ")))
     }

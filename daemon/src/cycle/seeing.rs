@@ -3,6 +3,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::definitions::{Shelf, touched_definitions};
 use super::{Engine, Order, Stop, Wanted};
 use crate::audit::ChangeRecord;
 use crate::change::{Change, FileFacts, Object};
@@ -58,6 +59,17 @@ impl Engine {
                 place.insert(seen);
             }
         }
+        let content = |digest: &Digest| match manifest.contents.get(digest) {
+            Some(content) => Ok(content.clone()),
+            None => stored(&self.state)(digest),
+        };
+        let definitions = Shelf::new(&*self.host, &changes, &content).define(&touched_definitions(&changes, units.keys()))?;
+        for name in definitions.keys() {
+            if let Entry::Vacant(place) = units.entry(name.clone()) {
+                let seen = self.host.unit(place.key())?;
+                place.insert(seen);
+            }
+        }
         let material = Material {
             intent: order.intent(),
             actor: order.actor().to_owned(),
@@ -68,6 +80,7 @@ impl Engine {
             released: releases.targets,
             let_go: releases.notes,
             units,
+            definitions,
             uncovering,
             guards: &self.guards,
         };

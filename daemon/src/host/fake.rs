@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Account, HostError, HostResult, Job, Look, Ran, Seen, Slot, Touch, UnitSeen};
+use super::{Account, HostError, HostResult, Job, Look, Patience, Process, Ran, Seen, Slot, Touch, UnitSeen};
 use crate::change::{DirFacts, FileFacts, Object, UnitFacts, Wake};
 use crate::digest::Digest;
 use crate::path::ManagedPath;
@@ -93,8 +93,12 @@ pub(crate) struct World {
     pub(crate) sins: Vec<String>,
     /// Called at the moment of the power cut.
     pub(crate) on_cut: Option<Box<dyn FnMut()>>,
+    /// Who holds dpkg's lock.
+    pub(crate) dpkg: Option<String>,
     /// The host shuts down: no unit is started, reloaded or restarted any more.
     pub(crate) going_down: bool,
+    /// Counts looks at workers that die.
+    moment: std::cell::Cell<u64>,
     faults: BTreeMap<usize, Fault>,
     named: Vec<(&'static str, Fault)>,
     dead: bool,
@@ -435,6 +439,11 @@ impl Look for Fake {
         let name = |p: &String| p.strip_prefix(&below).filter(|rest| !rest.contains('/')).map(str::to_owned);
         self.look(|w| Ok(w.tree.keys().filter_map(name).take(limit).collect()))
     }
+    fn running_services(&self) -> HostResult<Vec<String>> {
+        self.look(|w| {
+            Ok(w.units.iter().filter(|(name, u)| u.active && name.ends_with(".service")).map(|(n, _)| n.clone()).collect())
+        })
+    }
     fn instances(&self, _: &str) -> HostResult<Vec<String>> {
         self.look(|_| Ok(Vec::new()))
     }
@@ -457,10 +466,16 @@ impl Look for Fake {
     fn journal(&self, unit: &str, _: usize) -> HostResult<Vec<String>> {
         self.look(|_| Ok(vec![format!("{unit} has said its last words")]))
     }
+    fn workers(&self, unit: &str) -> HostResult<Vec<Process>> {
+        self.look(|w| Ok(w.workers_of(unit)))
+    }
     fn run(&self, job: &Job, on_line: &mut dyn FnMut(&str) -> bool) -> HostResult<Ran> {
         let ran = self.touch(format!("run {}", job.purpose), |w| w.answer(job))?;
         let all = String::from_utf8_lossy(&ran.stdout).lines().all(on_line);
         if all { Ok(ran) } else { Ok(Ran { code: None, result: "signal".to_owned(), ..ran }) }
+    }
+    fn dpkg_lock(&self) -> HostResult<Option<String>> {
+        self.look(|w| Ok(w.dpkg.clone()))
     }
     fn is_going_down(&self) -> bool {
         self.0.borrow().going_down
@@ -522,7 +537,7 @@ impl Touch for Fake {
             Ok(())
         })
     }
-    fn set_unit(&mut self, unit: &str, facts: &UnitFacts) -> HostResult<()> {
+    fn set_unit(&mut self, unit: &str, facts: &UnitFacts, _: Patience) -> HostResult<()> {
         self.touch(format!("set {unit}"), |w| w.set_unit(unit, facts))
     }
     fn restore_links(&mut self, unit: &str, links: &[(String, String)]) -> HostResult<()> {
@@ -531,7 +546,7 @@ impl Touch for Fake {
             Ok(())
         })
     }
-    fn wake(&mut self, wake: &Wake) -> HostResult<()> {
+    fn wake(&mut self, wake: &Wake, _: Patience) -> HostResult<()> {
         self.touch(wake.to_string(), |w| w.wake(wake))
     }
 }

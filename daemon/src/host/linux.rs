@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::change::{DirFacts, Object, UnitFacts, Wake};
-use crate::host::{Account, HostError, HostResult, Job, Look, Ran, Seen, Slot, Touch, UnitSeen};
+use crate::host::{Account, HostError, HostResult, Job, Look, Patience, Process, Ran, Seen, Slot, Touch, UnitSeen};
 use crate::path::ManagedPath;
 
 pub use files::{Files, accounts};
@@ -90,14 +90,23 @@ impl Look for Linux {
     fn unit(&self, unit: &str) -> HostResult<UnitSeen> {
         self.manager()?.unit(unit)
     }
+    fn running_services(&self) -> HostResult<Vec<String>> {
+        self.manager()?.running_services()
+    }
     fn instances(&self, template: &str) -> HostResult<Vec<String>> {
         self.manager()?.instances(template)
     }
     fn journal(&self, unit: &str, lines: usize) -> HostResult<Vec<String>> {
         self.manager()?.journal(unit, lines)
     }
+    fn workers(&self, unit: &str) -> HostResult<Vec<Process>> {
+        self.manager()?.workers(unit)
+    }
     fn run(&self, job: &Job, on_line: &mut dyn FnMut(&str) -> bool) -> HostResult<Ran> {
         self.manager()?.run(job, on_line)
+    }
+    fn dpkg_lock(&self) -> HostResult<Option<String>> {
+        Ok(processes::dpkg_lock())
     }
     fn is_going_down(&self) -> bool {
         self.manager.as_ref().is_some_and(Manager::is_going_down)
@@ -141,8 +150,8 @@ impl Touch for Linux {
     fn sweep(&mut self, transaction: u64, staging: &[PathBuf]) -> HostResult<()> {
         files::sweep(transaction, staging)
     }
-    fn set_unit(&mut self, unit: &str, facts: &UnitFacts) -> HostResult<()> {
-        self.manager()?.set_unit(unit, facts)?;
+    fn set_unit(&mut self, unit: &str, facts: &UnitFacts, patience: Patience) -> HostResult<()> {
+        self.manager()?.set_unit(unit, facts, patience)?;
         // The manager does not wait until the links that it makes are on disk.
         if facts.enabled.is_some() || facts.masked.is_some() { files::sync_links() } else { Ok(()) }
     }
@@ -150,8 +159,8 @@ impl Touch for Linux {
         files::restore_links(unit, links)?;
         files::sync_links()
     }
-    fn wake(&mut self, wake: &Wake) -> HostResult<()> {
-        self.manager()?.wake(wake)
+    fn wake(&mut self, wake: &Wake, patience: Patience) -> HostResult<()> {
+        self.manager()?.wake(wake, patience)
     }
 }
 

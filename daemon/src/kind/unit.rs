@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Claim, KindError, Mistake, Phase, Sight, Spec};
 use crate::change::{Change, UnitFacts};
+use crate::timespan::TimeSpan;
 use crate::units::{self, SUFFIXES};
 
 /// A systemd unit. With only a name it is enabled and active; otherwise only the keys that are named are managed.
@@ -25,6 +26,10 @@ pub struct UnitSpec {
     /// Further paths (globs) whose change it has to read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub watch: Vec<String>,
+    /// How long its start, stop, reload or restart may take; as long as its own unit allows when not named, and 150 s where that
+    /// sets no end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<TimeSpan>,
     /// What a change of its unit file or of a watched path does to a running unit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_change: Option<OnChange>,
@@ -89,6 +94,9 @@ impl Spec for UnitSpec {
                 "drop `enabled` and `active`, or `masked`",
             );
         }
+        if self.timeout.is_some_and(|timeout| timeout.0.is_zero()) {
+            return bad("timeout", "nothing can be done in no time".to_owned(), "write timeout = \"90s\", or leave it out");
+        }
         if let Some(glob) = self.watch.iter().find(|g| crate::path::glob(g).is_err() || !g.starts_with('/')) {
             return bad("watch", format!("`{glob}` is not a glob over absolute paths"), "write watch = [\"/etc/shop/**\"]");
         }
@@ -124,7 +132,7 @@ impl UnitSpec {
         let default = bare.then_some(true);
         let (enabled, active) = (self.enabled.or(default), self.active.or(default));
         let unmasked = (enabled == Some(true) || active == Some(true)).then_some(false);
-        UnitFacts { enabled, active, masked: self.masked.or(unmasked), links: Vec::new() }
+        UnitFacts { enabled, active, masked: self.masked.or(unmasked), ..UnitFacts::default() }
     }
 }
 

@@ -8,7 +8,7 @@ impl Plan {
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> = self.steps.iter().map(step_line).collect();
-        lines.extend(self.wakes.iter().map(|wake| format!("! {wake}")));
+        lines.extend(self.wakes_in_words().map(|wake| format!("! {wake}")));
         if lines.is_empty() {
             lines.push("nothing to change".to_owned());
         }

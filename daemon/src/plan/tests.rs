@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Intent, Material, Plan, PlanError, concerned_units, make};
+use super::{Defined, Intent, Material, Plan, PlanError, concerned_units, make};
 use crate::change::{Change, DirFacts, FileFacts, Object, UnitFacts, Wake};
 use crate::cycle::tests::{Chance, shipped_guards};
 use crate::digest::Digest;
@@ -12,6 +12,7 @@ use crate::kind::{Claim, Phase};
 use crate::manifest::{Manifest, Origin, Resource};
 use crate::path::ManagedPath;
 use crate::source::Commit;
+use crate::units::definition::Definition;
 
 fn object(text: Option<&str>) -> Object {
     match text.map(|t| (t, t.strip_prefix("-> "))) {
@@ -36,7 +37,7 @@ fn dir(path: &str, before: Option<u32>, after: Option<u32>) -> Change {
 /// `+e` enabled, `-a` not active, `+m` masked…
 fn facts(words: &str) -> UnitFacts {
     let field = |letter: char| words.split(' ').find(|w| w.ends_with(letter)).map(|w| w.starts_with('+'));
-    UnitFacts { enabled: field('e'), masked: field('m'), active: field('a'), links: Vec::new() }
+    UnitFacts { enabled: field('e'), masked: field('m'), active: field('a'), ..UnitFacts::default() }
 }
 
 fn unit(name: &str, before: &str, after: &str) -> Change {
@@ -49,6 +50,7 @@ fn running(fragment: &str) -> UnitSeen {
         active: "active".to_owned(),
         file_state: "enabled".to_owned(),
         fragment: fragment.to_owned(),
+        can_reload: true,
         ..UnitSeen::default()
     }
 }
@@ -61,6 +63,7 @@ struct Given {
     /// `[[unit]]` tables as JSON.
     units: Vec<serde_json::Value>,
     seen: Vec<(&'static str, UnitSeen)>,
+    definitions: BTreeMap<String, Defined>,
     guards: Option<Guards>,
 }
 
@@ -110,6 +113,7 @@ impl Given {
             released: self.left.iter().map(Change::target).collect(),
             let_go: Vec::new(),
             units: self.seen.iter().map(|(name, seen)| ((*name).to_owned(), seen.clone())).collect(),
+            definitions: self.definitions.clone(),
             uncovering: BTreeSet::new(),
             guards: &guards,
         })
@@ -396,15 +400,15 @@ fn plans_read_like_this() {
         (Given::wanted(vec![dir("/srv/x", None, Some(0o755))]), "+ directory:/srv/x (why) [undo: exact]"),
         (Given::default().left(vec![dir("/srv/x", Some(0o755), None)]), "- directory:/srv/x (why) [undo: exact]"),
         (Given::default().left(vec![entry("/srv/x", Some("a"), Some("b"))]), "~ file:/srv/x (why) [undo: exact]"),
-        (Given::wanted(vec![unit("a.service", "-e", "+e")]), "~ unit:a.service (why) [undo: exact]"),
-        (Given::wanted(vec![unit("a.service", "-e -a", "+e +a")]), "~ unit:a.service (why) [undo: best effort]"),
+        (Given::wanted(vec![unit("a.service", "-e", "+e")]), "~ unit:a.service (why) [undo: exact]\n! daemon-reload"),
+        (Given::wanted(vec![unit("a.service", "-e -a", "+e +a")]), "~ unit:a.service (why) [undo: best effort]\n! daemon-reload"),
         (
             nginx(Given::wanted(vec![entry(SITE, Some("a"), Some("b"))])),
-            "~ file:/etc/nginx/conf.d/site.conf (why) [undo: exact]\n! reload nginx.service",
+            "~ file:/etc/nginx/conf.d/site.conf (why) [undo: exact]\n! reload nginx.service (/etc/nginx/conf.d/site.conf changed)",
         ),
         (
             Given::wanted(vec![entry(FRAGMENT, Some("a"), Some("b"))]).running("app.service", FRAGMENT),
-            "~ file:/etc/systemd/system/app.service (why) [undo: exact]\n! daemon-reload\n! restart app.service",
+            "~ file:/etc/systemd/system/app.service (why) [undo: exact]\n! daemon-reload\n! restart app.service (its unit file changed)",
         ),
         (
             Given::default().left(vec![entry(FRAGMENT, Some("a"), None)]).running("app.service", FRAGMENT),
@@ -413,5 +417,73 @@ fn plans_read_like_this() {
     ];
     for (given, expected) in table {
         assert_eq!(given.plan().lines().join("\n"), expected);
+    }
+}
+
+/// What the files of a unit say, now and then.
+fn defined(now: &str, then: &str) -> Defined {
+    Defined { now: Definition::read([now]), then: Definition::read([then]), read: Vec::new() }
+}
+
+#[test]
+fn what_a_unit_is_asked_to_do_and_why() {
+    let app = |now: &str, then: &str| {
+        let mut given = Given::wanted(vec![entry(FRAGMENT, Some("a"), Some("b"))]).running("app.service", FRAGMENT);
+        given.definitions.insert("app.service".to_owned(), defined(now, then));
+        given
+    };
+    let on_change = |on: &str| serde_json::json!({ "name": "app.service", "on_change": on });
+    let restarted = || app("[Service]\nNice=1", "[Service]\nNice=2\nExecReload=/bin/true");
+    let oneshot = |state: &str| {
+        let mut given = app("[Service]\nType=oneshot", "[Service]\nType=oneshot\nNice=1");
+        given.seen[0].1.active = state.to_owned();
+        given
+    };
+    let mut named = Given::wanted(vec![entry("/etc/a", Some("a"), Some("b")), entry(SITE, Some("a"), Some("b"))]);
+    named.seen = vec![("app.service", running("")), ("nginx.service", running(""))];
+    for unit in ["app.service", "nginx.service"] {
+        let path = |path: &str| (ManagedPath::new(path).unwrap(), format!("argument {path}"));
+        named.definitions.insert(
+            unit.to_owned(),
+            Defined { read: vec![path("/etc/a"), path(SITE)], ..defined("", "[Service]\nExecReload=x") },
+        );
+    }
+    let table: Vec<(&str, Given, &[&str])> = vec![
+        (
+            "words only",
+            app("[Unit]\nDescription=a", "[Unit]\nDescription=b"),
+            &["daemon-reload (app.service: Description changed)"],
+        ),
+        ("nothing", app("[Unit]", "[Unit]\n"), &["daemon-reload (app.service: says what it said before)"]),
+        ("restart", restarted(), &["daemon-reload", "restart app.service (Nice changed)"]),
+        ("declared: reload", restarted().unit(on_change("reload")), &["daemon-reload", "reload app.service (Nice changed)"]),
+        (
+            "declared: nothing",
+            restarted().unit(on_change("none")),
+            &["daemon-reload (app.service: Nice changed; on_change = \"none\")"],
+        ),
+        (
+            "declared: reload, which it cannot",
+            app("[Service]\nNice=1", "[Service]\nNice=2").unit(on_change("reload")),
+            &["daemon-reload", "restart app.service (Nice changed, and it has no ExecReload=)"],
+        ),
+        (
+            "at work",
+            oneshot("activating"),
+            &["daemon-reload (app.service: Nice changed, but it is at work: its next start reads that)"],
+        ),
+        ("not at work", oneshot("inactive"), &["daemon-reload"]),
+        (
+            "a guard knows better what its program reads",
+            named,
+            &[
+                "restart app.service (its argument /etc/a changed, its argument /etc/nginx/conf.d/site.conf changed)",
+                "restart nginx.service (its argument /etc/a changed)",
+            ],
+        ),
+    ];
+    for (name, given, expected) in table {
+        let words: Vec<String> = given.plan().wakes_in_words().collect();
+        assert_eq!(words, expected, "{name}");
     }
 }

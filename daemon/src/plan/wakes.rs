@@ -1,31 +1,37 @@
-//! Which processes have to read what changed, and how they are made to.
+//! Which processes have to read what changed, how they are made to, and why.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use globset::GlobSetBuilder;
 
-use super::{Step, entry_path};
-use crate::change::{Change, Object, Wake};
-use crate::guard::Guards;
+use super::{Defined, Step, entry_path};
+use crate::change::{Change, Object, Proof, Wake};
+use crate::guard::{GuardWake, Guards, WakeAction};
 use crate::host::UnitSeen;
 use crate::kind::{OnChange, Spec as _, UnitSpec};
 use crate::manifest::Manifest;
 use crate::path::ManagedPath;
+use crate::units::effect::{Difference, Effect, spared};
 use crate::units::{self, UnitFile};
 
 /// What besides the steps decides on the wakes.
 pub(super) struct Scene<'a> {
     /// The units that the steps may concern, as they are now.
     pub(super) units: &'a BTreeMap<String, UnitSeen>,
+    /// What their files say, now and then.
+    pub(super) definitions: &'a BTreeMap<String, Defined>,
     /// Unit files whose removal leaves another file of the same unit.
     pub(super) uncovering: &'a BTreeSet<ManagedPath>,
     /// The host's guards.
     pub(super) guards: &'a Guards,
 }
 
-/// The wakes that these steps owe, in the order in which they are carried out: the manager first, then reloads, then
-/// restarts.
-pub(super) fn owed(steps: &[Step], manifest: &Manifest, scene: &Scene<'_>) -> Vec<Wake> {
+/// Reasons that are told of one wake; the others are counted.
+const TOLD: usize = 2;
+
+/// The wakes that these steps owe, each with its reason, in the order in which they are carried out: the manager first, then
+/// reloads, then restarts, of what starts others before the others.
+pub(super) fn owed(steps: &[Step], manifest: &Manifest, scene: &Scene<'_>) -> Vec<(Wake, String)> {
     let changed: Vec<(&ManagedPath, bool)> = steps
         .iter()
         .filter_map(|s| match &s.change {
@@ -33,44 +39,244 @@ pub(super) fn owed(steps: &[Step], manifest: &Manifest, scene: &Scene<'_>) -> Ve
             _ => None,
         })
         .collect();
-    let mut wakes = BTreeSet::new();
-    if changed.iter().any(|(path, _)| units::of_path(path).is_some()) {
-        wakes.insert(Wake::DaemonReload);
-    }
-    let specs = unit_specs(manifest);
-    for (path, removed) in &changed {
-        for unit in units_of_file(path, *removed, scene.units) {
-            wakes.extend(action(specs.get(&unit).and_then(|s| s.on_change), &unit));
-        }
-        wakes.extend(scene.guards.of(path).filter_map(|g| g.wake.as_ref()).map(crate::guard::GuardWake::wake));
-    }
-    // A socket is restarted without its service in its way; that is owed its own start afterwards.
-    let sockets = wakes.iter().filter_map(|wake| match wake {
-        Wake::Restart { unit } if unit.ends_with(".socket") => scene.units.get(unit),
-        _ => None,
-    });
-    let served: Vec<String> = sockets.flat_map(|seen| seen.triggers.clone()).collect();
-    wakes.extend(served.into_iter().map(|unit| Wake::Restart { unit }));
-    for spec in specs.values() {
-        if watches(spec, &changed) {
-            wakes.extend(action(spec.on_change, &spec.name));
-        }
-    }
-    let started_or_stopped = unit_steps(steps);
-    let running = |unit: &str| scene.units.get(unit).is_some_and(|seen| !seen.is_down());
-    wakes.retain(|wake| match wake {
-        Wake::DaemonReload => true,
-        // The engine cannot wait for the end of a job that waits for the engine.
-        Wake::Reload { unit, .. } | Wake::Restart { unit } if units::is_ours(unit) => false,
-        // What is started or stopped anyway reads the new state by that, and what does not run has nothing to read.
-        Wake::Reload { unit, .. } | Wake::Restart { unit } => running(unit) && !started_or_stopped.contains(unit.as_str()),
-    });
-    without_superfluous_reloads(&wakes)
+    let mut asks = Asks::new(manifest);
+    asks.definitions(&changed, scene);
+    asks.guards(&changed, scene.guards);
+    asks.inputs(scene);
+    asks.watches(&changed);
+    asks.settle_for_what_can_be(steps, scene);
+    asks.sockets(steps, scene);
+    let moves = |from: Option<bool>, to: Option<bool>| from.is_some() && to.is_some() && from != to;
+    let links_change = |step: &Step| {
+        matches!(&step.change, Change::Unit { before, after, .. }
+            if moves(before.enabled, after.enabled) || moves(before.masked, after.masked) || after.anew)
+    };
+    let manager = changed.iter().any(|(path, _)| units::of_path(path).is_some()) || steps.iter().any(links_change);
+    asks.into_wakes(manager)
 }
 
-fn unit_specs(manifest: &Manifest) -> BTreeMap<String, UnitSpec> {
-    let units = manifest.resources.iter().filter(|r| r.kind == UnitSpec::KIND);
-    units.filter_map(|r| Some((r.name.clone(), serde_json::from_value(r.spec.clone()).ok()?))).collect()
+/// What one unit is asked to do.
+#[derive(Default)]
+struct Ask {
+    proof: Option<Proof>,
+    why: Vec<(Effect, String)>,
+}
+
+impl Ask {
+    /// The most that is asked.
+    fn effect(&self) -> Effect {
+        self.why.iter().map(|(effect, _)| *effect).max().unwrap_or(Effect::Nothing)
+    }
+
+    /// Who asks for that.
+    fn reasons(&self) -> String {
+        let mut told: Vec<&str> = Vec::new();
+        for (_, why) in self.why.iter().filter(|(effect, _)| *effect == self.effect()) {
+            if !told.contains(&why.as_str()) {
+                told.push(why);
+            }
+        }
+        let more = told.len().saturating_sub(TOLD);
+        told.truncate(TOLD);
+        match more {
+            0 => told.join(", "),
+            more => format!("{} and {more} more", told.join(", ")),
+        }
+    }
+
+    /// No more than this happens, and why.
+    fn limit(&mut self, most: Effect, why: &str) {
+        if self.effect() > most {
+            self.why = vec![(most, format!("{}, but {why}", self.reasons()))];
+        }
+    }
+}
+
+/// What all units are asked to do.
+struct Asks {
+    specs: BTreeMap<String, UnitSpec>,
+    by_unit: BTreeMap<String, Ask>,
+}
+
+impl Asks {
+    fn new(manifest: &Manifest) -> Self {
+        let units = manifest.resources.iter().filter(|r| r.kind == UnitSpec::KIND);
+        let specs = units.filter_map(|r| Some((r.name.clone(), serde_json::from_value(r.spec.clone()).ok()?))).collect();
+        Self { specs, by_unit: BTreeMap::new() }
+    }
+
+    fn ask(&mut self, unit: &str, effect: Effect, why: impl Into<String>) -> &mut Ask {
+        let ask = self.by_unit.entry(unit.to_owned()).or_default();
+        ask.why.push((effect, why.into()));
+        ask
+    }
+
+    /// As the unit's table has it where that says what a change does.
+    fn ask_as_declared(&mut self, unit: &str, effect: Effect, why: String) {
+        let on_change = self.specs.get(unit).and_then(|spec| spec.on_change).filter(|_| effect >= Effect::Reload);
+        match on_change {
+            None => self.ask(unit, effect, why),
+            Some(OnChange::Restart) => self.ask(unit, effect.max(Effect::Restart), why),
+            Some(OnChange::Reload) => self.ask(unit, Effect::Reload, why),
+            Some(OnChange::DaemonReload) => self.ask(unit, Effect::DaemonReload, format!("{why}; on_change = \"daemon-reload\"")),
+            Some(OnChange::None) => self.ask(unit, Effect::Nothing, format!("{why}; on_change = \"none\"")),
+        };
+    }
+
+    /// Units whose own files change.
+    fn definitions(&mut self, changed: &[(&ManagedPath, bool)], scene: &Scene<'_>) {
+        let of_file = |(path, removed): &(&ManagedPath, bool)| units_of_file(path, *removed, scene.units);
+        let touched: BTreeSet<String> = changed.iter().flat_map(of_file).collect();
+        for unit in touched {
+            let difference = match scene.definitions.get(&unit) {
+                Some(defined) => Difference::between(&unit, &defined.now, &defined.then),
+                None => Difference { effect: Effect::Restart, why: "its unit file changed".to_owned() },
+            };
+            self.ask_as_declared(&unit, difference.effect, difference.why);
+        }
+    }
+
+    /// Services whose programs have a guard that knows how they read their configuration.
+    fn guards(&mut self, changed: &[(&ManagedPath, bool)], guards: &Guards) {
+        for (path, _) in changed {
+            for GuardWake { unit, action, proof } in guards.of(path).filter_map(|guard| guard.wake.as_ref()) {
+                let effect = match action {
+                    WakeAction::Reload => Effect::Reload,
+                    WakeAction::Restart => Effect::Restart,
+                };
+                let ask = self.ask(unit, effect, format!("{path} changed"));
+                ask.proof = ask.proof.take().max(proof.clone());
+            }
+        }
+    }
+
+    /// Services that name what changes. A guard that wakes the same one knows better.
+    fn inputs(&mut self, scene: &Scene<'_>) {
+        for (unit, defined) in scene.definitions {
+            for (path, what) in &defined.read {
+                let by_guard = scene.guards.of(path).filter_map(|g| g.wake.as_ref()).any(|wake| wake.unit == *unit);
+                if !by_guard {
+                    self.ask_as_declared(unit, Effect::Restart, format!("its {what} changed"));
+                }
+            }
+        }
+    }
+
+    fn watches(&mut self, changed: &[(&ManagedPath, bool)]) {
+        let watching: Vec<(String, String)> = self
+            .specs
+            .values()
+            .flat_map(|spec| {
+                let mut set = GlobSetBuilder::new();
+                for glob in spec.watch.iter().filter_map(|glob| crate::path::glob(glob).ok()) {
+                    set.add(glob);
+                }
+                let set = set.build().unwrap_or_default();
+                let seen = changed.iter().filter(move |(path, _)| set.is_match(path.as_path()));
+                seen.map(|(path, _)| (spec.name.clone(), format!("{path} changed")))
+            })
+            .collect();
+        for (unit, why) in watching {
+            self.ask_as_declared(&unit, Effect::Restart, why);
+        }
+    }
+
+    /// What is started or stopped anyway reads the new state by that, what does not run has nothing to read, and some units are
+    /// left alone.
+    fn settle_for_what_can_be(&mut self, steps: &[Step], scene: &Scene<'_>) {
+        let moved = started_or_stopped(steps);
+        let runs = |unit: &String| scene.units.get(unit).is_some_and(|seen| !seen.is_down());
+        self.by_unit.retain(|unit, _| runs(unit) && !moved.contains(unit.as_str()));
+        for (unit, ask) in &mut self.by_unit {
+            let seen = scene.units.get(unit);
+            let defined = scene.definitions.get(unit);
+            if units::is_ours(unit) {
+                // The engine cannot wait for the end of a job that waits for the engine.
+                ask.limit(Effect::DaemonReload, "it is the daemon itself: systemctl restart reconciled, when it suits");
+            } else if let Some(why) = defined.and_then(|d| spared(unit, &d.then)).filter(|_| ask.effect() >= Effect::Restart) {
+                ask.limit(Effect::DaemonReload, why);
+            } else if defined.is_some_and(Defined::runs_to_its_end) && seen.is_some_and(|seen| seen.active == "activating") {
+                ask.limit(Effect::DaemonReload, "it is at work: its next start reads that");
+            } else if serves_one_connection(unit, scene) {
+                ask.limit(Effect::DaemonReload, "it serves one connection: the next one reads that");
+            } else if ask.effect() == Effect::Reload && !can_reload(unit, seen, defined) {
+                ask.why.push((Effect::Restart, format!("{}, and it has no ExecReload=", ask.reasons())));
+            }
+        }
+    }
+
+    /// A socket cannot listen anew while its service runs (systemd.socket(5)): both stop, the socket first, so that no client
+    /// starts the service in between; and both start, the socket first, so that the service gets what it listens on.
+    fn sockets(&mut self, steps: &[Step], scene: &Scene<'_>) {
+        let runs = |unit: &String| scene.units.get(unit).is_some_and(|seen| !seen.is_down());
+        let moved = started_or_stopped(steps);
+        let mut behind: Vec<(String, String)> = Vec::new();
+        let restarted =
+            self.by_unit.iter_mut().filter(|(unit, ask)| unit.ends_with(".socket") && ask.effect() >= Effect::Restart);
+        for (socket, ask) in restarted {
+            ask.why
+                .iter_mut()
+                .filter(|(effect, _)| *effect == Effect::Restart)
+                .for_each(|(effect, _)| *effect = Effect::StopStart);
+            behind.extend(served(socket, scene).into_iter().map(|service| (service, format!("{socket} listens anew"))));
+        }
+        for step in steps {
+            let Change::Unit { unit, before, after } = &step.change else { continue };
+            if !unit.ends_with(".socket") || after.active == before.active {
+                continue;
+            }
+            let services = served(unit, scene).into_iter();
+            match after.active {
+                Some(true) => behind.extend(services.map(|service| (service, format!("{unit} is about to listen")))),
+                // Without its socket only a service that somebody wants up goes on, and has to listen by itself.
+                Some(false) => behind.extend(services.filter(|s| self.is_wanted_up(s)).map(|s| (s, format!("{unit} goes")))),
+                None => {}
+            }
+        }
+        for (service, why) in behind.into_iter().filter(|(service, _)| runs(service) && !moved.contains(service.as_str())) {
+            self.ask(&service, Effect::StopStart, why);
+        }
+    }
+
+    fn is_wanted_up(&self, unit: &str) -> bool {
+        self.specs.get(unit).is_some_and(|spec| spec.wanted().active == Some(true))
+    }
+
+    fn into_wakes(self, manager: bool) -> Vec<(Wake, String)> {
+        let only_read: Vec<String> = self
+            .by_unit
+            .iter()
+            .filter(|(_, ask)| ask.effect() <= Effect::DaemonReload)
+            .map(|(unit, ask)| format!("{unit}: {}", ask.reasons()))
+            .collect();
+        let declared = self.by_unit.values().any(|ask| ask.effect() == Effect::DaemonReload);
+        let mut wakes: Vec<(Wake, String)> = Vec::new();
+        for (unit, ask) in self.by_unit {
+            let why = ask.reasons();
+            match ask.effect() {
+                Effect::Nothing | Effect::DaemonReload => {}
+                Effect::Reload => wakes.push((Wake::Reload { unit, proof: ask.proof }, why)),
+                Effect::Restart => wakes.push((Wake::Restart { unit }, why)),
+                Effect::StopStart => wakes.push((Wake::StopStart { unit }, why)),
+            }
+        }
+        if manager || declared {
+            wakes.push((Wake::DaemonReload, only_read.join("; ")));
+        }
+        let rank = |wake: &Wake| match wake {
+            Wake::DaemonReload => 0,
+            Wake::Reload { .. } => 1,
+            Wake::Restart { unit } | Wake::StopStart { unit } => {
+                if units::is_trigger(unit) {
+                    2
+                } else {
+                    3
+                }
+            }
+        };
+        wakes.sort_by_key(|(wake, _)| rank(wake));
+        wakes
+    }
 }
 
 /// The units whose definition a file is part of: one, or all instances of a template.
@@ -87,27 +293,34 @@ fn units_of_file(path: &ManagedPath, removed: bool, units: &BTreeMap<String, Uni
     }
 }
 
-fn action(on_change: Option<OnChange>, unit: &str) -> Option<Wake> {
-    let unit = unit.to_owned();
-    match on_change {
-        None | Some(OnChange::Restart) => Some(Wake::Restart { unit }),
-        Some(OnChange::Reload) => Some(Wake::Reload { unit, proof: None }),
-        Some(OnChange::DaemonReload) => Some(Wake::DaemonReload),
-        Some(OnChange::None) => None,
+fn can_reload(unit: &str, seen: Option<&UnitSeen>, defined: Option<&Defined>) -> bool {
+    match defined {
+        Some(defined) if unit.ends_with(".service") => defined.can_reload(),
+        _ => seen.is_some_and(|seen| seen.can_reload),
     }
 }
 
-fn watches(spec: &UnitSpec, changed: &[(&ManagedPath, bool)]) -> bool {
-    let mut set = GlobSetBuilder::new();
-    for glob in &spec.watch {
-        if let Ok(glob) = crate::path::glob(glob) {
-            set.add(glob);
-        }
+/// The services that get their sockets from this one: those that PID 1 knows of, and those that its file will name. One that
+/// accepts connections itself (`Accept=yes`) never has a service in its way.
+fn served(socket: &str, scene: &Scene<'_>) -> BTreeSet<String> {
+    let defined = scene.definitions.get(socket);
+    if defined.is_some_and(|defined| defined.then.is_on("Socket", "Accept")) {
+        return BTreeSet::new();
     }
-    set.build().is_ok_and(|set| changed.iter().any(|(path, _)| set.is_match(path.as_path())))
+    let mut services: BTreeSet<String> =
+        scene.units.get(socket).map(|seen| seen.triggers.clone()).unwrap_or_default().into_iter().collect();
+    services.extend(defined.map(|defined| units::service_of(socket, &defined.then)));
+    services
 }
 
-fn unit_steps(steps: &[Step]) -> BTreeSet<&str> {
+/// An instance that a socket with `Accept=yes` has made for a client: nobody could start it again.
+fn serves_one_connection(unit: &str, scene: &Scene<'_>) -> bool {
+    let accepts = |socket: &String| scene.definitions.get(socket).is_some_and(|d| d.now.is_on("Socket", "Accept"));
+    units::maker_of(unit).is_some_and(|socket| accepts(&socket))
+        || scene.units.get(unit).is_some_and(|seen| seen.triggered_by.iter().any(accepts))
+}
+
+fn started_or_stopped(steps: &[Step]) -> BTreeSet<&str> {
     steps
         .iter()
         .filter(|s| entry_path(&s.change).is_none())
@@ -118,20 +331,4 @@ fn unit_steps(steps: &[Step]) -> BTreeSet<&str> {
             _ => None,
         })
         .collect()
-}
-
-/// A unit that is restarted needs no reload, and one reload is enough: the one that is proven, where one is.
-fn without_superfluous_reloads(wakes: &BTreeSet<Wake>) -> Vec<Wake> {
-    let is_superfluous = |wake: &Wake| match wake {
-        Wake::Reload { unit, proof } => wakes.iter().any(|other| match other {
-            Wake::Restart { unit: restarted } => restarted == unit,
-            Wake::Reload { unit: reloaded, proof: other } => reloaded == unit && other > proof,
-            Wake::DaemonReload => false,
-        }),
-        _ => false,
-    };
-    let mut wakes: Vec<Wake> = wakes.iter().filter(|wake| !is_superfluous(wake)).cloned().collect();
-    let is_restart = |wake: &Wake| matches!(wake, Wake::Restart { .. });
-    wakes.sort_by_key(|wake| is_restart(wake) && !wake.unit().is_some_and(units::is_trigger));
-    wakes
 }

@@ -14,7 +14,7 @@ fn ready() -> Fake {
     world.dir("/etc/shop");
     world.file("/etc/shop/settings.ini", "as it was");
     world.file("/usr/lib/systemd/system/worker.service", "[Service]\n");
-    world.file("/etc/systemd/system/old.service", "[Service]\nold\n");
+    world.file("/etc/systemd/system/old.service", "[Service]\nNice=1\n");
     world.running("old.service", "/etc/systemd/system/old.service", &["/etc/old.conf"]);
     drop(world);
     fake
@@ -74,7 +74,7 @@ fn cases() -> Vec<Case> {
         ("files/etc/nginx/conf.d/site.conf", "one"),
         ("files/etc/nginx/sites-enabled/site@", "../conf.d/site.conf"),
         ("files/etc/systemd/system/app.service", "[Service]\nExecStart=/bin/app\n"),
-        ("files/etc/systemd/system/old.service", "[Service]\nnew\n"),
+        ("files/etc/systemd/system/old.service", "[Service]\nNice=2\n"),
         ("files/etc/shop/settings.ini", "ours"),
     ];
     let changed: Vec<(&str, &str)> = all.iter().map(|(p, t)| (*p, if *t == "one" { "two" } else { *t })).collect();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::World;
 use crate::change::{UnitFacts, Wake};
-use crate::host::{HostError, HostResult, UnitSeen};
+use crate::host::{HostError, HostResult, Process, UnitSeen};
 
 /// Where unit files are, the first one wins.
 const PLACES: [&str; 2] = ["/etc/systemd/system", "/usr/lib/systemd/system"];
@@ -115,6 +115,7 @@ impl World {
             fragment,
             result: (if unit.failing { "exit-code" } else { "success" }).to_owned(),
             links: if unit.enabled { vec![link] } else { Vec::new() },
+            can_reload: true,
             ..UnitSeen::default()
         }
     }
@@ -141,6 +142,14 @@ impl World {
             self.start(name)?;
         }
         Ok(())
+    }
+
+    /// One worker that lives; of a service that says so, one that is another at each look.
+    pub(super) fn workers_of(&self, name: &str) -> Vec<Process> {
+        let Some(unit) = self.units.get(name).filter(|unit| unit.active) else { return Vec::new() };
+        let dying = unit.runs.values().any(|text| text.contains("workers die"));
+        let pid = if dying { u32::try_from(self.moment.replace(self.moment.get() + 1)).unwrap_or(0) } else { 1 };
+        vec![Process { pid, started: 0, program: name.to_owned(), title: String::new() }]
     }
 
     fn take_job(&self, verb: &str, name: &str) -> HostResult<()> {
@@ -183,7 +192,7 @@ impl World {
                 }
                 Ok(())
             }
-            Wake::Restart { unit } => {
+            Wake::Restart { unit } | Wake::StopStart { unit } => {
                 self.take_job("restart", unit)?;
                 let known = self.unit(unit);
                 known.active = false;

@@ -2,7 +2,20 @@
 
 use std::fs;
 
+use rustix::process::{Flock, FlockType, fcntl_getlk};
+
 use crate::host::Process;
+
+/// Held by apt and dpkg while they work (fcntl(2)).
+const DPKG_LOCK: &str = "/var/lib/dpkg/lock-frontend";
+
+/// Who holds dpkg's lock. Where there is none to look at, nobody does.
+pub(super) fn dpkg_lock() -> Option<String> {
+    let file = fs::File::open(DPKG_LOCK).ok()?;
+    let held = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).ok()??;
+    let pid = held.pid.map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs());
+    Some(process(pid).map_or_else(|| format!("process {pid}"), |process| format!("{}, process {pid},", process.program)))
+}
 
 /// The children of a process; none when it is gone.
 pub(super) fn children_of(pid: u32) -> Vec<Process> {
@@ -13,11 +26,14 @@ pub(super) fn children_of(pid: u32) -> Vec<Process> {
     list.split_ascii_whitespace().filter_map(|pid| process(pid.parse().ok()?)).collect()
 }
 
-fn process(pid: u32) -> Option<Process> {
+/// A process; `None` when it is gone.
+pub(super) fn process(pid: u32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the name in parentheses and may hold anything: count from its end.
-    let started = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()?;
+    let (head, rest) = stat.rsplit_once(')')?;
+    let program = head.split_once('(')?.1.to_owned();
+    let started = rest.split_ascii_whitespace().nth(19)?.parse().ok()?;
     let title = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let title = String::from_utf8_lossy(&title).replace('\0', " ").trim().to_owned();
-    Some(Process { pid, started, title })
+    Some(Process { pid, started, program, title })
 }

@@ -13,14 +13,20 @@ use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant};
 
 use super::Pulse;
 use super::files::enablement_links;
-use super::processes::children_of;
+use super::processes::{children_of, process};
 use crate::change::{Proof, UnitFacts, Wake};
-use crate::host::{HostError, HostResult, UnitSeen};
+use crate::host::{HostError, HostResult, Patience, Process, UnitSeen};
 
 /// Limit of a call that only asks.
 const ASK_LIMIT: Duration = Duration::from_secs(25);
-/// Limit of a job; systemd's own time-outs (90 s by default) come first.
+/// Limit of a job of a unit that has none itself.
 const JOB_LIMIT: Duration = Duration::from_secs(150);
+/// Added to a unit's own time-outs: systemd ends its job first.
+const JOB_SLACK: Duration = Duration::from_secs(30);
+/// How often a job is queued again when it is not known what became of it.
+const LOST_TRIES: u32 = 3;
+/// Pause between two questions while the bus or the manager is away.
+const AWAY: Duration = Duration::from_millis(100);
 /// Limit of a daemon-reload: hundreds of units take seconds, and rate limits add to that.
 const RELOAD_LIMIT: Duration = Duration::from_secs(180);
 /// How long a reload may take to bring up a new generation of workers.
@@ -41,6 +47,7 @@ pub(super) trait Manager1 {
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn reload_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn cancel_job(&self, id: u32) -> zbus::Result<()>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
     fn unref_unit(&self, name: &str) -> zbus::Result<()>;
     fn get_unit_file_state(&self, name: &str) -> zbus::Result<String>;
@@ -51,6 +58,12 @@ pub(super) trait Manager1 {
         patterns: &[&str],
     ) -> zbus::Result<Vec<(String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath)>>;
     fn enable_unit_files(
+        &self,
+        names: &[&str],
+        runtime: bool,
+        force: bool,
+    ) -> zbus::Result<(bool, Vec<(String, String, String)>)>;
+    fn reenable_unit_files(
         &self,
         names: &[&str],
         runtime: bool,
@@ -117,6 +130,19 @@ impl Manager {
         })
     }
 
+    /// Asks what may be asked twice, again for as long as the bus or the manager is away: a restart of dbus, systemd executing itself
+    /// anew.
+    fn ask<T>(&self, what: &str, question: impl AsyncFn() -> HostResult<T>) -> HostResult<T> {
+        self.block_on(what, ASK_LIMIT, async {
+            loop {
+                match question().await {
+                    Err(HostError::Io { .. }) => tokio::time::sleep(AWAY).await,
+                    result => return result,
+                }
+            }
+        })
+    }
+
     pub(super) fn pause(&self, time: Duration) {
         let end = Instant::now() + time;
         loop {
@@ -169,7 +195,7 @@ impl Manager {
     }
 
     pub(super) fn unit(&self, unit: &str) -> HostResult<UnitSeen> {
-        self.block_on(&format!("state of {unit}"), ASK_LIMIT, async {
+        self.ask(&format!("state of {unit}"), async || {
             let properties = self.properties(unit).await?;
             let text = |key: &str| string(&properties, key);
             let seen = UnitSeen {
@@ -198,7 +224,7 @@ impl Manager {
 
     /// The id of a unit's current or last run (`InvocationID`), as hexadecimal digits.
     pub(super) fn invocation(&self, unit: &str) -> HostResult<Option<String>> {
-        self.block_on(&format!("invocation of {unit}"), ASK_LIMIT, async {
+        self.ask(&format!("invocation of {unit}"), async || {
             let properties = self.properties(unit).await?;
             let id = properties.get("InvocationID").and_then(|v| Vec::<u8>::try_from(v.clone()).ok()).unwrap_or_default();
             let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -209,16 +235,32 @@ impl Manager {
     pub(super) fn instances(&self, template: &str) -> HostResult<Vec<String>> {
         // What is special in a pattern is not in a unit's name, but for the backslash of systemd-escape(1).
         let pattern = template.replace('\\', "\\\\").replacen("@.", "@?*.", 1);
-        self.block_on(&format!("instances of {template}"), ASK_LIMIT, async {
+        self.ask(&format!("instances of {template}"), async || {
             let units = self.manager().await?.list_units_by_patterns(&[], &[&pattern]).await;
             let units = units.map_err(|e| bus_error(&format!("list {template}"), e))?;
             Ok(units.into_iter().map(|unit| unit.0).collect())
         })
     }
 
+    /// The children of a service's main process that run the same program as it does, by its name (proc_pid_comm(5)).
+    pub(super) fn workers(&self, unit: &str) -> HostResult<Vec<Process>> {
+        let main = self.unit(unit)?.main_pid;
+        let Some(program) = process(main).map(|process| process.program) else { return Ok(Vec::new()) };
+        Ok(children_of(main).into_iter().filter(|child| child.program == program).collect())
+    }
+
+    pub(super) fn running_services(&self) -> HostResult<Vec<String>> {
+        self.ask("services that run", async || {
+            let units =
+                self.manager().await?.list_units_by_patterns(&["active", "reloading", "activating"], &["*.service"]).await;
+            let units = units.map_err(|e| bus_error("list services", e))?;
+            Ok(units.into_iter().map(|unit| unit.0).collect())
+        })
+    }
+
     /// Whether `SystemState` is `stopping` (org.freedesktop.systemd1(5)).
     pub(super) fn is_going_down(&self) -> bool {
-        let state = self.block_on("state of the system", ASK_LIMIT, async {
+        let state = self.ask("state of the system", async || {
             self.manager().await?.system_state().await.map_err(|e| bus_error("state of the system", e))
         });
         state.is_ok_and(|state| state == "stopping")
@@ -236,27 +278,46 @@ impl Manager {
                 Err(HostError::Systemd(why)) if why.contains("rate limit") && Instant::now() < end => {
                     self.pause(Duration::from_secs(1))
                 }
+                // Whether it has read everything is not known; twice does no harm.
+                Err(HostError::Io { .. }) if Instant::now() < end => self.pause(AWAY),
                 result => return result,
             }
         }
     }
 
     /// Queues a job, waits for its end, and judges both its result and the unit's state.
-    fn job(&self, verb: Verb, unit: &str) -> HostResult<()> {
+    fn job(&self, verb: Verb, unit: &str, patience: Patience) -> HostResult<()> {
         let what = format!("{verb} {unit}");
-        let mut tries = 0;
+        let limit = patience.map_or_else(|| self.limit(verb, unit), Ok)?;
+        let end = Instant::now() + limit;
+        let earlier = self.invocation(unit)?;
+        let (mut in_the_way, mut lost) = (0, 0);
         let result = loop {
-            let result = self.block_on(&what, JOB_LIMIT, self.queue_and_wait(verb, unit));
-            match result {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.block_on(&what, left, self.queue_and_wait(verb, unit)) {
                 Err(HostError::Systemd(why))
-                    if why.contains("destructive") && tries < DESTRUCTIVE_TRIES && !self.is_going_down() =>
+                    if why.contains("destructive") && in_the_way < DESTRUCTIVE_TRIES && !self.is_going_down() =>
                 {
-                    tries += 1;
+                    in_the_way += 1;
                     self.pause(Duration::from_millis(500));
                 }
-                // The connection broke or the answer never came: what happened is unknown, the state below tells.
-                Err(HostError::Timeout { .. } | HostError::Io { .. }) => break "unknown".to_owned(),
-                result => break result?,
+                Err(HostError::Timeout { .. }) => {
+                    self.cancel(unit);
+                    break format!(
+                        "not done within {} s and cancelled (the key `timeout` of its [[unit]] sets that)",
+                        limit.as_secs()
+                    );
+                }
+                Ok(Some(result)) => break result,
+                // The connection broke or the signal was lost: what happened is not known, the unit tells.
+                Ok(None) | Err(HostError::Io { .. }) => {
+                    self.until_no_job(unit, end)?;
+                    if lost == LOST_TRIES || self.is_done(verb, unit, &earlier)? {
+                        break "unknown".to_owned();
+                    }
+                    lost += 1;
+                }
+                Err(error) => return Err(error),
             }
         };
         let seen = self.unit(unit)?;
@@ -264,16 +325,70 @@ impl Manager {
             Verb::Stop => seen.is_down(),
             _ => seen.is_active() || (seen.active == "inactive" && seen.result == "success" && seen.main_pid == 0),
         };
-        if as_wanted && matches!(result.as_str(), "done" | "unknown" | "skipped") {
-            return Ok(());
-        }
-        if verb == Verb::Stop && as_wanted {
+        if as_wanted && (verb == Verb::Stop || matches!(result.as_str(), "done" | "unknown" | "skipped")) {
             return Ok(());
         }
         Err(HostError::Systemd(self.explain(&format!("{what}: job {result}"), unit, &seen)))
     }
 
-    async fn queue_and_wait(&self, verb: Verb, unit: &str) -> HostResult<String> {
+    /// How long a job may take: as long as the unit itself allows (`TimeoutStartUSec`, `TimeoutStopUSec`), and a little more.
+    fn limit(&self, verb: Verb, unit: &str) -> HostResult<Duration> {
+        self.ask(&format!("limits of {unit}"), async || {
+            let properties = self.properties(unit).await?;
+            let span = |key: &str| properties.get(key).and_then(|v| u64::try_from(v.clone()).ok()).filter(|us| *us != u64::MAX);
+            let (start, stop) = (span("TimeoutStartUSec"), span("TimeoutStopUSec"));
+            let own = match verb {
+                Verb::Start | Verb::Reload => start,
+                Verb::Stop => stop,
+                Verb::Restart => start.zip(stop).map(|(start, stop)| start.saturating_add(stop)),
+            };
+            Ok(own.map_or(JOB_LIMIT, |us| Duration::from_micros(us).saturating_add(JOB_SLACK)))
+        })
+    }
+
+    /// Whether a job that nobody has heard of again has done its work. That of a reload leaves no trace: it is done once more.
+    fn is_done(&self, verb: Verb, unit: &str, earlier: &Option<String>) -> HostResult<bool> {
+        let seen = self.unit(unit)?;
+        Ok(match verb {
+            Verb::Start => seen.is_active(),
+            Verb::Stop => seen.is_down(),
+            Verb::Restart => seen.is_active() && self.invocation(unit)? != *earlier,
+            Verb::Reload => false,
+        })
+    }
+
+    /// The number of the job that waits or runs for a unit; 0 when there is none.
+    fn pending_job(&self, unit: &str) -> HostResult<u32> {
+        self.ask(&format!("job of {unit}"), async || {
+            let properties = self.properties(unit).await?;
+            let job = properties.get("Job").and_then(|v| <(u32, OwnedObjectPath)>::try_from(v.clone()).ok());
+            Ok(job.map_or(0, |(id, _)| id))
+        })
+    }
+
+    fn until_no_job(&self, unit: &str, end: Instant) -> HostResult<()> {
+        while self.pending_job(unit)? != 0 && Instant::now() < end {
+            self.pause(AWAY);
+        }
+        Ok(())
+    }
+
+    /// Gives up a job that takes too long; one that is over is none.
+    fn cancel(&self, unit: &str) {
+        let cancelled = self.pending_job(unit).and_then(|id| match id {
+            0 => Ok(()),
+            id => self.ask(&format!("cancel the job of {unit}"), async || {
+                let _ = self.manager().await?.cancel_job(id).await;
+                Ok(())
+            }),
+        });
+        if let Err(error) = cancelled {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// The result of the job; `None` when the manager has nothing more to say of it.
+    async fn queue_and_wait(&self, verb: Verb, unit: &str) -> HostResult<Option<String>> {
         let manager = self.manager().await?;
         let fail = |e| bus_error(&format!("{verb} {unit}"), e);
         manager.subscribe().await.or_else(already_subscribed).map_err(fail)?;
@@ -290,12 +405,12 @@ impl Manager {
                 Ok(Some(signal)) => {
                     let args = signal.args().map_err(fail)?;
                     if args.job == job {
-                        return Ok(args.result.clone());
+                        return Ok(Some(args.result.clone()));
                     }
                 }
-                Ok(None) => return Ok("unknown".to_owned()),
+                Ok(None) => return Ok(None),
                 // A signal can be lost around a daemon-reload (systemd/systemd#8803): ask whether the job is still there.
-                Err(_) if !self.job_exists(&job).await => return Ok("unknown".to_owned()),
+                Err(_) if !self.job_exists(&job).await => return Ok(None),
                 Err(_) => {}
             }
         }
@@ -331,17 +446,17 @@ impl Manager {
         text
     }
 
-    pub(super) fn set_unit(&self, unit: &str, want: &UnitFacts) -> HostResult<()> {
+    pub(super) fn set_unit(&self, unit: &str, want: &UnitFacts, patience: Patience) -> HostResult<()> {
         let now = self.unit(unit)?;
         let seen = now.facts_towards(want);
         let differs = |want: Option<bool>, have: Option<bool>| want.filter(|_| have.is_some() && want != have);
         if differs(want.masked, seen.masked) == Some(false) {
             // A mask until the next boot (below /run) is one too.
             let runtime = now.file_state == "masked-runtime";
-            self.unit_files(unit, "unmask", async |m| m.unmask_unit_files(&[unit], runtime).await.map(drop))?;
+            self.unit_files(unit, "unmask", &async |m| m.unmask_unit_files(&[unit], runtime).await.map(drop))?;
         }
         if want.active == Some(false) && !self.is_down(unit)? {
-            self.job(Verb::Stop, unit)?;
+            self.job(Verb::Stop, unit, patience)?;
         }
         if want.active == Some(false) {
             // One that has failed on its way down, or that failed to come up and is taken back, leaves no mark.
@@ -349,16 +464,19 @@ impl Manager {
         }
         match differs(want.enabled, seen.enabled) {
             Some(true) => {
-                self.unit_files(unit, "enable", async |m| m.enable_unit_files(&[unit], false, false).await.map(drop))?
+                self.unit_files(unit, "enable", &async |m| m.enable_unit_files(&[unit], false, false).await.map(drop))?
             }
-            Some(false) => self.unit_files(unit, "disable", async |m| m.disable_unit_files(&[unit], false).await.map(drop))?,
+            Some(false) => self.unit_files(unit, "disable", &async |m| m.disable_unit_files(&[unit], false).await.map(drop))?,
+            None if want.anew => {
+                self.unit_files(unit, "enable anew", &async |m| m.reenable_unit_files(&[unit], false, false).await.map(drop))?
+            }
             None => {}
         }
         if differs(want.masked, seen.masked) == Some(true) {
-            self.unit_files(unit, "mask", async |m| m.mask_unit_files(&[unit], false, false).await.map(drop))?;
+            self.unit_files(unit, "mask", &async |m| m.mask_unit_files(&[unit], false, false).await.map(drop))?;
         }
         if want.active == Some(true) && !self.unit(unit)?.is_active() {
-            self.start_afresh(unit)?;
+            self.start_afresh(unit, patience)?;
         }
         Ok(())
     }
@@ -368,74 +486,81 @@ impl Manager {
         Ok(matches!(self.unit(unit)?.active.as_str(), "inactive" | "failed"))
     }
 
-    /// Changes links below /etc/systemd/system through the manager, then has it read them.
+    /// Changes links below /etc/systemd/system through the manager; it knows them from its next reload on.
     fn unit_files(
         &self,
         unit: &str,
         verb: &str,
-        call: impl AsyncFnOnce(&Manager1Proxy<'static>) -> zbus::Result<()>,
+        call: &impl AsyncFn(&Manager1Proxy<'static>) -> zbus::Result<()>,
     ) -> HostResult<()> {
         let what = format!("{verb} {unit}");
-        self.block_on(&what, ASK_LIMIT, async { call(&self.manager().await?).await.map_err(|e| bus_error(&what, e)) })?;
-        self.daemon_reload()
+        self.ask(&what, async || call(&self.manager().await?).await.map_err(|e| bus_error(&what, e)))
     }
 
-    /// Starts a unit, also one that has hit its start limit; its sockets too, which the limit takes down with it.
-    fn start_afresh(&self, unit: &str) -> HostResult<()> {
+    /// Starts a unit, also one that has hit its start limit; its sockets too, which the limit takes down with it, and of a socket
+    /// what it starts (systemd/systemd#15633).
+    fn start_afresh(&self, unit: &str, patience: Patience) -> HostResult<()> {
         self.reset_failed(unit)?;
-        for trigger in self.unit(unit)?.triggered_by {
+        let seen = self.unit(unit)?;
+        for started in &seen.triggers {
+            self.reset_failed(started)?;
+        }
+        for trigger in seen.triggered_by {
             if self.unit(&trigger)?.active == "failed" {
                 self.reset_failed(&trigger)?;
-                self.job(Verb::Start, &trigger)?;
+                self.job(Verb::Start, &trigger, None)?;
             }
         }
-        self.job(Verb::Start, unit)
+        self.job(Verb::Start, unit, patience)
     }
 
     fn reset_failed(&self, unit: &str) -> HostResult<()> {
-        self.block_on("reset-failed", ASK_LIMIT, async {
+        self.ask("reset-failed", async || {
             // Answers with an error for a unit that is not loaded: then nothing has failed.
             let _ = self.manager().await?.reset_failed_unit(unit).await;
             Ok(())
         })
     }
 
-    pub(super) fn wake(&self, wake: &Wake) -> HostResult<()> {
+    pub(super) fn wake(&self, wake: &Wake, patience: Patience) -> HostResult<()> {
         match wake {
             Wake::DaemonReload => self.daemon_reload(),
-            Wake::Restart { unit } => self.restart(unit),
+            Wake::Restart { unit } => self.restart(unit, patience),
+            // It has stopped by now, unless a client or a dependency has started it again.
+            Wake::StopStart { unit } if self.unit(unit)?.is_active() => self.restart(unit, patience),
+            Wake::StopStart { unit } => self.start_afresh(unit, patience),
             Wake::Reload { unit, proof } => {
                 let seen = self.unit(unit)?;
                 if !seen.is_active() {
-                    return self.start_afresh(unit);
+                    return self.start_afresh(unit, patience);
                 }
                 if !seen.can_reload {
                     // As `systemctl reload-or-restart` does: without ExecReload= a reload is not to be had.
-                    return self.restart(unit);
+                    return self.restart(unit, patience);
                 }
                 let old = children_of(seen.main_pid);
-                self.job(Verb::Reload, unit)?;
+                self.job(Verb::Reload, unit, patience)?;
                 proof.as_ref().map_or(Ok(()), |proof| self.prove(unit, seen.main_pid, &old, proof))
             }
         }
     }
 
-    /// Restarts a unit. A service that holds the listening sockets of a changed socket unit would refuse that
-    /// (systemd.socket(5)): it stops first, and is started again by its own wake, which the plan owes after this one.
-    fn restart(&self, unit: &str) -> HostResult<()> {
+    /// Restarts a unit. A service that holds the listening sockets of a socket unit would refuse that (systemd.socket(5)): it
+    /// stops first; a plan owes it a wake of its own.
+    fn restart(&self, unit: &str, patience: Patience) -> HostResult<()> {
         self.reset_failed(unit)?;
         if unit.ends_with(".socket") {
             for service in self.unit(unit)?.triggers {
                 if self.unit(&service)?.is_active() {
-                    self.job(Verb::Stop, &service)?;
+                    self.job(Verb::Stop, &service, None)?;
                 }
             }
         }
-        self.job(Verb::Restart, unit)
+        self.job(Verb::Restart, unit, patience)
     }
 
     /// Waits until a new generation of workers serves and the old one has stopped taking requests.
-    fn prove(&self, unit: &str, main_pid: u32, old: &[crate::host::Process], proof: &Proof) -> HostResult<()> {
+    fn prove(&self, unit: &str, main_pid: u32, old: &[Process], proof: &Proof) -> HostResult<()> {
         let known: BTreeSet<_> = old.iter().map(|p| (p.pid, p.started)).collect();
         let end = Instant::now() + PROOF_LIMIT;
         while Instant::now() < end {
@@ -465,9 +590,24 @@ impl std::fmt::Display for Verb {
     }
 }
 
-/// Says what failed on the bus; a lost connection is an I/O error, so that callers can tell "refused" from "unknown".
+/// Says what failed on the bus; a lost connection or peer is an I/O error, so that callers can tell "refused" from "unknown".
 pub(super) fn bus_error(what: &str, error: zbus::Error) -> HostError {
+    use zbus::fdo::Error as Fdo;
+    let lost = |detail: String| {
+        let source = std::io::Error::new(std::io::ErrorKind::NotConnected, detail);
+        HostError::Io { what: what.to_owned(), source }
+    };
     match error {
+        zbus::Error::Handshake(detail) => lost(detail),
+        zbus::Error::FDO(fdo) => match *fdo {
+            Fdo::NoReply(detail)
+            | Fdo::Disconnected(detail)
+            | Fdo::ServiceUnknown(detail)
+            | Fdo::NameHasNoOwner(detail)
+            | Fdo::TimedOut(detail)
+            | Fdo::Timeout(detail) => lost(detail),
+            other => HostError::Systemd(format!("{what}: {other}")),
+        },
         zbus::Error::MethodError(name, detail, _) => {
             HostError::Systemd(format!("{what}: {}", detail.unwrap_or_else(|| name.to_string())))
         }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{baseline, run};
 use crate::change::DirFacts;
-use crate::host::{Account, HostError, HostResult, Job, Look, Ran, Sandbox, Seen, UnitSeen};
+use crate::host::{Account, HostError, HostResult, Job, Look, Process, Ran, Sandbox, Seen, UnitSeen};
 use crate::path::ManagedPath;
 use crate::probe::{Probe, Verdict};
 
@@ -36,6 +36,15 @@ impl Look for Fake {
         unreachable!()
     }
     fn entries(&self, _: &ManagedPath, _: usize) -> HostResult<Vec<String>> {
+        unreachable!()
+    }
+    fn running_services(&self) -> HostResult<Vec<String>> {
+        unreachable!()
+    }
+    fn workers(&self, _: &str) -> HostResult<Vec<Process>> {
+        unreachable!()
+    }
+    fn dpkg_lock(&self) -> HostResult<Option<String>> {
         unreachable!()
     }
     fn instances(&self, _: &str) -> HostResult<Vec<String>> {

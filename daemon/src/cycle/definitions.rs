@@ -1,0 +1,171 @@
+//! Reads units' files as they are and as a plan will have left them: what PID 1 and the processes are about to learn.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::change::{Change, Object};
+use crate::digest::Digest;
+use crate::host::{HostResult, Look};
+use crate::path::ManagedPath;
+use crate::plan::Defined;
+use crate::units::{self, UnitFile, definition::Definition, files, inputs};
+
+/// Entries of a directory of units that are looked at.
+const ENTRIES: usize = 10_000;
+/// Longest unit file that is read, in bytes.
+const LENGTH: u64 = 1 << 20;
+/// A link to it masks a unit, or hides a drop-in (systemd.unit(5)).
+const NOTHING: &str = "/dev/null";
+
+/// The host's unit files, and the changes that are about to be made to them.
+pub(super) struct Shelf<'a> {
+    host: &'a dyn Look,
+    changes: BTreeMap<&'a str, &'a Object>,
+    contents: &'a dyn Fn(&Digest) -> HostResult<Vec<u8>>,
+    listed: RefCell<BTreeMap<String, Vec<String>>>,
+}
+
+/// Before the changes or after them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    Now,
+    Then,
+}
+
+impl<'a> Shelf<'a> {
+    /// What these changes make of this host; `contents` gives those of files that are to come.
+    pub(super) fn new(host: &'a dyn Look, changes: &[&'a Change], contents: &'a dyn Fn(&Digest) -> HostResult<Vec<u8>>) -> Self {
+        let entry = |change: &&'a Change| match change {
+            Change::Entry { path, after, .. } => Some((path.as_str(), after)),
+            _ => None,
+        };
+        let changes = changes.iter().filter(|c| !c.is_noop()).filter_map(entry).collect();
+        Self { host, changes, contents, listed: RefCell::default() }
+    }
+
+    /// Everything that a plan has to know of these units' files, and of all services that run where other files change.
+    pub(super) fn define(&self, named: &BTreeSet<String>) -> HostResult<BTreeMap<String, Defined>> {
+        let mut units = named.clone();
+        let others: Vec<ManagedPath> = self.others();
+        let running = if others.is_empty() { Vec::new() } else { self.host.running_services()? };
+        units.extend(running.iter().cloned());
+        let mut all = BTreeMap::new();
+        for unit in units {
+            let (now, then) = (self.read(&unit, When::Now), self.read(&unit, When::Then));
+            let read = if running.contains(&unit) { self.changed_inputs(&unit, &now, &others) } else { Vec::new() };
+            if named.contains(&unit) || !read.is_empty() {
+                all.insert(unit, Defined { now, then, read });
+            }
+        }
+        Ok(all)
+    }
+
+    /// Changed paths that mean nothing to PID 1 itself.
+    fn others(&self) -> Vec<ManagedPath> {
+        let paths = self.changes.keys().filter_map(|path| ManagedPath::new(path).ok());
+        paths.filter(|path| units::of_path(path).is_none()).collect()
+    }
+
+    /// What the process of a service has read that is about to change: (path, how the unit names it).
+    fn changed_inputs(&self, unit: &str, definition: &Definition, changed: &[ManagedPath]) -> Vec<(ManagedPath, String)> {
+        let is_venv = |root: &str| {
+            let mark = format!("{root}/pyvenv.cfg");
+            self.changes.contains_key(mark.as_str()) || matches!(self.object(&mark), Some(Object::File(_)))
+        };
+        let inputs = inputs::of_service(unit, definition, &is_venv);
+        let named = |path: &ManagedPath| inputs.iter().find(|input| input.covers(path)).map(|input| input.what.clone());
+        changed.iter().filter_map(|path| Some((path.clone(), named(path)?))).collect()
+    }
+
+    fn read(&self, unit: &str, when: When) -> Definition {
+        let paths = files::of_unit(unit, &|dir| self.names(dir, when));
+        let texts: Vec<String> = paths.iter().filter_map(|path| self.text(path, when)).collect();
+        Definition::read(texts.iter().map(String::as_str))
+    }
+
+    /// What is in a directory. One that cannot be read is as good as empty: what is compared is the difference that a plan makes.
+    fn names(&self, dir: &str, when: When) -> Vec<String> {
+        let mut listed = self.listed.borrow_mut();
+        let there = listed.entry(dir.to_owned()).or_insert_with(|| {
+            ManagedPath::new(dir).ok().and_then(|path| self.host.entries(&path, ENTRIES).ok()).unwrap_or_default()
+        });
+        let mut names = there.clone();
+        if when == When::Then {
+            for (path, after) in &self.changes {
+                let Some(rest) = path.strip_prefix(dir).and_then(|rest| rest.strip_prefix('/')) else { continue };
+                match rest.split_once('/') {
+                    Some((first, _)) => names.push(first.to_owned()),
+                    None if **after == Object::Absent => names.retain(|name| name != rest),
+                    None => names.push(rest.to_owned()),
+                }
+            }
+        }
+        names
+    }
+
+    fn object(&self, path: &str) -> Option<Object> {
+        self.host.object(&ManagedPath::new(path).ok()?).ok().map(|seen| seen.object)
+    }
+
+    /// A unit file's text; a link is followed once, as those of aliases and linked units are.
+    fn text(&self, path: &str, when: When) -> Option<String> {
+        match self.change(path, when).cloned().or_else(|| self.object(path))? {
+            Object::Link { target } if target == NOTHING => None,
+            Object::Link { target } => {
+                let target = ManagedPath::new(path).ok()?.parent()?.as_path().join(target);
+                let target = normal(&target)?;
+                let object = self.change(&target, when).cloned().or_else(|| self.object(&target))?;
+                self.content(&target, &object, when)
+            }
+            object => self.content(path, &object, when),
+        }
+    }
+
+    fn change(&self, path: &str, when: When) -> Option<&Object> {
+        if when == When::Now { None } else { self.changes.get(path).copied() }
+    }
+
+    fn content(&self, path: &str, object: &Object, when: When) -> Option<String> {
+        let Object::File(facts) = object else { return None };
+        let bytes = match self.change(path, when) {
+            Some(_) => (self.contents)(&facts.digest).ok()?,
+            None => self.host.content(&ManagedPath::new(path).ok()?, LENGTH).ok()?,
+        };
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// A path without `.` and `..`, resolved as text.
+fn normal(path: &std::path::Path) -> Option<String> {
+    use std::path::Component;
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => parts.push(name.to_str()?),
+            Component::ParentDir => drop(parts.pop()),
+            _ => {}
+        }
+    }
+    Some(format!("/{}", parts.join("/")))
+}
+
+/// The units whose definitions these changes may alter, of those that are known; sockets that are about to start, whose files say
+/// which service is theirs; and those that may have made the instance of a template for a client.
+pub(super) fn touched_definitions<'a>(changes: &[&Change], known: impl Iterator<Item = &'a String>) -> BTreeSet<String> {
+    let mut files = BTreeSet::new();
+    let mut units = BTreeSet::new();
+    for change in changes.iter().filter(|c| !c.is_noop()) {
+        match change {
+            Change::Unit { unit, .. } => drop(units.insert(unit.clone())),
+            change => match change.path().and_then(units::of_path) {
+                Some(UnitFile::Fragment(unit) | UnitFile::DropIn(unit)) => drop(files.insert(unit)),
+                Some(UnitFile::Other) | None => {}
+            },
+        }
+    }
+    let is_touched = |unit: &&String| files.contains(*unit) || units::template_of(unit).is_some_and(|t| files.contains(&t));
+    units.extend(known.filter(is_touched).cloned());
+    let makers: Vec<String> = units.iter().filter_map(|unit| units::maker_of(unit)).collect();
+    units.extend(makers);
+    units
+}

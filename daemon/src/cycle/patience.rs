@@ -1,0 +1,32 @@
+//! What is nobody's fault and passes by itself is waited for, within limits, before anything live is touched.
+
+use std::time::Duration;
+
+use super::{Engine, Say, Stop};
+use crate::plan::Intent;
+use crate::report::Progress;
+
+/// How long a push waits for dpkg: unattended upgrades of a small server take minutes (T54).
+const DPKG_LIMIT: Duration = Duration::from_secs(300);
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl Engine {
+    /// Waits until no package is being installed or removed: maintainer scripts write the same files and restart the same units.
+    pub(super) fn wait_for_dpkg(&self, intent: Intent, say: Say<'_>) -> Result<(), Stop> {
+        let mut waited = Duration::ZERO;
+        while let Some(holder) = self.host.dpkg_lock()? {
+            let why = format!("dpkg is at work ({holder} holds its lock)");
+            // A repair comes again by itself.
+            if intent == Intent::Repair || waited >= DPKG_LIMIT || !(self.go_on)() {
+                return Err(Stop::passing(format!("{why}: nothing was touched; try again when that is done")));
+            }
+            if waited.is_zero() {
+                say(Progress::Note { text: format!("{why}: waiting for its end, at most {} s", DPKG_LIMIT.as_secs()) });
+            }
+            self.host.pause(LOOK);
+            waited += LOOK;
+        }
+        Ok(())
+    }
+}
