@@ -4,7 +4,8 @@
 //! Whoever orders something gives the write end of a pipe; what happens is told through it, one JSON line each, the last
 //! one being the report. A caller that goes away loses only the telling.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
@@ -25,6 +26,10 @@ use crate::tasks::Published;
 pub const NAME: &str = "org.reconciled1";
 /// The service's only object.
 pub const PATH: &str = "/org/reconciled1";
+/// Two addresses and two ports, in bytes.
+const LONGEST_CONNECTION: usize = 256;
+/// Connections that are remembered.
+const CONNECTIONS: usize = 256;
 /// A follower that takes nothing for this long is dropped.
 const STALL: std::time::Duration = std::time::Duration::from_secs(30);
 
@@ -37,6 +42,8 @@ pub struct Service {
     pub published: watch::Receiver<Published>,
     /// How many callers are still being told something.
     pub following: watch::Sender<usize>,
+    /// The newest SSH connections: one that is used again shows nothing about what changed since it was made.
+    pub connections: Mutex<VecDeque<String>>,
 }
 
 #[zbus::interface(name = "org.reconciled1.Manager")]
@@ -150,6 +157,45 @@ impl Service {
     ) -> fdo::Result<()> {
         let actor = authorised(&header, connection, "pause").await?;
         self.hand_in(Task::Resume { actor }, out)
+    }
+
+    /// A generation that waits for it is confirmed.
+    async fn confirm(
+        &self,
+        out: OwnedFd,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> fdo::Result<()> {
+        let actor = authorised(&header, connection, "confirm").await?;
+        self.hand_in(Task::Confirm { actor }, out)
+    }
+
+    /// A key has connected over SSH, from the forced command; `ssh` is sshd's `SSH_CONNECTION`.
+    async fn connected(
+        &self,
+        key: &str,
+        ssh: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> fdo::Result<()> {
+        let caller = Caller::of(&header, connection).await?;
+        if caller.uid != 0 && caller.name != GIT_USER {
+            return Err(fdo::Error::AccessDenied("only the forced command of a key may tell".to_owned()));
+        }
+        if ssh.is_empty() || ssh.len() > LONGEST_CONNECTION {
+            return Err(fdo::Error::InvalidArgs("SSH_CONNECTION as sshd(8) has it".to_owned()));
+        }
+        let is_new = {
+            let mut known = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_new = !known.iter().any(|connection| connection == ssh);
+            known.truncate(CONNECTIONS - 1);
+            known.push_front(ssh.to_owned());
+            is_new
+        };
+        if is_new && self.published.borrow().status.unconfirmed.is_some() {
+            drop(self.desk.submit(Task::Confirm { actor: crate::path::escape(key) }));
+        }
+        Ok(())
     }
 
     /// Ends what a stuck transaction left about a path.

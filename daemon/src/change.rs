@@ -212,6 +212,15 @@ impl Change {
         self
     }
 
+    /// Nothing is to change: what is wanted is what stands there.
+    pub fn leave(&mut self) {
+        match self {
+            Self::Entry { before, after, .. } => after.clone_from(before),
+            Self::Dir { before, after, .. } => *after = *before,
+            Self::Unit { before, after, .. } => after.clone_from(before),
+        }
+    }
+
     /// Its content is never shown from here on.
     pub fn hide(&mut self) {
         if let Self::Entry { secret, .. } = self {

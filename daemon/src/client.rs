@@ -33,6 +33,10 @@ pub trait Manager {
     /// See `bus::Service`.
     fn resume(&self, out: Fd<'_>) -> zbus::Result<()>;
     /// See `bus::Service`.
+    fn confirm(&self, out: Fd<'_>) -> zbus::Result<()>;
+    /// See `bus::Service`.
+    fn connected(&self, key: &str, ssh: &str) -> zbus::Result<()>;
+    /// See `bus::Service`.
     fn resolve(&self, path: &str, restore: bool, out: Fd<'_>) -> zbus::Result<()>;
     /// See `bus::Service`.
     fn status(&self) -> zbus::Result<String>;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::guard::{Guard, Guards};
+use crate::lifeline::Lifelines;
 use crate::timespan::TimeSpan;
 
 /// What the package ships.
@@ -21,8 +22,12 @@ pub struct Settings {
     pub host: Option<String>,
     /// How often the whole host is looked at for drift.
     pub look_interval: TimeSpan,
+    /// Whether changes of managed things are seen when they happen, and not only by the look.
+    pub watch: bool,
     /// How long a lifeline change waits for its confirmation.
     pub confirm_window: TimeSpan,
+    /// What the host is reached by: globs over paths, and names of units.
+    pub lifelines: Vec<String>,
     /// Remotes to pull from.
     pub remotes: Vec<Remote>,
 }
@@ -63,6 +68,9 @@ struct Fragment {
     host: Option<String>,
     look_interval: Option<TimeSpan>,
     confirm_window: Option<TimeSpan>,
+    watch: Option<bool>,
+    #[serde(default)]
+    lifelines: Vec<String>,
     #[serde(default)]
     remote: Vec<Remote>,
 }
@@ -72,7 +80,9 @@ impl Default for Settings {
         Self {
             host: None,
             look_interval: TimeSpan::millis(300_000),
+            watch: true,
             confirm_window: TimeSpan::millis(300_000),
+            lifelines: Vec::new(),
             remotes: Vec::new(),
         }
     }
@@ -111,9 +121,15 @@ impl Settings {
         self.host = fragment.host.or_else(|| self.host.take());
         self.look_interval = fragment.look_interval.unwrap_or(self.look_interval);
         self.confirm_window = fragment.confirm_window.unwrap_or(self.confirm_window);
+        self.watch = fragment.watch.unwrap_or(self.watch);
         if self.look_interval.0 < std::time::Duration::from_secs(1) {
             return Err("look_interval is shorter than a second: write at least \"1s\"".to_owned());
         }
+        if self.confirm_window.0 < std::time::Duration::from_secs(1) {
+            return Err("confirm_window is shorter than a second: write at least \"30s\"".to_owned());
+        }
+        Lifelines::new(&fragment.lifelines)?;
+        self.lifelines.extend(fragment.lifelines);
         let names: Vec<String> = fragment.remote.iter().map(|remote| remote.name.clone()).collect();
         for (index, remote) in fragment.remote.into_iter().enumerate() {
             check_remote(&remote)?;
@@ -212,6 +228,8 @@ mod tests {
         for (text, why) in [
             ("look_intervall = \"10s\"", "look_intervall"),
             ("look_interval = \"10ms\"", "shorter than a second"),
+            ("confirm_window = \"10ms\"", "shorter than a second"),
+            ("lifelines = [\"ssh\"]", "neither an absolute path"),
             ("[[remote]]\nurl = \"https://me:pw@git.example/x.git\"", "password"),
             ("[[remote]]\nurl = \"https://ghp_x@git.example/x.git\"", "token"),
             ("[[remote]]\nurl = \"http://git.example/x.git\"", "https://"),

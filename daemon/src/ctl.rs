@@ -103,6 +103,11 @@ enum Verb {
     },
     /// Go on after a pause
     Resume,
+    /// Keep a change of how the host is reached
+    ///
+    /// A push that changes SSH, the network, the firewall, sudo or the bus is taken back after `confirm_window` unless somebody shows that
+    /// the host can still be reached: by any new git connection over SSH, or by this.
+    Confirm,
     /// Decide what becomes of something that a rollback could not put back
     ///
     /// Until everything that `reconcilectl status` lists as STUCK is decided, nothing else is applied.
@@ -174,6 +179,7 @@ fn run(verb: Verb) -> u8 {
         Verb::Retry { revision } => follow(async |m, out| m.retry(revision.as_deref().unwrap_or_default(), out).await),
         Verb::Pause { reason } => follow(async |m, out| m.pause(&reason.join(" "), out).await),
         Verb::Resume => follow(async |m, out| m.resume(out).await),
+        Verb::Confirm => follow(async |m, out| m.confirm(out).await),
         Verb::Resolve { path, restore, .. } => follow(async |m, out| m.resolve(&path, restore, out).await),
         Verb::Validate { settings: true, .. } => say(check_settings()),
         Verb::Validate { directory, strict, .. } => {

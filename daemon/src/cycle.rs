@@ -3,6 +3,7 @@
 
 mod asides;
 mod definitions;
+mod drifting;
 mod ending;
 mod patience;
 mod recovery;
@@ -16,6 +17,7 @@ use crate::audit::{AuditLog, Event, NewRecord, Stage, UtcTime};
 use crate::digest::Digest;
 use crate::guard::Guards;
 use crate::host::Touch;
+use crate::lifeline::Lifelines;
 use crate::manifest::{self, Manifest};
 use crate::plan::{Intent, Plan};
 use crate::policy::{self, Right};
@@ -25,8 +27,10 @@ use crate::report::{Progress, Report, Verdict};
 use crate::source::{self, Commit};
 use crate::state::{Generation, Setting, State};
 
+pub use drifting::Repairs;
 use ending::Failure;
 pub use ending::{Failing, Stop};
+use seeing::Drifted;
 
 /// Who is told what happens.
 pub type Say<'a> = &'a mut dyn FnMut(Progress);
@@ -59,6 +63,13 @@ pub enum Order {
         /// Who asks.
         actor: String,
     },
+    /// A generation that nobody has confirmed is given up.
+    Revert {
+        /// The generation that comes back; `None` is the host as it was before the first.
+        back_to: Option<u64>,
+        /// Why, for the record and for the revisions that are held.
+        why: String,
+    },
     /// The host is healed to the live generation.
     Repair {
         /// Who asks: `drift` for the timer.
@@ -73,7 +84,7 @@ impl Order {
         match self {
             Self::Deploy { .. } => Intent::Deploy,
             Self::Preview { .. } => Intent::Preview,
-            Self::Rollback { .. } => Intent::Rollback,
+            Self::Rollback { .. } | Self::Revert { .. } => Intent::Rollback,
             Self::Repair { .. } => Intent::Repair,
         }
     }
@@ -81,7 +92,7 @@ impl Order {
     fn right(&self) -> Right {
         match self {
             Self::Deploy { right, .. } | Self::Preview { right, .. } => *right,
-            Self::Rollback { .. } | Self::Repair { .. } => Right::Deploy,
+            Self::Rollback { .. } | Self::Revert { .. } | Self::Repair { .. } => Right::Deploy,
         }
     }
 
@@ -89,7 +100,7 @@ impl Order {
     fn commit(&self) -> Option<&str> {
         match self {
             Self::Deploy { commit, .. } | Self::Preview { commit, .. } => Some(commit),
-            Self::Rollback { .. } | Self::Repair { .. } => None,
+            Self::Rollback { .. } | Self::Revert { .. } | Self::Repair { .. } => None,
         }
     }
 
@@ -101,6 +112,7 @@ impl Order {
             | Self::Preview { actor, .. }
             | Self::Rollback { actor, .. }
             | Self::Repair { actor, .. } => actor,
+            Self::Revert { .. } => "confirm-window",
         }
     }
 }
@@ -115,8 +127,16 @@ pub struct Engine {
     pub audit: AuditLog,
     /// The host's guards.
     pub guards: Guards,
+    /// What the host is reached by.
+    pub lifelines: Lifelines,
+    /// How long a change of that waits for its confirmation, in words.
+    pub confirm_window: String,
     /// Turns false when the daemon is asked to stop: what waits for probes is undone then.
     pub go_on: Box<dyn Fn() -> bool>,
+    /// When what was repaired.
+    pub repairs: Repairs,
+    /// What has drifted and is left so.
+    pub left: Vec<String>,
     /// The repair that failed last.
     pub failing: Option<Failing>,
     /// The drift that was reported last, so that it is not reported again.
@@ -159,6 +179,7 @@ impl Pass {
         match order {
             Order::Deploy { commit, .. } | Order::Preview { commit, .. } => record.commit = Some(commit.clone()),
             Order::Rollback { generation, .. } => record.reason = Some(format!("rollback to generation {generation}")),
+            Order::Revert { why, .. } => record.reason = Some(why.clone()),
             Order::Repair { .. } => {}
         }
         Self { began: Instant::now(), record }
@@ -202,7 +223,7 @@ impl Engine {
         };
         pass.lap("read");
         let allow_empty = wanted.manifest.allow_empty;
-        let plan = self.plan(order, wanted)?;
+        let plan = self.plan(order, wanted, Drifted::AsDeclared)?;
         if is_settled(&plan, live.as_ref()) {
             pass.lap("plan");
             if order.intent() == Intent::Repair {
@@ -245,7 +266,7 @@ impl Engine {
         self.wait_for_dpkg(order.intent(), say)?;
         let baseline = probe::baseline(&*self.host, &rehearsed.plan().manifest.probes)?;
         pass.lap("baseline");
-        let left_behind = self.left_behind(order, live)?;
+        let terms = self.terms(order, rehearsed.plan(), live)?;
         (self.phase)("applying");
         let staged = apply::stage(rehearsed, &mut self.ground(say)).map_err(|e| Stop::before_live(&e))?;
         pass.lap("stage");
@@ -272,13 +293,15 @@ impl Engine {
             Err(error) => Some(format!("the probes could not be asked: {error}")),
         };
         pass.record.probes = verdicts.unwrap_or_default();
+        // What was reachable before is better than what may not be, whatever its probes say.
+        let red = red.filter(|_| !matches!(order, Order::Revert { .. }));
         if let Some(red) = red {
             // Told to stop, the daemon did not wait for them: that is nobody's fault.
             let failure = Failure { reason: red, at_fault: (self.go_on)(), is_told: true };
             return Err(self.take_back(applied.into_parts(), failure, pass, say));
         }
 
-        let committed = applied.commit(&mut self.ground(say), &UtcTime::now().to_string(), &left_behind);
+        let committed = applied.commit(&mut self.ground(say), &UtcTime::now().to_string(), &terms);
         let number = match committed {
             Ok(number) => number,
             Err(error) => return Err(self.take_back(applied.into_parts(), Failure::of(&error), pass, say)),
@@ -286,7 +309,9 @@ impl Engine {
         self.publish(live.map(|g| g.commit.id.as_str()).filter(|id| !id.is_empty()), say);
         pass.lap("commit");
         crate::failpoint!("published");
-        self.record_outcome(applied.plan(), number, &left_behind, pass);
+        self.repairs.note(applied.plan());
+        self.record_outcome(applied.plan(), number, &terms.hold, pass);
+        self.ask_for_confirmation(&terms, say);
         crate::failpoint!("answered");
         Ok(End { verdict: Verdict::Live, commit: Some(applied.plan().commit.id.clone()), generation: Some(number) })
     }
@@ -299,7 +324,12 @@ impl Engine {
     fn wanted(&mut self, order: &Order, live: Option<&Generation>) -> Result<Option<Wanted>, Stop> {
         match order {
             Order::Repair { .. } => Ok(live.map(|g| Wanted { commit: g.commit.clone(), manifest: g.manifest.clone() })),
-            Order::Rollback { generation, .. } => {
+            Order::Revert { back_to: None, .. } => {
+                self.state.set_setting(Setting::Desired, None)?;
+                let manifest = Manifest { allow_empty: true, ..Manifest::default() };
+                Ok(Some(Wanted { commit: Commit::default(), manifest }))
+            }
+            Order::Rollback { generation, .. } | Order::Revert { back_to: Some(generation), .. } => {
                 let wanted = self.state.generation(*generation)?;
                 let wanted = wanted
                     .ok_or_else(|| Stop::usage(format!("there is no generation {generation}; see reconcilectl history")))?;

@@ -19,8 +19,9 @@ use crate::config::{self, Settings};
 use crate::cycle::{Engine, Order};
 use crate::desk::{Desk, Fresh, Task};
 use crate::host::linux::{Linux, Manager, Pulse};
+use crate::lifeline::Lifelines;
 use crate::state::{STATE_DIR, State, StateError};
-use crate::tasks::{Clerk, Published};
+use crate::tasks::{Clerk, Published, TIMER};
 
 /// Exit code of a start with settings that cannot be read: trying again does not mend them (`RestartPreventExitStatus=`).
 const WRONG_SETTINGS: u8 = 2;
@@ -38,7 +39,10 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 enum Event {
     Signal(i32),
     Look,
+    /// Something managed has changed.
+    Changed,
     Poll(String),
+    Unconfirmed(u64),
     Watchdog,
     EngineStarted(Result<(), String>),
     EngineEnded,
@@ -105,20 +109,32 @@ async fn run(settings: Settings, handle: tokio::runtime::Handle) -> Result<(), S
     let thread = engine.spawn(events.clone())?;
     let following = watch::Sender::new(0);
     let mut timers = Timers::default();
+    let mut watching = settings.watch;
     let mut fed = 0;
     let result = loop {
         match happens.recv().await {
             None => break Ok(()),
             Some(Event::EngineStarted(Err(why))) => break Err(why),
             Some(Event::EngineStarted(Ok(()))) => {
-                let service = Service { desk: desk.clone(), published: published.clone(), following: following.clone() };
+                let service = Service {
+                    desk: desk.clone(),
+                    published: published.clone(),
+                    following: following.clone(),
+                    connections: std::sync::Mutex::default(),
+                };
                 serve(&connection, service).await?;
                 timers.start(&settings, &events);
                 show_status(published.clone());
+                let happened = events.clone();
+                crate::watch::start(connection.clone(), &published, move || happened.send(Event::Changed).is_ok());
+                watch_confirmation(published.clone(), settings.confirm_window.0, &events);
                 let _ = sd_notify::notify(&[NotifyState::Ready]);
             }
-            Some(Event::Look) => drop(desk.submit(Task::Order(Order::Repair { actor: "drift".to_owned(), insist: false }))),
+            Some(Event::Look) => look(&desk, TIMER),
+            Some(Event::Changed) if watching => look(&desk, "drift:event"),
+            Some(Event::Changed) => {}
             Some(Event::Poll(remote)) => drop(desk.submit(Task::Poll { remote })),
+            Some(Event::Unconfirmed(generation)) => drop(desk.submit(Task::Revert { generation })),
             Some(Event::Watchdog) => {
                 // Fed by the engine's progress, not by the timer.
                 let count = pulse.count();
@@ -127,18 +143,13 @@ async fn run(settings: Settings, handle: tokio::runtime::Handle) -> Result<(), S
                     let _ = sd_notify::notify(&[NotifyState::Watchdog]);
                 }
             }
-            Some(Event::Signal(SIGHUP)) => reread(&desk, &mut timers, &events),
-            Some(Event::Signal(SIGUSR1)) => drop(desk.submit(Task::Sync { actor: "SIGUSR1".to_owned() })),
-            Some(Event::Signal(_)) => {
-                tracing::info!("stopping: what is in flight is finished or undone first");
-                let _ = sd_notify::notify(&[NotifyState::Stopping]);
-                desk.stop();
-                let give_up = give_up.clone();
-                tokio::spawn(async move {
-                    tokio::time::sleep(PATIENCE_AT_STOP).await;
-                    give_up.store(true, Ordering::Release);
-                });
+            Some(Event::Signal(SIGHUP)) => {
+                if let Some(settings) = reread(&desk, &mut timers, &events) {
+                    watching = settings.watch;
+                }
             }
+            Some(Event::Signal(SIGUSR1)) => drop(desk.submit(Task::Sync { actor: "SIGUSR1".to_owned() })),
+            Some(Event::Signal(_)) => stop(&desk, &give_up),
             Some(Event::BusLost) if desk.is_idle() => {
                 desk.stop();
                 break Err("the system bus went away".to_owned());
@@ -155,6 +166,21 @@ async fn run(settings: Settings, handle: tokio::runtime::Handle) -> Result<(), S
     result
 }
 
+fn stop(desk: &Desk, give_up: &Arc<AtomicBool>) {
+    tracing::info!("stopping: what is in flight is finished or undone first");
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    desk.stop();
+    let give_up = give_up.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(PATIENCE_AT_STOP).await;
+        give_up.store(true, Ordering::Release);
+    });
+}
+
+fn look(desk: &Desk, actor: &str) {
+    drop(desk.submit(Task::Order(Order::Repair { actor: actor.to_owned(), insist: false })));
+}
+
 async fn serve(connection: &Connection, service: Service) -> Result<(), String> {
     let fail = |e: zbus::Error| format!("the D-Bus service cannot be offered: {e}");
     connection.object_server().at(bus::PATH, service).await.map_err(fail)?;
@@ -162,18 +188,26 @@ async fn serve(connection: &Connection, service: Service) -> Result<(), String> 
 }
 
 fn read_settings() -> Result<Fresh, String> {
-    Settings::read().and_then(|settings| Ok(Fresh { settings, guards: config::guards()? }))
+    Settings::read().and_then(|settings| {
+        let lifelines = Lifelines::new(&settings.lifelines)?;
+        Ok(Fresh { settings, guards: config::guards()?, lifelines })
+    })
 }
 
 /// A settings file with a mistake changes nothing.
-fn reread(desk: &Desk, timers: &mut Timers, events: &mpsc::UnboundedSender<Event>) {
+fn reread(desk: &Desk, timers: &mut Timers, events: &mpsc::UnboundedSender<Event>) -> Option<Settings> {
     match read_settings() {
         Ok(fresh) => {
-            timers.start(&fresh.settings, events);
+            let settings = fresh.settings.clone();
+            timers.start(&settings, events);
             drop(desk.submit(Task::Reload(Box::new(fresh))));
             tracing::info!("settings were read again");
+            Some(settings)
         }
-        Err(why) => tracing::error!("settings stay as they are: {why}"),
+        Err(why) => {
+            tracing::error!("settings stay as they are: {why}");
+            None
+        }
     }
 }
 
@@ -239,6 +273,33 @@ impl Timers {
     }
 }
 
+/// The dead man's switch: a generation that waits for its confirmation has the whole window from when it is first seen here, which is after
+/// its commit, or after a start of the daemon.
+fn watch_confirmation(mut published: watch::Receiver<Published>, window: Duration, events: &mpsc::UnboundedSender<Event>) {
+    fn waiting(published: &Published) -> Option<u64> {
+        published.status.unconfirmed.as_ref().map(|unconfirmed| unconfirmed.generation)
+    }
+    let events = events.clone();
+    tokio::spawn(async move {
+        loop {
+            let now = waiting(&published.borrow_and_update());
+            let Some(generation) = now else {
+                if published.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            match tokio::time::timeout(window, published.wait_for(|p| waiting(p) != now)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => return,
+                // Again after another window, should taking it back not have worked.
+                Err(_) if events.send(Event::Unconfirmed(generation)).is_err() => return,
+                Err(_) => {}
+            }
+        }
+    });
+}
+
 /// Keeps `systemctl status` honest.
 fn show_status(mut published: watch::Receiver<Published>) {
     tokio::spawn(async move {
@@ -300,7 +361,11 @@ impl Start {
             state,
             audit,
             guards: config::guards()?,
+            lifelines: Lifelines::new(&self.settings.lifelines)?,
+            confirm_window: self.settings.confirm_window.to_string(),
             go_on: Box::new(move || !give_up.load(Ordering::Acquire)),
+            repairs: crate::cycle::Repairs::default(),
+            left: Vec::new(),
             failing: None,
             reported_drift: None,
             refused: BTreeMap::new(),
@@ -367,7 +432,11 @@ pub fn recover() -> ExitCode {
             state,
             audit,
             guards: crate::guard::Guards::default(),
+            lifelines: Lifelines::default(),
+            confirm_window: String::new(),
             go_on: Box::new(|| true),
+            repairs: crate::cycle::Repairs::default(),
+            left: Vec::new(),
             failing: None,
             reported_drift: None,
             refused: BTreeMap::new(),

@@ -9,6 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::config::Settings;
 use crate::cycle::Order;
 use crate::guard::Guards;
+use crate::lifeline::Lifelines;
 use crate::policy::Right;
 use crate::report::{Progress, Report, Verdict};
 
@@ -52,6 +53,16 @@ pub enum Task {
         /// Who asks.
         actor: String,
     },
+    /// The host can be reached: a generation that waits for that is confirmed.
+    Confirm {
+        /// Who shows it.
+        actor: String,
+    },
+    /// Nobody has confirmed this generation in time.
+    Revert {
+        /// Which.
+        generation: u64,
+    },
     /// Fetch the remotes, then heal.
     Sync {
         /// Who asks.
@@ -73,6 +84,8 @@ pub struct Fresh {
     pub settings: Settings,
     /// The guards.
     pub guards: Guards,
+    /// What the host is reached by.
+    pub lifelines: Lifelines,
 }
 
 /// They are told apart by the moment they were read, not by what is in them.

@@ -10,8 +10,8 @@ mod unit;
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::change::Change;
@@ -31,6 +31,32 @@ pub enum Phase {
     Files,
     /// Units.
     Units,
+}
+
+/// What becomes of a resource that the host no longer matches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Drift {
+    /// It is brought back.
+    #[default]
+    Repair,
+    /// It is on record and in the status, and stays until the next push.
+    Report,
+    /// It stays, also when something else is pushed: somebody else keeps it.
+    Ignore,
+}
+
+impl Drift {
+    /// As a resource declares it.
+    #[must_use]
+    pub fn of(resource: &Resource) -> Self {
+        resource.spec.get("drift").and_then(|value| Self::deserialize(value).ok()).unwrap_or_default()
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A change with its reason, as a kind proposes it. One that changes nothing still claims its target: the ledger learns

@@ -13,7 +13,7 @@ use crate::digest::Digest;
 use crate::guard::{GuardCall, Guards};
 use crate::host::{Patience, UnitSeen};
 use crate::kind::{Claim, Phase, Spec as _, UnitSpec};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Resource};
 use crate::path::ManagedPath;
 use crate::secrets::Secrets;
 use crate::source::Commit;
@@ -133,6 +133,8 @@ pub struct Material<'a> {
     pub units: BTreeMap<String, UnitSeen>,
     /// What is known of the files of units that change, and of services that read what changes.
     pub definitions: BTreeMap<String, Defined>,
+    /// What the live generation declares.
+    pub former: Vec<Resource>,
     /// Unit files that go and bring another file of the same unit to light, the vendor's.
     pub uncovering: BTreeSet<ManagedPath>,
     /// The host's guards.
@@ -169,8 +171,21 @@ pub enum PlanError {
 /// # Errors
 /// When two claims contradict each other, or a unit is to run that nothing brings.
 pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
-    let Material { intent, actor, commit, manifest, claims, releases, released, let_go, units, definitions, uncovering, guards } =
-        material;
+    let Material {
+        intent,
+        actor,
+        commit,
+        manifest,
+        claims,
+        releases,
+        released,
+        let_go,
+        units,
+        definitions,
+        former,
+        uncovering,
+        guards,
+    } = material;
     let Claimed { files, units: mut wanted_units, claimed } = taken(claims)?;
     wanted_units.sort_by_key(|step| !is_trigger_step(step));
     let gone = |claim: Claim| Step { resource: GONE.to_owned(), reason: claim.reason, change: claim.change };
@@ -190,7 +205,7 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
     let paths: Vec<&ManagedPath> = steps.iter().filter_map(|s| entry_path(&s.change)).collect();
     let judged: Vec<String> = changed_units(&steps).iter().map(|u| units::verifiable(u)).collect();
     let calls = guards.calls(&paths, &judged);
-    let scene = wakes::Scene { units: &units, definitions: &definitions, uncovering: &uncovering, guards };
+    let scene = wakes::Scene { units: &units, definitions: &definitions, former: &former, uncovering: &uncovering, guards };
     let (wakes, why): (Vec<_>, Vec<_>) = wakes::owed(&steps, &manifest, &scene).into_iter().unzip();
     let touched = touched(&steps, &wakes);
     let ailing = touched.iter().filter(|u| units.get(*u).is_some_and(UnitSeen::is_failing)).cloned().collect();
@@ -265,7 +280,11 @@ fn taken(mut claims: Vec<(Phase, String, Vec<Claim>)>) -> Result<Claimed, PlanEr
 /// The units whose state a plan has to know, given the changes of paths: those whose files change and those that
 /// declarations and guards name.
 #[must_use]
-pub fn concerned_units<'a>(changes: impl Iterator<Item = &'a Change>, manifest: &Manifest, guards: &Guards) -> BTreeSet<String> {
+pub fn concerned_units<'a, 'r>(
+    changes: impl Iterator<Item = &'a Change>,
+    declared: impl Iterator<Item = &'r Resource>,
+    guards: &Guards,
+) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut any = false;
     for change in changes.filter(|c| !c.is_noop()) {
@@ -282,7 +301,7 @@ pub fn concerned_units<'a>(changes: impl Iterator<Item = &'a Change>, manifest: 
         names.extend(guards.of(path).filter_map(|g| g.wake.as_ref()).map(|w| w.unit.clone()));
     }
     if any {
-        names.extend(manifest.resources.iter().filter(|r| r.kind == UnitSpec::KIND).map(|r| r.name.clone()));
+        names.extend(declared.filter(|r| r.kind == UnitSpec::KIND).map(|r| r.name.clone()));
     }
     names
 }

@@ -38,6 +38,7 @@ pub fn serve(arguments: &[String]) -> ExitCode {
     let Some(service) = wanted_service(&asked) else {
         return refuse("this account only takes `git push` and `git fetch` of host.git (the remote is reconciled@HOST:host.git)");
     };
+    tell_of_connection(key);
     if !Path::new(REPOSITORY).join("HEAD").exists() {
         return refuse("there is no repository yet: run `sudo reconcilectl init` on the host");
     }
@@ -77,6 +78,13 @@ pub fn serve(arguments: &[String]) -> ExitCode {
     limit(Resource::As, SESSION_MEMORY);
     let error = git.arg(service).arg(REPOSITORY).exec();
     refuse(&format!("git cannot be run: {error}"))
+}
+
+/// That somebody came in over SSH may be what a change of a lifeline waits for. A daemon that does not answer is no reason to turn them away.
+fn tell_of_connection(key: &str) {
+    if let Ok(ssh) = std::env::var("SSH_CONNECTION") {
+        let _ = client::ask(async |manager| manager.connected(key, &ssh).await.map(|()| String::new()));
+    }
 }
 
 fn refuse(why: &str) -> ExitCode {

@@ -164,6 +164,21 @@ pub struct Commitment<'a> {
     pub at: &'a str,
     /// Revisions to hold: those that a rollback leaves behind.
     pub hold: &'a [Held],
+    /// What the new generation has to be confirmed for; empty when nothing.
+    pub lifelines: &'a [String],
+    /// Whether an earlier generation that waits for its confirmation is what this one gives up.
+    pub ends_waiting: bool,
+}
+
+/// A generation that is taken back unless somebody proves that the host can still be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unconfirmed {
+    /// Which.
+    pub generation: u64,
+    /// The generation that comes back; `None` is the host as it was before the first.
+    pub back_to: Option<u64>,
+    /// What it changed.
+    pub changed: Vec<String>,
 }
 
 /// The store.
@@ -208,12 +223,21 @@ impl State {
         &self.reserve
     }
 
+    /// The generation that waits for its confirmation.
+    ///
+    /// # Errors
+    /// SQLite's, or a row that cannot be read.
+    pub fn unconfirmed(&self) -> StateResult<Option<Unconfirmed>> {
+        self.setting(Setting::Unconfirmed)?.map(|text| parse("unconfirmed", &text)).transpose()
+    }
+
     /// Commits: journal closed, generation written, ledger changed, held list changed, in one step.
     ///
     /// # Errors
     /// For a transition that the journal does not allow, or SQLite's.
     pub fn commit(&mut self, commitment: &Commitment<'_>) -> StateResult<u64> {
-        let Commitment { id, plan, at, hold } = commitment;
+        let Commitment { id, plan, at, hold, lifelines, ends_waiting } = commitment;
+        let waiting = if *ends_waiting { None } else { self.unconfirmed()? };
         let to = journal::next(self.phase_of(*id)?, Event::Commit)?;
         let tx = self.db.transaction()?;
         tx.execute("UPDATE txn SET state = ?2 WHERE id = ?1", params![key(*id), to.word()])?;
@@ -227,6 +251,16 @@ impl State {
                 params![number, plan.commit.id, json("commit", &plan.commit)?, plan.actor, at, json("manifest", &plan.manifest)?],
             )?;
             tx.execute("DELETE FROM held WHERE commit_id = ?1", [&plan.commit.id])?;
+        }
+        if !lifelines.is_empty() {
+            let back_to = waiting.map_or(last.map(i64::unsigned_abs), |earlier| earlier.back_to);
+            let waiting = Unconfirmed { generation: number.unsigned_abs(), back_to, changed: lifelines.to_vec() };
+            tx.execute(
+                "INSERT OR REPLACE INTO setting (key, value) VALUES (?1, ?2)",
+                params![Setting::Unconfirmed.word(), json("unconfirmed", &waiting)?],
+            )?;
+        } else if *ends_waiting {
+            tx.execute("DELETE FROM setting WHERE key = ?1", [Setting::Unconfirmed.word()])?;
         }
         for (target, change) in &plan.claimed {
             // What stood there before us is what the first claim saw; later ones see our own work.
@@ -433,6 +467,8 @@ pub enum Setting {
     Pins,
     /// The last alarm about each remote (JSON).
     Alarms,
+    /// The generation that waits for its confirmation (JSON).
+    Unconfirmed,
 }
 
 impl Setting {
@@ -444,6 +480,7 @@ impl Setting {
             Self::Unrecorded => "unrecorded",
             Self::Pins => "pins",
             Self::Alarms => "alarms",
+            Self::Unconfirmed => "unconfirmed",
         }
     }
 }

@@ -16,10 +16,13 @@ use crate::journal::Phase;
 use crate::policy::Right;
 use crate::report::{Progress, Report, Verdict};
 use crate::source::{self, Relation};
-use crate::state::{Generation, Held, Setting, StateResult};
+use crate::state::{Generation, Held, Setting, StateResult, Unconfirmed};
+use crate::watch::Watched;
 
 /// How long the engine waits for a task before it gives a sign of life.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Who asks for the looks of the timer.
+pub const TIMER: &str = "drift";
 /// Generations in a status.
 const HISTORY: u32 = 200;
 
@@ -60,6 +63,12 @@ pub struct Status {
     pub held: Option<Held>,
     /// Who paused.
     pub paused: Option<Paused>,
+    /// The generation that is taken back unless it is confirmed.
+    #[serde(default)]
+    pub unconfirmed: Option<Unconfirmed>,
+    /// What has drifted and is left so, and why.
+    #[serde(default)]
+    pub drift: Vec<String>,
     /// What undo could not put back.
     pub stuck: Vec<String>,
     /// What became of each remote when it was last asked.
@@ -85,6 +94,10 @@ impl Status {
         if !self.stuck.is_empty() {
             return format!("STUCK: {}; {live}", self.stuck.join("; "));
         }
+        if let Some(waiting) = &self.unconfirmed {
+            let changed = waiting.changed.join(", ");
+            return format!("{}: {live}; generation {} WAITS for its confirmation ({changed})", self.phase, waiting.generation);
+        }
         if let Some(held) = &self.held {
             let reason = held.reason.lines().next().unwrap_or_default();
             return format!("{}: {live}; HELD {}: {reason}", self.phase, short(&Some(held.commit.clone())));
@@ -100,6 +113,8 @@ pub struct Published {
     pub status: Status,
     /// Generations, newest first.
     pub history: Vec<Generation>,
+    /// What is managed, for those who watch it.
+    pub watched: Arc<Watched>,
 }
 
 /// The engine's thread: takes one task at a time until the daemon stops.
@@ -138,17 +153,18 @@ impl Clerk {
     /// Publishes how things stand.
     pub fn publish(&self, last: Option<String>) {
         match self.look_up() {
-            Ok((mut status, history)) => {
+            Ok((mut status, history, watched)) => {
                 self.published.send_modify(|published| {
                     status.last = last.or_else(|| published.status.last.take());
-                    *published = Published { status, history };
+                    let watched = if *published.watched == watched { published.watched.clone() } else { Arc::new(watched) };
+                    *published = Published { status, history, watched };
                 });
             }
             Err(error) => tracing::error!("the status cannot be read: {error}"),
         }
     }
 
-    fn look_up(&self) -> StateResult<(Status, Vec<Generation>)> {
+    fn look_up(&self) -> StateResult<(Status, Vec<Generation>, Watched)> {
         let state = &self.engine.state;
         let live = state.live()?;
         let stuck = state.open_transaction()?.filter(|open| open.state == Phase::Stuck);
@@ -166,13 +182,20 @@ impl Clerk {
             generation: live.map(|g| g.number),
             held,
             paused,
+            unconfirmed: state.unconfirmed()?,
+            drift: self.engine.left.clone(),
             stuck: stuck.map(|open| open.remains).unwrap_or_default(),
             remotes: self.remotes.clone(),
             audit_head: self.engine.audit.head().map(|h| h.to_string()),
             last: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        Ok((status, state.history(HISTORY)?))
+        let mut watched = Watched::default();
+        for change in state.ledger()?.values() {
+            watched.paths.extend(change.path().map(ToString::to_string));
+            watched.units.extend(change.unit().map(str::to_owned));
+        }
+        Ok((status, state.history(HISTORY)?, watched))
     }
 
     fn paused(&self) -> StateResult<Option<Paused>> {
@@ -189,12 +212,16 @@ impl Clerk {
             Task::Resume { actor } => self.resume(actor),
             Task::Resolve { path, restore, actor } => self.engine.resolve(path, *restore, actor, say),
             Task::Diff { generation, actor } => self.engine.diff(*generation, actor, say),
+            Task::Confirm { actor } => self.confirm(actor),
+            Task::Revert { generation } => self.revert(*generation, say),
             Task::Sync { actor } => self.sync(actor, say),
             Task::Poll { remote } => self.poll(remote, say),
             Task::Reload(fresh) => {
                 self.settings = fresh.settings.clone();
                 self.remotes.retain(|name, _| fresh.settings.remotes.iter().any(|remote| remote.name == *name));
                 self.engine.guards = fresh.guards.clone();
+                self.engine.lifelines = fresh.lifelines.clone();
+                self.engine.confirm_window = fresh.settings.confirm_window.to_string();
                 self.engine.record(NewRecord::new(Event::Reloaded, "daemon"));
                 Ok(Report::short(Verdict::NothingToDo, ""))
             }
@@ -392,6 +419,38 @@ impl Clerk {
         record.reason = Some(paused.reason).filter(|r| !r.is_empty());
         self.engine.record(record);
         Ok(Report::short(Verdict::NothingToDo, "paused: nothing is applied until reconcilectl resume"))
+    }
+
+    /// Somebody has shown that the host can still be reached.
+    fn confirm(&mut self, actor: &str) -> StateResult<Report> {
+        let Some(waiting) = self.engine.state.unconfirmed()? else {
+            return Ok(Report::short(Verdict::NothingToDo, "nothing waits for a confirmation"));
+        };
+        self.engine.state.set_setting(Setting::Unconfirmed, None)?;
+        let text = format!("generation {} is confirmed", waiting.generation);
+        let mut record = NewRecord::new(Event::Confirmed, actor);
+        record.generation = Some(waiting.generation);
+        record.reason = Some(waiting.changed.join(", "));
+        self.engine.record(record);
+        tracing::info!("{text} by {actor}");
+        Ok(Report::short(Verdict::NothingToDo, &text))
+    }
+
+    /// Gives up what nobody has confirmed. No pause is in the way: whoever paused may be the one who is cut off.
+    fn revert(&mut self, generation: u64, say: &mut dyn FnMut(Progress)) -> StateResult<Report> {
+        let Some(waiting) = self.engine.state.unconfirmed()?.filter(|waiting| waiting.generation == generation) else {
+            return Ok(Report::short(Verdict::NothingToDo, ""));
+        };
+        if self.engine.state.open_transaction()?.is_some_and(|open| open.state == Phase::Stuck) {
+            return Ok(Report::short(Verdict::Stuck, "an earlier rollback is stuck"));
+        }
+        let why = format!("generation {generation} was not confirmed in time ({})", waiting.changed.join(", "));
+        tracing::error!("{why}: it is taken back");
+        let report = self.engine.run(&Order::Revert { back_to: waiting.back_to, why }, say);
+        if report.verdict == Verdict::NothingToDo {
+            self.engine.state.set_setting(Setting::Unconfirmed, None)?;
+        }
+        Ok(report)
     }
 
     fn resume(&mut self, actor: &str) -> StateResult<Report> {

@@ -19,6 +19,9 @@ _reconcilectl() {
             reconcilectl,audit)
                 cmd="reconcilectl__subcmd__audit"
                 ;;
+            reconcilectl,confirm)
+                cmd="reconcilectl__subcmd__confirm"
+                ;;
             reconcilectl,diff)
                 cmd="reconcilectl__subcmd__diff"
                 ;;
@@ -86,7 +89,7 @@ _reconcilectl() {
 
     case "${cmd}" in
         reconcilectl)
-            opts="-h -V --help --version init key status plan sync history diff rollback retry pause resume resolve validate audit"
+            opts="-h -V --help --version init key status plan sync history diff rollback retry pause resume confirm resolve validate audit"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -151,7 +154,7 @@ _reconcilectl() {
                     return 0
                     ;;
                 --outcome)
-                    COMPREPLY=($(compgen -W "intent live refused rolled-back stuck resolved recovered drift-found drift-repaired let-go held retried preview alarm paused resumed started stopped reloaded" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "intent live refused rolled-back stuck resolved recovered drift-found drift-repaired let-go held retried preview alarm paused resumed confirmed started stopped reloaded" -- "${cur}"))
                     return 0
                     ;;
                 --actor)
@@ -198,6 +201,20 @@ _reconcilectl() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        reconcilectl__subcmd__confirm)
+            opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;

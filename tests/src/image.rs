@@ -11,6 +11,8 @@ use crate::run::{self, Output};
 
 /// What the hosts of most scenarios have besides Debian's minimum: all that a run of the package brings in, and tools to look with.
 const STACK: &str = "openssh-server,git,polkitd,age,man-db,nginx,sqlite3,strace,python3,dbus";
+/// Settings of hosts with our package: nothing happens by itself.
+const QUIET: &str = "watch = false\n";
 /// Images of one kind and release that are kept.
 const KEEP: &str = "2";
 
@@ -98,7 +100,11 @@ impl Image {
     #[track_caller]
     fn with_deb(release: Release, kind: &str, deb: &Path) -> Image {
         let content = fs::read(deb).unwrap_or_else(|e| panic!("{}: {e}", deb.display()));
-        Image::stack(release).derive(kind, &[&content], |host| drop(host.install(deb)))
+        Image::stack(release).derive(kind, &[&content, QUIET.as_bytes()], |host| {
+            host.install(deb);
+            // What a scenario changes by hand has to stay until it says what is to happen; those about events switch it on.
+            host.write("/etc/reconciled/reconciled.d/quiet.toml", QUIET);
+        })
     }
 
     /// What `make` does to a host of this image, saved; done once for the same image, kind and inputs.

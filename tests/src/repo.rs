@@ -175,6 +175,14 @@ impl Repo {
         run::run(self.git_command(args), b"")
     }
 
+    /// Runs git in the work tree with these options of ssh besides.
+    #[track_caller]
+    pub fn git_over(&self, ssh: &str, args: &[&str]) -> Output {
+        let mut command = self.git_command(args);
+        command.env("GIT_SSH_COMMAND", format!("{} {ssh}", self.ssh_words().join(" ")));
+        run::run(command, b"")
+    }
+
     /// Runs git in the work tree with this standard input, as plumbing wants it.
     #[track_caller]
     pub fn git_with(&self, args: &[&str], stdin: &[u8]) -> Output {

@@ -106,7 +106,7 @@ scenario! {
         let Some(refused) = log.last() else { panic!("an audit log") };
         assert_eq!((refused["event"].as_str(), refused["guards"][0]["passed"].as_bool()), (Some("refused"), Some(false)), "{refused}");
         assert!(refused["changes"][0]["diff"].as_str().is_some_and(|diff| diff.contains("+server { listen 80; nonsense on; }")), "{refused}");
-        assert!(refused["stages"].as_array().is_some_and(|stages| stages.len() == 3) && refused["wakes"][0] == "reload nginx.service", "{refused}");
+        assert!(refused["stages"].as_array().is_some_and(|stages| stages.len() == 3) && refused["wakes"][0] == format!("reload nginx.service (/{SITE} changed)").replace("//", "/").as_str(), "{refused}");
         let by_path = host.ctl(&format!("audit log --outcome refused --path {SITE}")).ok();
         assert!(by_path.contains(&push.commit[..12]) && by_path.lines().count() == 1, "{by_path}");
 

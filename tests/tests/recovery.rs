@@ -9,7 +9,7 @@ const STATE: &str = "/var/lib/reconciled";
 /// A service that notes, before it counts as started, what it has read; it starts only where a flag says so.
 fn service(generation: &str) -> String {
     format!(
-        "[Unit]\nDescription=svc {generation}\nConditionPathExists=/srv\n[Service]\nExecStartPre=/usr/bin/test -e /srv/flag\n\
+        "[Unit]\nDescription=svc {generation}\nConditionPathExists=/srv\n[Service]\nEnvironment=GEN={generation}\nExecStartPre=/usr/bin/test -e /srv/flag\n\
          ExecStartPre=/bin/cp /srv/app/conf /run/read.svc\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
     )
 }

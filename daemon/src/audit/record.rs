@@ -56,6 +56,8 @@ pub enum Event {
     Paused,
     /// Reconciling goes on.
     Resumed,
+    /// Somebody has shown that the host can still be reached.
+    Confirmed,
     /// The daemon started.
     Started,
     /// The daemon ended in good order.
@@ -66,7 +68,7 @@ pub enum Event {
 
 impl Event {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Intent,
         Self::Live,
         Self::Refused,
@@ -83,6 +85,7 @@ impl Event {
         Self::Alarm,
         Self::Paused,
         Self::Resumed,
+        Self::Confirmed,
         Self::Started,
         Self::Stopped,
         Self::Reloaded,
@@ -108,6 +111,7 @@ impl Event {
             Self::Alarm => "alarm",
             Self::Paused => "paused",
             Self::Resumed => "resumed",
+            Self::Confirmed => "confirmed",
             Self::Started => "started",
             Self::Stopped => "stopped",
             Self::Reloaded => "reloaded",

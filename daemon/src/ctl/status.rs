@@ -49,6 +49,14 @@ fn in_words(status: &Status) -> String {
             held.reason.replace('\n', "\n           ")
         ));
     }
+    if let Some(waiting) = &status.unconfirmed {
+        let changed = waiting.changed.join(", ");
+        text.push_str(&format!("WAITS      generation {} for its confirmation: {changed}\n", waiting.generation));
+        text.push_str("           git fetch from elsewhere, or: sudo reconcilectl confirm\n");
+    }
+    for left in &status.drift {
+        text.push_str(&format!("drifted    {left}\n"));
+    }
     for remain in &status.stuck {
         text.push_str(&format!("STUCK      {remain}\n"));
     }

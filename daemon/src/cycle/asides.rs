@@ -1,5 +1,6 @@
 //! Beside the pipeline: what differs, what drifted while paused, and the end of a stuck transaction.
 
+use super::seeing::Drifted;
 use super::{Engine, Order, Say, Wanted};
 use crate::apply;
 use crate::audit::{ChangeRecord, Event, NewRecord};
@@ -48,7 +49,7 @@ impl Engine {
 
     fn difference(&mut self, wanted: Wanted, actor: &str) -> Result<Plan, Report> {
         let order = Order::Repair { actor: actor.to_owned(), insist: false };
-        self.plan(&order, wanted).map_err(super::Stop::into_report)
+        self.plan(&order, wanted, Drifted::All).map_err(super::Stop::into_report)
     }
 
     /// Records how the host differs from the live generation and leaves it so; the same difference is recorded once.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Engine, Order, Pass};
-use crate::apply::{self, ApplyError, Cause, Ground, Undone};
+use crate::apply::{self, ApplyError, Cause, Ground, Terms, Undone};
 use crate::audit::{AuditLog, ChangeRecord, Event, NewRecord, Stamp, UtcTime};
 use crate::digest::Digest;
 use crate::guard::Judgement;
@@ -232,7 +232,10 @@ impl Engine {
             1 => "one more look".to_owned(),
             more => format!("{more} more looks"),
         };
-        failing.pause -= 1;
+        // What happens on the host makes it look, and does not bring its turn nearer.
+        if order.actor() == crate::tasks::TIMER {
+            failing.pause -= 1;
+        }
         let why =
             format!("this repair has failed before and waits for {looks}: see reconcilectl audit log, then reconcilectl sync");
         Err(Stop { recorded: true, ..Stop::new(Verdict::Refused, why) })
@@ -320,19 +323,46 @@ impl Engine {
         }
     }
 
+    /// What this order's commit settles beside its plan.
+    pub(super) fn terms(&self, order: &Order, plan: &Plan, live: Option<&Generation>) -> Result<Terms, StateError> {
+        let asks = matches!(order, Order::Deploy { .. } | Order::Rollback { .. });
+        Ok(Terms {
+            hold: self.left_behind(order, live)?,
+            lifelines: if asks { self.lifelines.of(plan) } else { Vec::new() },
+            ends_waiting: matches!(order, Order::Revert { .. }),
+        })
+    }
+
+    /// Says how to confirm, where that is asked for.
+    pub(super) fn ask_for_confirmation(&self, terms: &Terms, say: &mut dyn FnMut(Progress)) {
+        if terms.lifelines.is_empty() {
+            return;
+        }
+        let changed = terms.lifelines.join(", ");
+        let text = format!(
+            "this changes how the host is reached ({changed}): it is taken back in {} unless somebody shows that it still can be: \
+             git fetch, or any new git connection over SSH; or on the host: sudo reconcilectl confirm",
+            self.confirm_window
+        );
+        say(Progress::Note { text });
+    }
+
     /// The revisions that a rollback leaves behind: held, so that no pull brings them back.
-    pub(super) fn left_behind(&self, order: &Order, live: Option<&Generation>) -> Result<Vec<Held>, StateError> {
-        let (Order::Rollback { generation, actor }, Some(live)) = (order, live) else { return Ok(Vec::new()) };
-        let target = self.state.generation(*generation)?.map(|g| g.commit.id).unwrap_or_default();
+    fn left_behind(&self, order: &Order, live: Option<&Generation>) -> Result<Vec<Held>, StateError> {
+        let Some(live) = live else { return Ok(Vec::new()) };
+        let (back_to, why) = match order {
+            Order::Rollback { generation, actor } => {
+                (*generation, format!("left behind by a rollback to generation {generation} by {actor}"))
+            }
+            Order::Revert { back_to, why } => (back_to.unwrap_or(0), why.clone()),
+            _ => return Ok(Vec::new()),
+        };
+        let target = self.state.generation(back_to)?.map(|g| g.commit.id).unwrap_or_default();
         let since = UtcTime::now().to_string();
-        let newer = self.state.history(u32::MAX)?.into_iter().filter(|g| g.number > *generation && g.number <= live.number);
+        let newer = self.state.history(u32::MAX)?.into_iter().filter(|g| g.number > back_to && g.number <= live.number);
         let mut held: Vec<Held> = newer
             .filter(|g| g.commit.id != target)
-            .map(|g| Held {
-                commit: g.commit.id,
-                reason: format!("left behind by a rollback to generation {generation} by {actor}"),
-                since: since.clone(),
-            })
+            .map(|g| Held { commit: g.commit.id, reason: why.clone(), since: since.clone() })
             .collect();
         held.dedup_by(|a, b| a.commit == b.commit);
         held.reverse();

@@ -21,11 +21,20 @@ use crate::units;
 /// Longer files are recorded by their digests alone, in bytes.
 const DIFF_LIMIT: u64 = 1 << 20;
 
+/// Whether a plan shows what has drifted and is declared to be left so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drifted {
+    /// It is left.
+    AsDeclared,
+    /// It is shown with the rest.
+    All,
+}
+
 impl Engine {
-    pub(super) fn plan(&mut self, order: &Order, wanted: Wanted) -> Result<Plan, Stop> {
+    pub(super) fn plan(&mut self, order: &Order, wanted: Wanted, drifted: Drifted) -> Result<Plan, Stop> {
         let Wanted { commit, manifest } = wanted;
         let ledger = self.state.ledger()?;
-        let mut claims = self.claims(&manifest, order.intent())?;
+        let mut claims = self.claims(&manifest, order.intent(), drifted)?;
         keep_secret(&mut claims, &ledger);
         let all: Vec<&Change> = claims.iter().flat_map(|(_, _, claims)| claims).map(|c| &c.change).collect();
         let releases = match order.intent() {
@@ -40,7 +49,9 @@ impl Engine {
                 self.host.staging_of(path)?;
             }
         }
-        let mut names = plan::concerned_units(changes.iter().copied(), &manifest, &self.guards);
+        let former = self.state.live()?.map(|live| live.manifest.resources).unwrap_or_default();
+        let declared = manifest.resources.iter().chain(&former);
+        let mut names = plan::concerned_units(changes.iter().copied(), declared, &self.guards);
         for template in plan::concerned_templates(changes.iter().copied()) {
             names.extend(self.host.instances(&template)?);
         }
@@ -81,6 +92,7 @@ impl Engine {
             let_go: releases.notes,
             units,
             definitions,
+            former,
             uncovering,
             guards: &self.guards,
         };
@@ -160,21 +172,34 @@ impl Engine {
 
     /// Every resource looks and claims; all that is impossible is said at once. A repair leaves such a resource out: whoever may
     /// put something in one place must not keep the rest from being healed.
-    fn claims(&self, manifest: &Manifest, intent: Intent) -> Result<Vec<(Phase, String, Vec<Claim>)>, Stop> {
-        let sight = Sight { host: &*self.host };
-        let (mut claims, mut impossible) = (Vec::new(), Vec::new());
+    fn claims(
+        &mut self,
+        manifest: &Manifest,
+        intent: Intent,
+        drifted: Drifted,
+    ) -> Result<Vec<(Phase, String, Vec<Claim>)>, Stop> {
+        let live = if intent == Intent::Repair { None } else { self.state.live()? };
+        let (mut claims, mut impossible, mut left) = (Vec::new(), Vec::new(), Vec::new());
         for resource in &manifest.resources {
             let Some(kind) = kind::find(&resource.kind) else {
                 return Err(Stop::refused(format!("this version knows no kind `{}`", resource.kind)));
             };
-            match kind.claims(resource, &sight) {
-                Ok(found) => claims.push((kind.phase(), format!("{}:{}", resource.kind, resource.name), found)),
+            match kind.claims(resource, &Sight { host: &*self.host }) {
+                Ok(mut found) => {
+                    if drifted == Drifted::AsDeclared {
+                        self.leave_drift(resource, &mut found, (intent, live.as_ref()), &mut left);
+                    }
+                    claims.push((kind.phase(), format!("{}:{}", resource.kind, resource.name), found));
+                }
                 Err(kind::KindError::Host(error @ (HostError::Io { .. } | HostError::Timeout { .. }))) => {
                     return Err(error.into());
                 }
                 Err(error) if intent == Intent::Repair => tracing::error!("not healed: {error}"),
                 Err(error) => impossible.push(format!("{}: {error}", resource.origin)),
             }
+        }
+        if intent == Intent::Repair && drifted == Drifted::AsDeclared {
+            self.report_left(left);
         }
         if impossible.is_empty() { Ok(claims) } else { Err(Stop::refused(impossible.join("\n"))) }
     }

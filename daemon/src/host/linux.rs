@@ -1,6 +1,7 @@
-//! The real host: `files` for paths, `systemd` for units, `transient` for processes. No decisions.
+//! The real host: `files` for paths, `systemd` and `jobs` for units, `transient` for processes. No decisions.
 
 mod files;
+mod jobs;
 mod processes;
 mod systemd;
 mod transient;

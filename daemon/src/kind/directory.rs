@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::place::{implied_directories, managed, owner_of, parse_mode};
-use super::{Claim, KindError, Mistake, Phase, Sight, Spec, State};
+use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec, State};
 use crate::change::{Change, DirFacts};
 
 /// A directory. Its content is not ours: other files in it stay.
@@ -25,6 +25,9 @@ pub struct DirectorySpec {
     /// `absent`: the directory must not be there. Only an empty one is removed.
     #[serde(default)]
     pub state: State,
+    /// What to do when the host no longer matches: `repair`, `report`, or `ignore` (somebody else edits it).
+    #[serde(default, skip_serializing_if = "Drift::is_default")]
+    pub drift: Drift,
 }
 
 impl Spec for DirectorySpec {

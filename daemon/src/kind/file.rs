@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::place::{State, implied_directories, managed, owner_of, parse_mode, reason};
-use super::{Claim, KindError, Mistake, Phase, Sight, Spec};
+use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec};
 use crate::change::{Change, FileFacts, Object};
 use crate::digest::Digest;
 
@@ -35,6 +35,9 @@ pub struct FileSpec {
     /// `absent`: the file must not be there.
     #[serde(default)]
     pub state: State,
+    /// What to do when the host no longer matches: `repair`, `report`, or `ignore` (somebody else edits it).
+    #[serde(default, skip_serializing_if = "Drift::is_default")]
+    pub drift: Drift,
     /// Digest and size of the content; filled in from `files/` or `content`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(skip))]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::place::{implied_directories, managed, reason};
-use super::{Claim, KindError, Mistake, Phase, Sight, Spec, State};
+use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec, State};
 use crate::change::{Change, Object};
 use crate::host::Seen;
 
@@ -20,6 +20,9 @@ pub struct LinkSpec {
     /// `absent`: the link must not be there.
     #[serde(default)]
     pub state: State,
+    /// What to do when the host no longer matches: `repair`, `report`, or `ignore` (somebody else edits it).
+    #[serde(default, skip_serializing_if = "Drift::is_default")]
+    pub drift: Drift,
 }
 
 impl Spec for LinkSpec {

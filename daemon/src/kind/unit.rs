@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Claim, KindError, Mistake, Phase, Sight, Spec};
+use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec};
 use crate::change::{Change, UnitFacts};
 use crate::timespan::TimeSpan;
 use crate::units::{self, SUFFIXES};
@@ -30,6 +30,9 @@ pub struct UnitSpec {
     /// sets no end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<TimeSpan>,
+    /// What to do when the host no longer matches: `repair`, `report`, or `ignore` (somebody else edits it).
+    #[serde(default, skip_serializing_if = "Drift::is_default")]
+    pub drift: Drift,
     /// What a change of its unit file or of a watched path does to a running unit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_change: Option<OnChange>,

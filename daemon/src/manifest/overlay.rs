@@ -12,7 +12,7 @@ use super::document::Declared;
 use super::suggest::nearest;
 use super::tree::{Entry, Tree};
 use crate::digest::Digest;
-use crate::kind::{FileSpec, LinkSpec, LinksPolicy, Spec as _, State};
+use crate::kind::{Drift, FileSpec, LinkSpec, LinksPolicy, Spec as _, State};
 use crate::source::SourceEntry;
 
 /// More globs than this are refused: each is compared with every file.
@@ -104,7 +104,8 @@ impl<'a> Merging<'_, 'a, '_, '_> {
     fn place(&mut self, path: &str, entry: Entry<'a>, used: &mut BTreeSet<usize>) -> Option<Claim<'a>> {
         match entry.entry {
             SourceEntry::Link { target } => {
-                let spec = LinkSpec { path: path.to_owned(), target: target.clone(), state: State::Present };
+                let (path_of, target) = (path.to_owned(), target.clone());
+                let spec = LinkSpec { path: path_of, target, state: State::Present, drift: Drift::default() };
                 Some(Claim::of_tree(LinkSpec::KIND, path, serde_json::to_value(spec).ok()?, entry.source, Content::None))
             }
             SourceEntry::File { content, executable } => {
@@ -118,6 +119,7 @@ impl<'a> Merging<'_, 'a, '_, '_> {
                     secret: false,
                     links: LinksPolicy::Refuse,
                     state: State::Present,
+                    drift: Drift::default(),
                     source: Some((Digest::of(content), content.len() as u64)),
                 };
                 let mut spec = serde_json::to_value(spec).ok()?;

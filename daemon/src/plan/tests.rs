@@ -64,6 +64,8 @@ struct Given {
     units: Vec<serde_json::Value>,
     seen: Vec<(&'static str, UnitSeen)>,
     definitions: BTreeMap<String, Defined>,
+    /// `[[unit]]` tables that were live before.
+    former: Vec<serde_json::Value>,
     guards: Option<Guards>,
 }
 
@@ -114,6 +116,7 @@ impl Given {
             let_go: Vec::new(),
             units: self.seen.iter().map(|(name, seen)| ((*name).to_owned(), seen.clone())).collect(),
             definitions: self.definitions.clone(),
+            former: self.former.iter().map(resource).collect(),
             uncovering: BTreeSet::new(),
             guards: &guards,
         })
@@ -253,6 +256,11 @@ fn wakes() {
         ("watch, nothing", shop().unit(watching("none")).running("app.service", FRAGMENT), vec![]),
         ("watch, not running", shop().unit(watching("restart")), vec![]),
         (
+            "watch of a table that goes",
+            Given { former: vec![watching("restart")], ..shop() }.running("app.service", FRAGMENT),
+            vec!["restart app.service"],
+        ),
+        (
             "unit file, only the manager is to read it",
             app().unit(json!({ "name": "app.service", "on_change": "daemon-reload" })).running("app.service", FRAGMENT),
             vec!["daemon-reload"],
@@ -329,10 +337,13 @@ fn only_what_the_plan_touches_is_judged_and_looked_at() {
     assert!(given.plan().starts_units());
     assert!(!Given::wanted(vec![entry(SITE, Some("a"), Some("b"))]).running("nginx.service", "").plan().starts_units());
 
-    let names = concerned_units(given.wanted.iter(), &given.plan().manifest, &shipped_guards());
+    let names = concerned_units(given.wanted.iter(), given.plan().manifest.resources.iter(), &shipped_guards());
     assert_eq!(names.into_iter().collect::<Vec<_>>(), ["app.service", "nginx.service", "other.service"]);
     let same = [entry(SITE, Some("a"), Some("a")), unit("app.service", "+a", "+a")];
-    assert!(concerned_units(same.iter(), &given.plan().manifest, &shipped_guards()).is_empty(), "nothing changes");
+    assert!(
+        concerned_units(same.iter(), given.plan().manifest.resources.iter(), &shipped_guards()).is_empty(),
+        "nothing changes"
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::change::{Change, Object, Proof, Wake};
 use crate::guard::{GuardWake, Guards, WakeAction};
 use crate::host::UnitSeen;
 use crate::kind::{OnChange, Spec as _, UnitSpec};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Resource};
 use crate::path::ManagedPath;
 use crate::units::effect::{Difference, Effect, spared};
 use crate::units::{self, UnitFile};
@@ -20,6 +20,8 @@ pub(super) struct Scene<'a> {
     pub(super) units: &'a BTreeMap<String, UnitSeen>,
     /// What their files say, now and then.
     pub(super) definitions: &'a BTreeMap<String, Defined>,
+    /// What was declared before this plan.
+    pub(super) former: &'a [Resource],
     /// Unit files whose removal leaves another file of the same unit.
     pub(super) uncovering: &'a BTreeSet<ManagedPath>,
     /// The host's guards.
@@ -39,7 +41,7 @@ pub(super) fn owed(steps: &[Step], manifest: &Manifest, scene: &Scene<'_>) -> Ve
             _ => None,
         })
         .collect();
-    let mut asks = Asks::new(manifest);
+    let mut asks = Asks::new(manifest, scene.former);
     asks.definitions(&changed, scene);
     asks.guards(&changed, scene.guards);
     asks.inputs(scene);
@@ -95,14 +97,21 @@ impl Ask {
 /// What all units are asked to do.
 struct Asks {
     specs: BTreeMap<String, UnitSpec>,
+    /// Tables that leave the repository with this plan: their units have read what they watch all the same.
+    former: BTreeMap<String, UnitSpec>,
     by_unit: BTreeMap<String, Ask>,
 }
 
 impl Asks {
-    fn new(manifest: &Manifest) -> Self {
-        let units = manifest.resources.iter().filter(|r| r.kind == UnitSpec::KIND);
-        let specs = units.filter_map(|r| Some((r.name.clone(), serde_json::from_value(r.spec.clone()).ok()?))).collect();
-        Self { specs, by_unit: BTreeMap::new() }
+    fn new(manifest: &Manifest, former: &[Resource]) -> Self {
+        let tables = |resources: &[Resource]| -> BTreeMap<String, UnitSpec> {
+            let units = resources.iter().filter(|r| r.kind == UnitSpec::KIND);
+            units.filter_map(|r| Some((r.name.clone(), serde_json::from_value(r.spec.clone()).ok()?))).collect()
+        };
+        let specs = tables(&manifest.resources);
+        let mut former = tables(former);
+        former.retain(|name, _| !specs.contains_key(name));
+        Self { specs, former, by_unit: BTreeMap::new() }
     }
 
     fn ask(&mut self, unit: &str, effect: Effect, why: impl Into<String>) -> &mut Ask {
@@ -113,7 +122,12 @@ impl Asks {
 
     /// As the unit's table has it where that says what a change does.
     fn ask_as_declared(&mut self, unit: &str, effect: Effect, why: String) {
-        let on_change = self.specs.get(unit).and_then(|spec| spec.on_change).filter(|_| effect >= Effect::Reload);
+        let on_change = self
+            .specs
+            .get(unit)
+            .or_else(|| self.former.get(unit))
+            .and_then(|spec| spec.on_change)
+            .filter(|_| effect >= Effect::Reload);
         match on_change {
             None => self.ask(unit, effect, why),
             Some(OnChange::Restart) => self.ask(unit, effect.max(Effect::Restart), why),
@@ -166,6 +180,7 @@ impl Asks {
         let watching: Vec<(String, String)> = self
             .specs
             .values()
+            .chain(self.former.values())
             .flat_map(|spec| {
                 let mut set = GlobSetBuilder::new();
                 for glob in spec.watch.iter().filter_map(|glob| crate::path::glob(glob).ok()) {

@@ -51,7 +51,7 @@ fn plan(intent: Intent, commit: &str, claimed: &[Change], released: &[&str]) -> 
 fn commit(state: &mut State, plan: &Plan, hold: &[Held]) -> u64 {
     let id = state.begin(plan, &["/.reconciled".into()]).unwrap();
     state.advance(id, Event::Act).unwrap();
-    state.commit(&Commitment { id, plan, at: "2026-04-01T00:00:00Z", hold }).unwrap()
+    state.commit(&Commitment { id, plan, at: "2026-04-01T00:00:00Z", hold, lifelines: &[], ends_waiting: false }).unwrap()
 }
 
 fn held(commit: &str) -> Held {
@@ -128,13 +128,17 @@ fn only_what_the_journal_allows() {
     let mut state = State::open(dir.path()).unwrap();
     let plan = plan(Intent::Deploy, "1", &[], &[]);
     let id = state.begin(&plan, &[]).unwrap();
-    let error = state.commit(&Commitment { id, plan: &plan, at: "", hold: &[] }).unwrap_err();
+    let error =
+        state.commit(&Commitment { id, plan: &plan, at: "", hold: &[], lifelines: &[], ends_waiting: false }).unwrap_err();
     assert!(matches!(error, StateError::Illegal(_)), "planned cannot commit: {error}");
     assert!(state.live().unwrap().is_none());
     state.advance(id, Event::Act).unwrap();
     state.begin_undo(id, "why", None).unwrap();
     state.begin_undo(id, "why again", None).unwrap();
-    assert!(state.commit(&Commitment { id, plan: &plan, at: "", hold: &[] }).is_err(), "what is undone does not commit");
+    assert!(
+        state.commit(&Commitment { id, plan: &plan, at: "", hold: &[], lifelines: &[], ends_waiting: false }).is_err(),
+        "what is undone does not commit"
+    );
     drop(state);
     let open = State::open(dir.path()).unwrap().open_transaction().unwrap().unwrap();
     assert_eq!((open.state, open.reason.as_str(), open.plan), (Phase::Undoing, "why", plan));

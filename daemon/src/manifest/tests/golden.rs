@@ -29,7 +29,7 @@ error: unknown key `enabeld` in [[unit]]
 4 |  enabeld = true # on
   |  ^^^^^^^
   |
-  = help: did you mean `enabled`? (keys: name, enabled, active, masked, watch, timeout, on_change)
+  = help: did you mean `enabled`? (keys: name, enabled, active, masked, watch, timeout, drift, on_change)
 "#,
     )
 }
