@@ -101,6 +101,12 @@ pub struct UnitSeen {
     /// `CanReload`: it has an `ExecReload=`, or another way to read its configuration again.
     #[serde(default)]
     pub can_reload: bool,
+    /// `NeedDaemonReload`: its files are not as the manager has read them.
+    #[serde(default)]
+    pub stale: bool,
+    /// `ExecMainStartTimestamp` of a service: when its process started, in microseconds since 1970; 0 when never.
+    #[serde(default)]
+    pub started: u64,
     /// `TriggeredBy`: the socket, timer or path units of a service.
     pub triggered_by: Vec<String>,
     /// `Triggers`: what a socket, timer or path unit starts.
@@ -251,6 +257,8 @@ pub trait Look {
     fn entries(&self, path: &ManagedPath, limit: usize) -> HostResult<Vec<String>>;
     /// The content of a regular file, at most `limit` bytes.
     fn content(&self, path: &ManagedPath, limit: u64) -> HostResult<Vec<u8>>;
+    /// When a file or its metadata last changed (`st_ctime`), in microseconds since 1970; `None` when nothing is there.
+    fn changed_at(&self, path: &ManagedPath) -> HostResult<Option<u64>>;
     /// All user accounts of passwd(5).
     fn accounts(&self) -> HostResult<Vec<Account>>;
     /// The id of a group of group(5).

@@ -135,6 +135,8 @@ pub struct Material<'a> {
     pub definitions: BTreeMap<String, Defined>,
     /// What the live generation declares.
     pub former: Vec<Resource>,
+    /// Services that have to start anew whatever this plan changes, and why.
+    pub pending: BTreeMap<String, String>,
     /// Unit files that go and bring another file of the same unit to light, the vendor's.
     pub uncovering: BTreeSet<ManagedPath>,
     /// The host's guards.
@@ -183,6 +185,7 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
         units,
         definitions,
         former,
+        pending,
         uncovering,
         guards,
     } = material;
@@ -205,7 +208,14 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
     let paths: Vec<&ManagedPath> = steps.iter().filter_map(|s| entry_path(&s.change)).collect();
     let judged: Vec<String> = changed_units(&steps).iter().map(|u| units::verifiable(u)).collect();
     let calls = guards.calls(&paths, &judged);
-    let scene = wakes::Scene { units: &units, definitions: &definitions, former: &former, uncovering: &uncovering, guards };
+    let scene = wakes::Scene {
+        units: &units,
+        definitions: &definitions,
+        former: &former,
+        pending: &pending,
+        uncovering: &uncovering,
+        guards,
+    };
     let (wakes, why): (Vec<_>, Vec<_>) = wakes::owed(&steps, &manifest, &scene).into_iter().unzip();
     let touched = touched(&steps, &wakes);
     let ailing = touched.iter().filter(|u| units.get(*u).is_some_and(UnitSeen::is_failing)).cloned().collect();
@@ -277,18 +287,16 @@ fn taken(mut claims: Vec<(Phase, String, Vec<Claim>)>) -> Result<Claimed, PlanEr
     Ok(Claimed { files, units: wanted_units, claimed })
 }
 
-/// The units whose state a plan has to know, given the changes of paths: those whose files change and those that
-/// declarations and guards name.
+/// The units whose state a plan has to know: those whose files are managed and those that declarations name, since PID 1 may know
+/// them otherwise; and those that guards name for what changes.
 #[must_use]
 pub fn concerned_units<'a, 'r>(
     changes: impl Iterator<Item = &'a Change>,
     declared: impl Iterator<Item = &'r Resource>,
     guards: &Guards,
 ) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    let mut any = false;
-    for change in changes.filter(|c| !c.is_noop()) {
-        any = true;
+    let mut names: BTreeSet<String> = declared.filter(|r| r.kind == UnitSpec::KIND).map(|r| r.name.clone()).collect();
+    for change in changes {
         if let Change::Unit { unit, .. } = change {
             names.insert(unit.clone());
         }
@@ -298,10 +306,9 @@ pub fn concerned_units<'a, 'r>(
         {
             names.insert(unit);
         }
-        names.extend(guards.of(path).filter_map(|g| g.wake.as_ref()).map(|w| w.unit.clone()));
-    }
-    if any {
-        names.extend(declared.filter(|r| r.kind == UnitSpec::KIND).map(|r| r.name.clone()));
+        if !change.is_noop() {
+            names.extend(guards.of(path).filter_map(|g| g.wake.as_ref()).map(|w| w.unit.clone()));
+        }
     }
     names
 }

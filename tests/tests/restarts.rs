@@ -333,3 +333,34 @@ scenario! {
         });
     }
 }
+
+scenario! {
+    fn t29_what_pid_1_and_processes_have_not_read_is_seen(host: installed) {
+        host.write("/etc/default/shop", "A=1\n");
+        let repo = host.clone_repo();
+        let unit = "[Service]\nExecStart=/bin/sleep infinity\nEnvironmentFile=/etc/default/shop\n";
+        repo.write("reconciled.toml", "[[unit]]\nname = \"shop.service\"\nactive = true\n").write(UNIT, unit);
+        repo.commit_and_push().assert_live();
+        let first = run(host, "shop.service");
+        // A drop-in by hand, and nobody told PID 1; then its removal.
+        for edit in ["mkdir -p /etc/systemd/system/shop.service.d; echo '[Unit]' >/etc/systemd/system/shop.service.d/x.conf", "rm -r /etc/systemd/system/shop.service.d"] {
+            host.sh(edit).ok();
+            assert_eq!(prop(host, "shop.service", "NeedDaemonReload"), "yes");
+            host.ctl("sync").ok();
+            assert_eq!(prop(host, "shop.service", "NeedDaemonReload"), "no");
+        }
+        assert_eq!(run(host, "shop.service"), first);
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
+        // A file that is not ours and that its process has read as it was: a look tells, a push restarts.
+        host.write("/etc/default/shop", "A=2\n");
+        host.ctl("sync").ok();
+        let status = host.ctl("status").ok();
+        assert!(status.contains("unit:shop.service (restart pending): its EnvironmentFile /etc/default/shop changed after it had started"), "{status}");
+        assert_eq!(run(host, "shop.service"), first);
+        repo.write("files/etc/motd.d/x", "x\n");
+        repo.commit_and_push().assert_live().says("! restart shop.service (its EnvironmentFile /etc/default/shop changed after it had started)");
+        assert!(run(host, "shop.service") != first);
+        host.ctl("sync").ok();
+        assert_eq!(host.status()["drift"], serde_json::json!([]));
+    }
+}

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::change::{Change, Object};
 use crate::digest::Digest;
-use crate::host::{HostResult, Look};
+use crate::guard::Guards;
+use crate::host::{HostResult, Look, UnitSeen};
 use crate::path::ManagedPath;
 use crate::plan::Defined;
 use crate::units::{self, UnitFile, definition::Definition, files, inputs};
@@ -58,6 +59,19 @@ impl<'a> Shelf<'a> {
             }
         }
         Ok(all)
+    }
+
+    /// Why a service that runs should start anew, whoever is at fault: a file that its unit names changed after its start.
+    pub(super) fn newer_inputs(&self, unit: &str, seen: &UnitSeen, guards: &Guards) -> Option<String> {
+        let inputs = inputs::of_service(unit, &self.read(unit, When::Now), &|_| false);
+        inputs.iter().find_map(|input| {
+            // What packages bring they restart themselves.
+            let path = ManagedPath::new(input.path()?).ok().filter(|path| !path.as_str().starts_with("/usr/"))?;
+            let by_guard = guards.of(&path).filter_map(|guard| guard.wake.as_ref()).any(|wake| wake.unit == unit);
+            let changed = self.host.changed_at(&path).ok()??;
+            let is_newer = seen.started != 0 && changed > seen.started && !by_guard;
+            is_newer.then(|| format!("its {} changed after it had started", input.what))
+        })
     }
 
     /// Changed paths that mean nothing to PID 1 itself.

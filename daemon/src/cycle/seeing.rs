@@ -4,12 +4,13 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::definitions::{Shelf, touched_definitions};
+use super::drifting::Left;
 use super::{Engine, Order, Stop, Wanted};
 use crate::audit::ChangeRecord;
 use crate::change::{Change, FileFacts, Object};
 use crate::digest::Digest;
-use crate::host::{HostError, HostResult};
-use crate::kind::{self, Claim, Phase, Sight};
+use crate::host::{HostError, HostResult, UnitSeen};
+use crate::kind::{self, Claim, Phase, Sight, Spec as _, UnitSpec};
 use crate::ledger;
 use crate::manifest::Manifest;
 use crate::path::ManagedPath;
@@ -30,11 +31,14 @@ pub(super) enum Drifted {
     All,
 }
 
+/// What each resource claims: (phase, resource id, claims).
+type Claims = Vec<(Phase, String, Vec<Claim>)>;
+
 impl Engine {
     pub(super) fn plan(&mut self, order: &Order, wanted: Wanted, drifted: Drifted) -> Result<Plan, Stop> {
         let Wanted { commit, manifest } = wanted;
         let ledger = self.state.ledger()?;
-        let mut claims = self.claims(&manifest, order.intent(), drifted)?;
+        let (mut claims, mut left) = self.claims(&manifest, order.intent(), drifted)?;
         keep_secret(&mut claims, &ledger);
         let all: Vec<&Change> = claims.iter().flat_map(|(_, _, claims)| claims).map(|c| &c.change).collect();
         let releases = match order.intent() {
@@ -74,7 +78,15 @@ impl Engine {
             Some(content) => Ok(content.clone()),
             None => stored(&self.state)(digest),
         };
-        let definitions = Shelf::new(&*self.host, &changes, &content).define(&touched_definitions(&changes, units.keys()))?;
+        let shelf = Shelf::new(&*self.host, &changes, &content);
+        let definitions = shelf.define(&touched_definitions(&changes, units.keys()))?;
+        let mut pending = self.pending(&shelf, &manifest, &units);
+        if order.intent() == Intent::Repair {
+            // A push restarts; a look only tells, since whoever changed that may have a reason not to.
+            left.extend(
+                std::mem::take(&mut pending).into_iter().map(|(unit, why)| format!("unit:{unit} (restart pending): {why}")),
+            );
+        }
         for name in definitions.keys() {
             if let Entry::Vacant(place) = units.entry(name.clone()) {
                 let seen = self.host.unit(place.key())?;
@@ -93,13 +105,30 @@ impl Engine {
             units,
             definitions,
             former,
+            pending,
             uncovering,
             guards: &self.guards,
         };
         self.refuse_blind_probes(order.intent(), &material)?;
         let mut plan = plan::make(material).map_err(|e| Stop::refused(e.to_string()))?;
         plan.secrets = self.secrets_of(&plan);
+        if order.intent() == Intent::Repair && drifted == Drifted::AsDeclared {
+            self.report_left(left);
+        }
         Ok(plan)
+    }
+
+    /// Declared services whose processes are older than what they have read.
+    fn pending(&self, shelf: &Shelf<'_>, manifest: &Manifest, units: &BTreeMap<String, UnitSeen>) -> BTreeMap<String, String> {
+        let tables = manifest.resources.iter().filter(|r| r.kind == UnitSpec::KIND && r.name.ends_with(".service"));
+        let specs = tables.filter_map(|r| serde_json::from_value::<UnitSpec>(r.spec.clone()).ok());
+        specs
+            .filter(|spec| spec.wanted().active == Some(true) && spec.on_change.is_none())
+            .filter_map(|spec| {
+                let seen = units.get(&spec.name).filter(|seen| seen.is_active())?;
+                Some((spec.name.clone(), shelf.newer_inputs(&spec.name, seen, &self.guards)?))
+            })
+            .collect()
     }
 
     /// What stands and will stand in the secret files that a plan concerns.
@@ -172,12 +201,7 @@ impl Engine {
 
     /// Every resource looks and claims; all that is impossible is said at once. A repair leaves such a resource out: whoever may
     /// put something in one place must not keep the rest from being healed.
-    fn claims(
-        &mut self,
-        manifest: &Manifest,
-        intent: Intent,
-        drifted: Drifted,
-    ) -> Result<Vec<(Phase, String, Vec<Claim>)>, Stop> {
+    fn claims(&mut self, manifest: &Manifest, intent: Intent, drifted: Drifted) -> Result<(Claims, Left), Stop> {
         let live = if intent == Intent::Repair { None } else { self.state.live()? };
         let (mut claims, mut impossible, mut left) = (Vec::new(), Vec::new(), Vec::new());
         for resource in &manifest.resources {
@@ -198,10 +222,7 @@ impl Engine {
                 Err(error) => impossible.push(format!("{}: {error}", resource.origin)),
             }
         }
-        if intent == Intent::Repair && drifted == Drifted::AsDeclared {
-            self.report_left(left);
-        }
-        if impossible.is_empty() { Ok(claims) } else { Err(Stop::refused(impossible.join("\n"))) }
+        if impossible.is_empty() { Ok((claims, left)) } else { Err(Stop::refused(impossible.join("\n"))) }
     }
 
     /// The plan's changes for the audit log, with the difference of each text that is no secret.

@@ -453,6 +453,9 @@ impl Look for Fake {
             _ => Err(errno(&format!("read {path}"), 2)),
         })
     }
+    fn changed_at(&self, _: &ManagedPath) -> HostResult<Option<u64>> {
+        self.look(|_| Ok(None))
+    }
     fn accounts(&self) -> HostResult<Vec<Account>> {
         self.look(|w| Ok(w.accounts.clone()))
     }

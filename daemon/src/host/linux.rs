@@ -82,6 +82,9 @@ impl Look for Linux {
     fn content(&self, path: &ManagedPath, limit: u64) -> HostResult<Vec<u8>> {
         self.files.content(path, limit)
     }
+    fn changed_at(&self, path: &ManagedPath) -> HostResult<Option<u64>> {
+        self.files.changed_at(path)
+    }
     fn accounts(&self) -> HostResult<Vec<Account>> {
         files::accounts()
     }

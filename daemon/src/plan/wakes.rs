@@ -22,6 +22,8 @@ pub(super) struct Scene<'a> {
     pub(super) definitions: &'a BTreeMap<String, Defined>,
     /// What was declared before this plan.
     pub(super) former: &'a [Resource],
+    /// Services that have to start anew whatever changes, and why.
+    pub(super) pending: &'a BTreeMap<String, String>,
     /// Unit files whose removal leaves another file of the same unit.
     pub(super) uncovering: &'a BTreeSet<ManagedPath>,
     /// The host's guards.
@@ -46,6 +48,9 @@ pub(super) fn owed(steps: &[Step], manifest: &Manifest, scene: &Scene<'_>) -> Ve
     asks.guards(&changed, scene.guards);
     asks.inputs(scene);
     asks.watches(&changed);
+    for (unit, why) in scene.pending {
+        asks.ask(unit, Effect::Restart, why.as_str());
+    }
     asks.settle_for_what_can_be(steps, scene);
     asks.sockets(steps, scene);
     let moves = |from: Option<bool>, to: Option<bool>| from.is_some() && to.is_some() && from != to;
@@ -54,7 +59,9 @@ pub(super) fn owed(steps: &[Step], manifest: &Manifest, scene: &Scene<'_>) -> Ve
             if moves(before.enabled, after.enabled) || moves(before.masked, after.masked) || after.anew)
     };
     let manager = changed.iter().any(|(path, _)| units::of_path(path).is_some()) || steps.iter().any(links_change);
-    asks.into_wakes(manager)
+    let stale = scene.units.iter().filter(|(unit, seen)| seen.stale && !asks.by_unit.contains_key(*unit));
+    let stale: Vec<String> = stale.map(|(unit, _)| format!("{unit}: PID 1 knows its files as they were")).collect();
+    asks.into_wakes(manager, stale)
 }
 
 /// What one unit is asked to do.
@@ -257,13 +264,14 @@ impl Asks {
         self.specs.get(unit).is_some_and(|spec| spec.wanted().active == Some(true))
     }
 
-    fn into_wakes(self, manager: bool) -> Vec<(Wake, String)> {
-        let only_read: Vec<String> = self
+    fn into_wakes(self, manager: bool, stale: Vec<String>) -> Vec<(Wake, String)> {
+        let only_read = self
             .by_unit
             .iter()
             .filter(|(_, ask)| ask.effect() <= Effect::DaemonReload)
-            .map(|(unit, ask)| format!("{unit}: {}", ask.reasons()))
-            .collect();
+            .map(|(unit, ask)| format!("{unit}: {}", ask.reasons()));
+        let is_stale = !stale.is_empty();
+        let only_read: Vec<String> = only_read.chain(stale).collect();
         let declared = self.by_unit.values().any(|ask| ask.effect() == Effect::DaemonReload);
         let mut wakes: Vec<(Wake, String)> = Vec::new();
         for (unit, ask) in self.by_unit {
@@ -275,7 +283,7 @@ impl Asks {
                 Effect::StopStart => wakes.push((Wake::StopStart { unit }, why)),
             }
         }
-        if manager || declared {
+        if manager || declared || is_stale {
             wakes.push((Wake::DaemonReload, only_read.join("; ")));
         }
         let rank = |wake: &Wake| match wake {

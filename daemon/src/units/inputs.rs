@@ -34,6 +34,15 @@ impl Input {
         }
     }
 
+    /// The one file that it is; `None` for a tree or a glob.
+    #[must_use]
+    pub fn path(&self) -> Option<&str> {
+        match &self.extent {
+            Extent::File(file) => Some(file),
+            Extent::Glob(_) | Extent::Tree(_) => None,
+        }
+    }
+
     fn file(setting: &str, path: &str) -> Option<Self> {
         let what = format!("{setting} {path}");
         if path.contains(['*', '?', '[']) {

@@ -116,6 +116,7 @@ impl World {
             result: (if unit.failing { "exit-code" } else { "success" }).to_owned(),
             links: if unit.enabled { vec![link] } else { Vec::new() },
             can_reload: true,
+            stale: unit.loaded.is_some() && unit.loaded != on_disk,
             ..UnitSeen::default()
         }
     }

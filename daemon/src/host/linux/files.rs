@@ -84,6 +84,18 @@ impl Files {
         }
     }
 
+    pub(crate) fn changed_at(&self, path: &ManagedPath) -> HostResult<Option<u64>> {
+        let Some(parent) = self.parent(path)? else { return Ok(None) };
+        match fs::statat(&parent, path.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => {
+                let seconds = u64::try_from(stat.st_ctime).unwrap_or_default();
+                Ok(Some(seconds.saturating_mul(1_000_000).saturating_add(stat.st_ctime_nsec / 1000)))
+            }
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(io(|| format!("stat {path}"))(errno)),
+        }
+    }
+
     pub(crate) fn directory(&self, path: &ManagedPath) -> HostResult<Option<DirFacts>> {
         let Some(parent) = self.parent(path)? else { return Ok(None) };
         let stat = match fs::statat(&parent, path.file_name(), AtFlags::SYMLINK_NOFOLLOW) {

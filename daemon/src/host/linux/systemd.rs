@@ -195,6 +195,8 @@ impl Manager {
                 result: text("Result"),
                 condition: flag(&properties, "ConditionResult"),
                 can_reload: flag(&properties, "CanReload"),
+                stale: flag(&properties, "NeedDaemonReload"),
+                started: properties.get("ExecMainStartTimestamp").and_then(|v| u64::try_from(v.clone()).ok()).unwrap_or_default(),
                 triggered_by: strings(&properties, "TriggeredBy"),
                 triggers: strings(&properties, "Triggers"),
                 links: enablement_links(unit),

@@ -53,6 +53,9 @@ impl Look for Fake {
     fn content(&self, _: &ManagedPath, _: u64) -> HostResult<Vec<u8>> {
         unreachable!()
     }
+    fn changed_at(&self, _: &ManagedPath) -> HostResult<Option<u64>> {
+        unreachable!()
+    }
     fn accounts(&self) -> HostResult<Vec<Account>> {
         unreachable!()
     }
