@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::change::{Change, DirFacts, Object, Wake};
-use crate::guard::{GuardCall, findings};
+use crate::change::{Change, DirFacts, Object};
+use crate::guard::{GuardCall, When};
 use crate::host::{HostError, HostResult, Job, Sandbox, Slot, Touch, UnitSeen};
 use crate::journal::Event;
 use crate::path::ManagedPath;
@@ -281,7 +281,8 @@ fn act(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
     Ok(())
 }
 
-/// All objects are live: make the renames durable, judge them where they stand, let the manager read them.
+/// All objects are live: make the renames durable, judge them where they stand, let the manager read them and programs carry
+/// them out.
 fn in_place(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
     let paths: Vec<&ManagedPath> = staged.plan.steps.iter().filter_map(|s| s.change.path()).collect();
     if paths.is_empty() {
@@ -293,28 +294,34 @@ fn in_place(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> 
     for guard in &staged.plan.guards {
         check_in_place(guard, &staged.plan, ground)?;
     }
-    if staged.plan.wakes.contains(&Wake::DaemonReload) {
-        ground.touch.wake(&Wake::DaemonReload)?;
-        (ground.say)(Progress::Good { text: Wake::DaemonReload.to_string() });
+    for wake in staged.plan.wakes.iter().filter(|wake| wake.is_before_units()) {
+        ground.touch.wake(wake)?;
+        (ground.say)(Progress::Good { text: wake.to_string() });
     }
     crate::failpoint!("guarded");
     Ok(())
 }
 
 fn check_in_place(guard: &GuardCall, plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    if guard.when == When::Rehearsal {
+        return Ok(());
+    }
     let job = Job {
         purpose: "guard",
         argv: guard.argv.clone(),
         input: Vec::new(),
-        sandbox: Sandbox::Live { user: None },
+        sandbox: Sandbox::Live { user: guard.user.clone() },
         limit: GUARD_LIMIT,
         output_limit: GUARD_OUTPUT,
     };
     let ran = ground.touch.run(&job, &mut |_| true)?;
     if guard.passes(&ran) || guard.tolerates(&ran) {
+        if guard.when == When::InPlace {
+            (ground.say)(Progress::Good { text: format!("guard {}: {}", guard.name, guard.shown()) });
+        }
         return Ok(());
     }
-    let said: Vec<String> = findings(&ran).into_iter().take(20).map(|line| plan.secrets.conceal(&line)).collect();
+    let said: Vec<String> = guard.findings(&ran).into_iter().take(20).map(|line| plan.secrets.conceal(&line)).collect();
     Err(ApplyError::Judged(format!("guard {} failed in place: {}", guard.name, said.join("\n"))))
 }
 
@@ -392,7 +399,7 @@ fn foreign(path: &str, expected: &Object, found: &Object) -> HostError {
 
 /// Going forward no wake is recorded as done: until `committed` all of them are owed to the state that would come back.
 fn carry_out_wakes(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
-    for (seq, wake) in (0..).zip(&staged.plan.wakes).filter(|(_, wake)| **wake != Wake::DaemonReload) {
+    for (seq, wake) in (0..).zip(&staged.plan.wakes).filter(|(_, wake)| !wake.is_before_units()) {
         ground.touch.wake(wake)?;
         (ground.say)(Progress::Good { text: wake.to_string() });
         if cfg!(feature = "planted-forgotten-wake") {

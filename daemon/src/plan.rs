@@ -185,7 +185,7 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
     steps.retain(|step| !step.change.is_noop());
     let paths: Vec<&ManagedPath> = steps.iter().filter_map(|s| entry_path(&s.change)).collect();
     let judged: Vec<String> = changed_units(&steps).iter().map(|u| units::verifiable(u)).collect();
-    let calls = guards.calls(&paths, &judged);
+    let calls = guards.calls(&changed_paths(&steps), &judged);
     let wakes = wakes::owed(&steps, &manifest, &wakes::Scene { units: &units, uncovering: &uncovering, guards });
     let touched = touched(&steps, &wakes);
     let ailing = touched.iter().filter(|u| units.get(*u).is_some_and(UnitSeen::is_failing)).cloned().collect();
@@ -362,6 +362,15 @@ fn entry_path(change: &Change) -> Option<&ManagedPath> {
     }
 }
 
+/// The paths of files and links that change, and whether anything is there afterwards.
+fn changed_paths(steps: &[Step]) -> Vec<(&ManagedPath, bool)> {
+    let changed = steps.iter().filter_map(|step| match &step.change {
+        Change::Entry { path, after, .. } => Some((path, *after != Object::Absent)),
+        _ => None,
+    });
+    changed.collect()
+}
+
 /// Units whose files appear or change (not those that go).
 fn changed_units(steps: &[Step]) -> BTreeSet<String> {
     let unit = |step: &Step| match &step.change {
@@ -382,7 +391,7 @@ fn touched(steps: &[Step], wakes: &[Wake]) -> Vec<String> {
     });
     let from_wakes = wakes.iter().filter_map(|w| match w {
         Wake::Reload { unit, .. } | Wake::Restart { unit } => Some(unit.clone()),
-        Wake::DaemonReload => None,
+        Wake::DaemonReload | Wake::Run { .. } => None,
     });
     from_steps.chain(from_wakes).collect::<BTreeSet<_>>().into_iter().collect()
 }

@@ -217,9 +217,8 @@ fn keep_before(slot: Slot, step: &Step, ground: &mut Ground<'_>) -> String {
 /// configuration reads this one. Returns what failed, and why.
 fn wake_up(open: &Open, ground: &mut Ground<'_>) -> Result<Vec<String>, StateError> {
     let mut failed = Vec::new();
-    let (manager, others): (Vec<_>, Vec<_>) =
-        ground.state.owed(open.id)?.into_iter().partition(|(_, wake)| *wake == Wake::DaemonReload);
-    for (seq, wake) in manager {
+    let (first, others): (Vec<_>, Vec<_>) = ground.state.owed(open.id)?.into_iter().partition(|(_, wake)| wake.is_before_units());
+    for (seq, wake) in first {
         wake_again(open, seq, &wake, ground, &mut failed)?;
     }
     for (unit, before, after) in units(open) {

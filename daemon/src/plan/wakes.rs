@@ -6,7 +6,7 @@ use globset::GlobSetBuilder;
 
 use super::{Step, entry_path};
 use crate::change::{Change, Object, Wake};
-use crate::guard::Guards;
+use crate::guard::{Guard, Guards};
 use crate::host::UnitSeen;
 use crate::kind::{OnChange, Spec as _, UnitSpec};
 use crate::manifest::Manifest;
@@ -23,8 +23,8 @@ pub(super) struct Scene<'a> {
     pub(super) guards: &'a Guards,
 }
 
-/// The wakes that these steps owe, in the order in which they are carried out: the manager first, then reloads, then
-/// restarts.
+/// The wakes that these steps owe, in the order in which they are carried out: the manager first, then programs, then
+/// reloads, then restarts.
 pub(super) fn owed(steps: &[Step], manifest: &Manifest, scene: &Scene<'_>) -> Vec<Wake> {
     let changed: Vec<(&ManagedPath, bool)> = steps
         .iter()
@@ -42,7 +42,7 @@ pub(super) fn owed(steps: &[Step], manifest: &Manifest, scene: &Scene<'_>) -> Ve
         for unit in units_of_file(path, *removed, scene.units) {
             wakes.extend(action(specs.get(&unit).and_then(|s| s.on_change), &unit));
         }
-        wakes.extend(scene.guards.of(path).filter_map(|g| g.wake.as_ref()).map(crate::guard::GuardWake::wake));
+        wakes.extend(scene.guards.of(path).flat_map(Guard::wakes));
     }
     // A socket is restarted without its service in its way; that is owed its own start afterwards.
     let sockets = wakes.iter().filter_map(|wake| match wake {
@@ -59,7 +59,7 @@ pub(super) fn owed(steps: &[Step], manifest: &Manifest, scene: &Scene<'_>) -> Ve
     let started_or_stopped = unit_steps(steps);
     let running = |unit: &str| scene.units.get(unit).is_some_and(|seen| !seen.is_down());
     wakes.retain(|wake| match wake {
-        Wake::DaemonReload => true,
+        Wake::DaemonReload | Wake::Run { .. } => true,
         // The engine cannot wait for the end of a job that waits for the engine.
         Wake::Reload { unit, .. } | Wake::Restart { unit } if units::is_ours(unit) => false,
         // What is started or stopped anyway reads the new state by that, and what does not run has nothing to read.
@@ -126,7 +126,7 @@ fn without_superfluous_reloads(wakes: &BTreeSet<Wake>) -> Vec<Wake> {
         Wake::Reload { unit, proof } => wakes.iter().any(|other| match other {
             Wake::Restart { unit: restarted } => restarted == unit,
             Wake::Reload { unit: reloaded, proof: other } => reloaded == unit && other > proof,
-            Wake::DaemonReload => false,
+            Wake::DaemonReload | Wake::Run { .. } => false,
         }),
         _ => false,
     };

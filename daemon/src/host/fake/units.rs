@@ -183,6 +183,7 @@ impl World {
                 }
                 Ok(())
             }
+            Wake::Run { .. } => Ok(()),
             Wake::Restart { unit } => {
                 self.take_job("restart", unit)?;
                 let known = self.unit(unit);

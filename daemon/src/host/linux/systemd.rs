@@ -15,7 +15,7 @@ use super::Pulse;
 use super::files::enablement_links;
 use super::processes::children_of;
 use crate::change::{Proof, UnitFacts, Wake};
-use crate::host::{HostError, HostResult, UnitSeen};
+use crate::host::{HostError, HostResult, Job, Sandbox, UnitSeen};
 
 /// Limit of a call that only asks.
 const ASK_LIMIT: Duration = Duration::from_secs(25);
@@ -25,6 +25,10 @@ const JOB_LIMIT: Duration = Duration::from_secs(150);
 const RELOAD_LIMIT: Duration = Duration::from_secs(180);
 /// How long a reload may take to bring up a new generation of workers.
 const PROOF_LIMIT: Duration = Duration::from_secs(10);
+/// Limit of a program that carries files out.
+const RUN_LIMIT: Duration = Duration::from_secs(60);
+/// Most output of it that is kept, in bytes.
+const RUN_OUTPUT: usize = 256 * 1024;
 /// How often a job that conflicts with another one in the queue is tried again.
 const DESTRUCTIVE_TRIES: u32 = 20;
 
@@ -403,6 +407,7 @@ impl Manager {
     pub(super) fn wake(&self, wake: &Wake) -> HostResult<()> {
         match wake {
             Wake::DaemonReload => self.daemon_reload(),
+            Wake::Run { argv, success } => self.carry_out(argv, success),
             Wake::Restart { unit } => self.restart(unit),
             Wake::Reload { unit, proof } => {
                 let seen = self.unit(unit)?;
@@ -418,6 +423,28 @@ impl Manager {
                 proof.as_ref().map_or(Ok(()), |proof| self.prove(unit, seen.main_pid, &old, proof))
             }
         }
+    }
+
+    /// Runs a program of the host to its end.
+    fn carry_out(&self, argv: &[String], success: &[i32]) -> HostResult<()> {
+        let job = Job {
+            purpose: "wake",
+            argv: argv.to_vec(),
+            input: Vec::new(),
+            sandbox: Sandbox::Live { user: None },
+            limit: RUN_LIMIT,
+            output_limit: RUN_OUTPUT,
+        };
+        let ran = self.run(&job, &mut |_| true)?;
+        if ran.ok() || ran.code.is_some_and(|code| success.contains(&code)) {
+            return Ok(());
+        }
+        let how = ran.code.map_or(ran.result, |code| format!("exit code {code}"));
+        let mut text = format!("run {}: {how}", crate::guard::in_words(argv));
+        for line in String::from_utf8_lossy(&[ran.stderr, ran.stdout].concat()).lines().take(20) {
+            text.push_str(&format!("\n  {}", crate::path::escape(line)));
+        }
+        Err(HostError::Systemd(text))
     }
 
     /// Restarts a unit. A service that holds the listening sockets of a changed socket unit would refuse that
