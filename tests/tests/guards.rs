@@ -1,0 +1,141 @@
+//! The shipped guards, each with its real program: a bad file is refused in the program's own words and nothing was touched,
+//! a good one is in force in what runs afterwards.
+
+mod shop;
+
+use reconciled_tests::{Host, Push, Release, Repo, scenario};
+
+use shop::look::{assert_untouched, quiet};
+
+/// One program, and how its guard is put to the test.
+struct Row<'a> {
+    /// The guard.
+    guard: &'a str,
+    /// The unit that runs before, where it is a service.
+    runs: &'a str,
+    /// Where its file stands; `PG` is the version of PostgreSQL.
+    path: &'a str,
+    /// `[[file]]` tables that it needs.
+    manifest: &'a str,
+    /// What it must refuse.
+    bad: &'a str,
+    /// Its own words on it, with file and line where it says them.
+    says: &'a [&'a str],
+    /// What it must take.
+    good: &'a str,
+    /// A wake of the plan, if there is one.
+    wake: &'a str,
+    /// Asks what runs, and what the answer has to have in it once the good file is in force.
+    asks: (&'a str, &'a str),
+}
+
+const NOTHING: Row<'_> =
+    Row { guard: "", runs: "", path: "", manifest: "", bad: "", says: &[], good: "", wake: "", asks: ("true", "") };
+
+impl Row<'_> {
+    fn path(&self, host: &Host) -> String {
+        let version = if host.release() == Release::Bookworm { "15" } else { "17" };
+        self.path.replace("PG", version)
+    }
+
+    /// Starts the service and writes the bad file; gives the work tree and how the host looks.
+    #[track_caller]
+    fn open(&self, host: &Host) -> (Repo, String) {
+        // Words on a file that not everybody may read are not shown.
+        host.sh(&format!("[ ! -e {0} ] || chmod o+r {0}", self.path(host))).ok();
+        if !self.runs.is_empty() {
+            host.exec(&format!("systemctl start {}", self.runs)).ok();
+        }
+        let repo = host.clone_repo();
+        repo.write("reconciled.toml", self.manifest).write(&format!("files{}", self.path(host)), self.bad);
+        (repo, quiet(host))
+    }
+
+    #[track_caller]
+    fn refuses(&self, push: &Push) {
+        push.assert_refused(&format!("guard {}", self.guard));
+        for words in self.says {
+            push.says(words);
+        }
+    }
+
+    #[track_caller]
+    fn goes_live(&self, host: &Host, repo: &Repo) {
+        repo.write(&format!("files{}", self.path(host)), self.good);
+        repo.commit_and_push().assert_live().says(&format!("ok    guard {}: ", self.guard)).says(self.wake);
+        let (question, answer) = self.asks;
+        host.wait_until(&format!("{question} answers {answer}"), || host.sh(question).text().contains(answer));
+    }
+
+    /// The whole test of most guards; gives the work tree for more.
+    #[track_caller]
+    fn holds(&self, host: &Host) -> Repo {
+        let (repo, before) = self.open(host);
+        let (question, answer) = self.asks;
+        let said = host.sh(question).text();
+        assert!(!said.contains(answer), "{answer} is in force before");
+        let push = repo.commit_and_push();
+        self.refuses(&push);
+        push.says(&format!("refused, nothing was touched: guard {}: ", self.guard));
+        assert_untouched(host, &before);
+        assert_eq!(host.sh(question).text(), said);
+        self.goes_live(host, &repo);
+        repo
+    }
+}
+
+scenario! {
+    fn sshd(host: with_programs) {
+        Row {
+            guard: "sshd",
+            runs: "ssh",
+            path: "/etc/ssh/sshd_config.d/shop.conf",
+            bad: "PermitRootLogin no\nMaxSesions 3\n",
+            says: &["/etc/ssh/sshd_config.d/shop.conf: line 2: Bad configuration option: MaxSesions"],
+            good: "VersionAddendum shop\n",
+            wake: "! reload ssh.service",
+            // The daemon itself says it to everyone who connects.
+            asks: ("timeout 5 head -n 1 </dev/tcp/127.0.0.1/22", " shop"),
+            ..NOTHING
+        }
+        .holds(host);
+        assert!(host.exec("sshd -T").ok().contains("versionaddendum shop"));
+    }
+}
+
+scenario! {
+    fn sudo(host: with_programs) {
+        Row {
+            guard: "sudo",
+            path: "/etc/sudoers.d/shop",
+            manifest: "[[file]]\npath = \"/etc/sudoers.d/*\"\nmode = \"0440\"\n",
+            bad: "# who may restart the shop\ndaemon ALL=(root NOPASSWD: /bin/true\n",
+            says: &["/etc/sudoers.d/shop:2:18: syntax error", "daemon ALL=(root NOPASSWD: /bin/true"],
+            good: "daemon ALL=(root) NOPASSWD: /bin/true\n",
+            asks: ("sudo -l -U daemon", "NOPASSWD: /bin/true"),
+            ..NOTHING
+        }
+        .holds(host)
+        // visudo judges more than the syntax.
+        .write("reconciled.toml", "")
+        .commit_and_push().assert_refused("/etc/sudoers.d/shop: bad permissions, should be mode 0440");
+    }
+}
+
+scenario! {
+    fn a_check_quotes_no_file_of_the_host_to_a_key_that_may_only_preview(host: with_programs) {
+        let secret = "squeamish-ossifrage";
+        host.sh(&format!("umask 077; echo 'Squeamish {secret}' >/etc/secret")).ok();
+        let spy = |repo: &Repo| {
+            repo.write("files/etc/ssh/sshd_config.d/spy.conf", "Include /etc/secret\n").commit();
+            repo.push_to(&["HEAD:refs/heads/try"])
+        };
+        spy(&host.clone_repo()).assert_refused("/etc/secret: line 1: Bad configuration option: Squeamish");
+        let push = spy(&host.clone_repo_as("ci", &["--preview"]));
+        push.assert_refused("guard sshd: it objects; its words may quote other files");
+        assert!(!push.output.contains("queamish"), "{}", push.output);
+        let of_ci: Vec<String> = shop::audit(host).iter().map(ToString::to_string).filter(|record| record.contains("\"ci\"")).collect();
+        assert!(of_ci.iter().any(|record| record.contains("it objects")), "{of_ci:#?}");
+        assert!(!of_ci.iter().any(|record| record.contains("queamish")), "{of_ci:#?}");
+    }
+}
