@@ -123,6 +123,57 @@ scenario! {
 }
 
 scenario! {
+    fn postgresql(host: with_programs) {
+        Row {
+            guard: "postgresql",
+            runs: "postgresql",
+            path: "/etc/postgresql/PG/main/conf.d/shop.conf",
+            bad: "work_mem = 7MB\nmax_conections = 3\n",
+            says: &["unrecognized configuration parameter \"max_conections\" in file \"/etc/postgresql/", "/main/conf.d/shop.conf\" line 2"],
+            good: "work_mem = 7MB\n",
+            wake: "! reload postgresql.service",
+            asks: ("runuser -u postgres -- psql -Atc 'SHOW work_mem'", "7MB"),
+            ..NOTHING
+        }
+        .holds(host);
+    }
+}
+
+scenario! {
+    fn postgresql_hba(host: with_programs) {
+        let row = Row {
+            guard: "postgresql-hba",
+            runs: "postgresql",
+            path: "/etc/postgresql/PG/main/pg_hba.conf",
+            bad: "local all postgres peer\nlocal all all pear\n",
+            says: &["/main/pg_hba.conf:2: invalid authentication method \"pear\""],
+            good: "local all postgres peer\nlocal all shop trust\n",
+            wake: "! reload postgresql.service",
+            asks: ("psql -U shop -d postgres -Atc 'SELECT current_user'", "shop"),
+            ..NOTHING
+        };
+        let (repo, _) = row.open(host);
+        host.wait_until("there is a user", || host.sh("runuser -u postgres -- createuser shop").text().contains("already exists"));
+        let was = host.sh(&format!("ls -li {0}; sha256sum {0}", row.path(host))).ok();
+        let push = repo.commit_and_push();
+        push.says("hint: guard postgresql-hba: deferred until the files are in place: the live service has to be asked");
+        push.says("rolled back").says("guard postgresql-hba failed in place: ");
+        row.refuses(&push);
+        assert_eq!(host.sh(&format!("ls -li {0}; sha256sum {0}", row.path(host))).ok(), was, "the same inode is back");
+        // It was never told to read the bad one.
+        assert!(!host.sh("grep -r pear /var/log/postgresql").text().contains("pear"));
+        row.goes_live(host, &repo);
+        let ident = row.path(host).replace("hba", "ident");
+        host.exec(&format!("chmod o+r {ident}")).ok();
+        repo.write(&format!("files{ident}"), "map\n");
+        repo.commit_and_push().assert_refused("/main/pg_ident.conf:1: missing entry at end of line");
+        // A server that does not run has nothing to say, and nothing to read.
+        host.exec("systemctl stop postgresql").ok();
+        repo.commit_and_push().assert_live();
+    }
+}
+
+scenario! {
     fn a_check_quotes_no_file_of_the_host_to_a_key_that_may_only_preview(host: with_programs) {
         let secret = "squeamish-ossifrage";
         host.sh(&format!("umask 077; echo 'Squeamish {secret}' >/etc/secret")).ok();
