@@ -174,6 +174,47 @@ scenario! {
 }
 
 scenario! {
+    fn redis(host: with_programs) {
+        let says: &[&str] = match host.release() {
+            Release::Bookworm => &["Reading the configuration file, at line 3", ">>> 'maxmemori 64mb'", "Bad directive"],
+            Release::Trixie => &["Unresolved Configuration(s) Detected", ">>> 'maxmemori 64mb'"],
+        };
+        let row = Row {
+            guard: "redis",
+            runs: "redis-server",
+            path: "/etc/redis/redis.conf",
+            bad: "bind 127.0.0.1\ndir /var/lib/redis\nmaxmemori 64mb\n",
+            says,
+            good: "bind 127.0.0.1\ndir /var/lib/redis\nmaxmemory 64mb\n",
+            wake: "! restart redis-server.service",
+            asks: ("redis-cli CONFIG GET maxmemory", "67108864"),
+            ..NOTHING
+        };
+        let repo = row.holds(host);
+        repo.write("files/etc/redis/redis.conf", row.good.replace("64mb", "64xb"));
+        repo.commit_and_push().assert_refused("guard redis: Reading the configuration file, at line 3").says("argument must be a memory value");
+    }
+}
+
+scenario! {
+    fn pgbouncer(host: with_programs) {
+        let rest = "listen_addr = 127.0.0.1\nunix_socket_dir = /run/postgresql\nauth_file = /etc/pgbouncer/userlist.txt\nadmin_users = postgres\n";
+        Row {
+            guard: "pgbouncer",
+            runs: "pgbouncer",
+            path: "/etc/pgbouncer/pgbouncer.ini",
+            bad: "[databases]\n[pgbouncer]\nmax_client_con = 77\n",
+            says: &["guard pgbouncer: ERROR unknown parameter: pgbouncer/max_client_con", "(/etc/pgbouncer/pgbouncer.ini:3)"],
+            good: &format!("[databases]\n[pgbouncer]\nmax_client_conn = 77\n{rest}"),
+            wake: "! reload pgbouncer.service",
+            asks: ("runuser -u postgres -- psql -p 6432 -U pgbouncer pgbouncer -Atc 'SHOW CONFIG'", "max_client_conn|77|"),
+            ..NOTHING
+        }
+        .holds(host);
+    }
+}
+
+scenario! {
     fn a_check_quotes_no_file_of_the_host_to_a_key_that_may_only_preview(host: with_programs) {
         let secret = "squeamish-ossifrage";
         host.sh(&format!("umask 077; echo 'Squeamish {secret}' >/etc/secret")).ok();
