@@ -215,6 +215,52 @@ scenario! {
 }
 
 scenario! {
+    fn haproxy(host: with_programs) {
+        let front = "defaults\n mode http\n timeout connect 1s\n timeout client 1s\n timeout server 1s\nfrontend shop\n bind 127.0.0.1:8404\n";
+        Row {
+            guard: "haproxy",
+            runs: "haproxy",
+            path: "/etc/haproxy/haproxy.cfg",
+            bad: &format!("{front} http-reqest return status 200\n"),
+            says: &["guard haproxy: [ALERT] config : parsing [/etc/haproxy/haproxy.cfg:8]", "unknown keyword 'http-reqest'"],
+            good: &format!("{front} http-request return status 200 content-type text/plain string shop\n"),
+            wake: "! reload haproxy.service",
+            asks: (FETCH_8404, "shop"),
+            ..NOTHING
+        }
+        .holds(host);
+    }
+}
+
+/// What port 8404 answers; bash alone can ask.
+const FETCH_8404: &str = "exec 3<>/dev/tcp/127.0.0.1/8404 && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && timeout 5 cat <&3";
+
+scenario! {
+    fn apache2(host: with_programs) {
+        let site = |line: &str| format!("Listen 127.0.0.1:8404\n<VirtualHost *:8404>\n {line}\n</VirtualHost>\n");
+        let repo = Row {
+            guard: "apache2",
+            runs: "apache2",
+            path: "/etc/apache2/sites-enabled/shop.conf",
+            bad: &site("Redirekt /x http://shop/"),
+            says: &["Syntax error on line 3 of /etc/apache2/sites-enabled/shop.conf:", "Invalid command 'Redirekt'"],
+            good: &site("Redirect / http://shop.example/"),
+            wake: "! reload apache2.service",
+            asks: (FETCH_8404, "http://shop.example/"),
+            ..NOTHING
+        }
+        .holds(host);
+        // One that does not run is judged the same, and left alone.
+        host.sh("systemctl stop apache2; rm -rf /run/apache2 /run/lock/apache2").ok();
+        repo.write("files/etc/apache2/conf-enabled/more.conf", "Nonsense\n");
+        repo.commit_and_push().assert_refused("Syntax error on line 1 of /etc/apache2/conf-enabled/more.conf");
+        repo.write("files/etc/apache2/conf-enabled/more.conf", "ServerTokens Prod\n");
+        repo.commit_and_push().assert_live().says("ok    guard apache2");
+        assert_eq!(host.exec("systemctl is-active apache2").text().trim(), "inactive");
+    }
+}
+
+scenario! {
     fn a_check_quotes_no_file_of_the_host_to_a_key_that_may_only_preview(host: with_programs) {
         let secret = "squeamish-ossifrage";
         host.sh(&format!("umask 077; echo 'Squeamish {secret}' >/etc/secret")).ok();
