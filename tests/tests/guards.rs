@@ -261,6 +261,63 @@ scenario! {
 }
 
 scenario! {
+    fn logrotate(host: with_programs) {
+        Row {
+            guard: "logrotate",
+            path: "/etc/logrotate.d/shop",
+            bad: "/var/log/shop.log {\n  daily\n  rottate 3\n}\n",
+            says: &["shop:3 unknown option 'rottate'"],
+            good: "/var/log/shop.log {\n  daily\n  rotate 3\n}\n",
+            asks: ("logrotate -d /etc/logrotate.conf 2>&1 | grep 'pattern: /var/log/shop.log'", "(3 rotations)"),
+            ..NOTHING
+        }
+        .holds(host);
+        // What it names is looked for at each run, not now: there is no such log.
+        assert!(!host.exists("/var/log/shop.log"));
+    }
+}
+
+scenario! {
+    fn what_was_broken_before_is_not_blamed_on_a_commit(host: with_programs) {
+        host.write("/etc/logrotate.d/hand", "/var/log/hand.log {\n  daly\n}\n");
+        let repo = host.clone_repo();
+        repo.write("files/etc/logrotate.d/shop", "/var/log/shop.log {\n  daily\n}\n");
+        repo.commit_and_push().assert_live().says("hint: guard logrotate: as before this change: ").says("hand:2 unknown option 'daly'");
+        repo.write("files/etc/logrotate.d/more", "/var/log/more.log {\n  wekly\n}\n");
+        let push = repo.commit_and_push();
+        push.assert_refused("more:2 unknown option 'wekly'");
+        assert!(!push.output.contains("daly"), "{}", push.output);
+        // Mended by a commit, it is well again.
+        repo.remove("files/etc/logrotate.d/more").write("files/etc/logrotate.d/hand", "/var/log/hand.log {\n  daily\n}\n");
+        repo.commit_and_push().assert_live().says("ok    guard logrotate");
+    }
+}
+
+scenario! {
+    fn cron(host: with_programs) {
+        host.exec("systemctl start cron").ok();
+        let job = |when: &str| format!("PATH=/usr/bin:/bin\n{when} root touch /run/shop-was-here\n");
+        let row = Row {
+            guard: "cron",
+            path: "/etc/cron.d/shop",
+            bad: &job("* * * * 9"),
+            says: &["/etc/cron.d/shop\":", "bad day-of-week"],
+            good: &job("* * * * *"),
+            // Its next minute.
+            asks: ("ls /run/shop-was-here", "/run/shop-was-here\n"),
+            ..NOTHING
+        };
+        let repo = row.holds(host);
+        repo.write("files/etc/crontab", "61 * * * * root true\n");
+        repo.commit_and_push().assert_refused("/etc/crontab\":").says("bad minute");
+        // What cron passes over is not judged, and what goes neither.
+        repo.remove("files/etc/crontab").write("files/etc/cron.d/shop.disabled", "nonsense\n");
+        repo.commit_and_push().assert_live();
+        repo.remove("files/etc/cron.d").write("files/etc/motd", "").commit_and_push().assert_live();
+    }
+}
+
+scenario! {
     fn a_check_quotes_no_file_of_the_host_to_a_key_that_may_only_preview(host: with_programs) {
         let secret = "squeamish-ossifrage";
         host.sh(&format!("umask 077; echo 'Squeamish {secret}' >/etc/secret")).ok();
