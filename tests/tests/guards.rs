@@ -5,6 +5,7 @@ mod shop;
 
 use reconciled_tests::{Host, Push, Release, Repo, scenario};
 
+use shop::library;
 use shop::look::{assert_untouched, quiet};
 
 /// One program, and how its guard is put to the test.
@@ -314,6 +315,42 @@ scenario! {
         repo.remove("files/etc/crontab").write("files/etc/cron.d/shop.disabled", "nonsense\n");
         repo.commit_and_push().assert_live();
         repo.remove("files/etc/cron.d").write("files/etc/motd", "").commit_and_push().assert_live();
+    }
+}
+
+scenario! {
+    fn nftables(host: with_programs) {
+        let rules = |rule: &str| format!("flush ruleset\ntable inet filter {{\n chain in {{\n  type filter hook input priority 0;\n  {rule}\n }}\n}}\n");
+        let row = Row {
+            guard: "nftables",
+            runs: "nftables",
+            path: "/etc/nftables.conf",
+            // Only the kernel knows that there is no such chain.
+            bad: &rules("jump nowhere"),
+            says: &["/etc/nftables.conf:5:8-14: Error: No such file or directory"],
+            // An interface of this host, which an empty network of the check's own would not have.
+            good: &rules("iif host0 tcp dport 8404 counter drop"),
+            wake: "! reload nftables.service",
+            asks: ("nft list ruleset", "dport 8404"),
+            ..NOTHING
+        };
+        let repo = row.holds(host);
+        repo.write("files/etc/nftables.conf", rules("tcp dprt 22 accept")).commit();
+        repo.push_to(&["HEAD:refs/heads/try"]).assert_refused("guard nftables: /etc/nftables.conf:5:");
+
+        // A right over the live network is neither for keys that may only preview, nor for code of the candidate.
+        let ci = host.clone_repo_as("ci", &["--preview"]);
+        ci.write("files/etc/nftables.conf", rules("jump nowhere")).commit();
+        ci.push_to(&["HEAD:refs/heads/try"]).assert_live().says("hint: guard nftables: deferred");
+        let bob = host.clone_repo_as("bob", &[]);
+        bob.write("files/etc/nginx/escape.so", library());
+        bob.write("files/etc/nginx/modules-enabled/escape.conf", "load_module /etc/nginx/escape.so;\n");
+        bob.write("files/etc/nftables.conf", rules("counter")).commit();
+        let push = bob.push_to(&["HEAD:refs/heads/try"]);
+        push.assert_refused("the library has tried everything").says("ok    guard nftables");
+        assert!(!push.output.contains("GOT the network's settings"), "{}", push.output);
+        bob.remove("files/etc/nginx").write("files/usr/local/lib/shop", "").commit();
+        bob.push_to(&["HEAD:refs/heads/try"]).assert_live().says("hint: guard nftables: deferred until the files are in place");
     }
 }
 
