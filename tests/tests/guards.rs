@@ -355,6 +355,66 @@ scenario! {
 }
 
 scenario! {
+    fn tmpfiles(host: with_programs) {
+        Row {
+            guard: "tmpfiles",
+            path: "/etc/tmpfiles.d/shop.conf",
+            bad: "d /run/shop 0750 daemon daemon -\nd /run/shop/cache 07x0 - - -\n",
+            says: &["/etc/tmpfiles.d/shop.conf:2: Invalid mode '07x0'."],
+            good: "d /run/shop 0750 daemon daemon -\n",
+            wake: "! run /usr/bin/systemd-tmpfiles --create",
+            asks: ("stat -c '%U %a' /run/shop", "daemon 750"),
+            ..NOTHING
+        }
+        .holds(host);
+    }
+}
+
+scenario! {
+    fn sysusers(host: with_programs) {
+        Row {
+            guard: "sysusers",
+            path: "/etc/sysusers.d/shop.conf",
+            bad: "u shop - \"the shop\" /srv/shop\nu 9till - \"its till\"\n",
+            says: &["/etc/sysusers.d/shop.conf:2: '9till' is not a valid user or group name."],
+            good: "u shop - \"the shop\" /srv/shop\n",
+            wake: "! run /usr/bin/systemd-sysusers",
+            asks: ("getent passwd shop", "the shop:/srv/shop"),
+            ..NOTHING
+        }
+        .holds(host);
+    }
+}
+
+scenario! {
+    fn an_account_its_directory_and_its_service_come_in_one_push(host: with_programs) {
+        let repo = host.clone_repo();
+        repo.write("files/etc/sysusers.d/shop.conf", "u shop - \"the shop\"\n");
+        repo.write("files/etc/tmpfiles.d/shop.conf", "d /run/shop 0700 shop shop -\n");
+        let unit = "[Service]\nUser=shop\nExecStart=/bin/sh -c 'date >/run/shop/began; exec sleep infinity'\n";
+        repo.write("files/etc/systemd/system/shop.service", unit);
+        repo.write("reconciled.toml", "[[unit]]\nname = \"shop.service\"\nactive = true\n");
+        repo.commit_and_push().assert_live();
+        assert_eq!(host.exec("stat -c %U /run/shop/began").ok(), "shop");
+
+        // What fails after a run is taken back, and a run that fails fails the push.
+        repo.write("files/etc/tmpfiles.d/shop.conf", "d /run/shop 0700 shop shop -\nd /run/more 0700 shop shop -\n");
+        repo.write("files/etc/systemd/system/shop.service", unit.replace("date", "false; exit 3"));
+        repo.commit_and_push().assert_refused("rolled back to generation 1");
+        assert_eq!(host.exec("systemctl is-active shop").ok(), "active");
+        assert!(!host.read("/etc/tmpfiles.d/shop.conf").contains("more"));
+        host.write("/etc/reconciled/guards.d/list.toml", "name = \"list\"\nglobs = [\"/etc/shop.list\"]\ncheck = [\"/bin/true\"]\n[run]\ncommand = [\"/bin/sh\", \"-c\", \"cp /etc/shop.list /run/shop.list; grep -q good /etc/shop.list || { echo no good >&2; exit 3; }\"]\n");
+        host.exec("systemctl reload reconciled").ok();
+        repo.write("files/etc/systemd/system/shop.service", unit).write("files/etc/tmpfiles.d/shop.conf", "d /run/shop 0700 shop shop -\n");
+        repo.write("files/etc/shop.list", "good one\n");
+        repo.commit_and_push().assert_live();
+        repo.write("files/etc/shop.list", "two\n");
+        repo.commit_and_push().assert_refused("rolled back to generation 2").says("exit code 3").says("no good");
+        assert_eq!(host.read("/run/shop.list"), "good one\n", "run once more for what came back");
+    }
+}
+
+scenario! {
     fn a_check_quotes_no_file_of_the_host_to_a_key_that_may_only_preview(host: with_programs) {
         let secret = "squeamish-ossifrage";
         host.sh(&format!("umask 077; echo 'Squeamish {secret}' >/etc/secret")).ok();
