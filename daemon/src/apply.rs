@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::change::{Change, DirFacts, Object, UnitFacts, Wake};
-use crate::guard::{GuardCall, findings};
+use crate::guard::{GuardCall, When};
 use crate::host::{HostError, HostResult, Job, Sandbox, Slot, Touch};
 use crate::journal::Event;
 use crate::path::ManagedPath;
@@ -287,9 +287,9 @@ fn act(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
         ground.touch.set_unit(unit, &UnitFacts { active: Some(false), ..UnitFacts::default() }, plan.patience(unit))?;
         crate::failpoint!("step");
     }
-    if plan.wakes.contains(&Wake::DaemonReload) {
-        ground.touch.wake(&Wake::DaemonReload, None)?;
-        (ground.say)(Progress::Good { text: Wake::DaemonReload.to_string() });
+    for wake in plan.wakes.iter().filter(|wake| wake.is_before_units()) {
+        ground.touch.wake(wake, None)?;
+        (ground.say)(Progress::Good { text: wake.to_string() });
     }
     crate::failpoint!("reloaded");
     Ok(())
@@ -362,19 +362,25 @@ fn stopped_first(wake: &Wake) -> Option<&str> {
 }
 
 fn check_in_place(guard: &GuardCall, plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    if guard.when == When::Rehearsal {
+        return Ok(());
+    }
     let job = Job {
         purpose: "guard",
         argv: guard.argv.clone(),
         input: Vec::new(),
-        sandbox: Sandbox::Live { user: None },
+        sandbox: Sandbox::Live { user: guard.user.clone() },
         limit: GUARD_LIMIT,
         output_limit: GUARD_OUTPUT,
     };
     let ran = ground.touch.run(&job, &mut |_| true)?;
     if guard.passes(&ran) || guard.tolerates(&ran) {
+        if guard.when == When::InPlace {
+            (ground.say)(Progress::Good { text: format!("guard {}: {}", guard.name, guard.shown()) });
+        }
         return Ok(());
     }
-    let said: Vec<String> = findings(&ran).into_iter().take(20).map(|line| plan.secrets.conceal(&line)).collect();
+    let said: Vec<String> = guard.findings(&ran).into_iter().take(20).map(|line| plan.secrets.conceal(&line)).collect();
     Err(ApplyError::Judged(format!("guard {} failed in place: {}", guard.name, said.join("\n"))))
 }
 
@@ -463,7 +469,7 @@ fn wake_and_start(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyE
 
 /// Going forward no wake is recorded as done: until `committed` all of them are owed to the state that would come back.
 fn carry_out_wakes(staged: &Staged, is_meant: impl Fn(&Wake) -> bool, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
-    for (seq, wake) in (0..).zip(&staged.plan.wakes).filter(|(_, wake)| **wake != Wake::DaemonReload && is_meant(wake)) {
+    for (seq, wake) in (0..).zip(&staged.plan.wakes).filter(|(_, wake)| !wake.is_before_units() && is_meant(wake)) {
         ground.touch.wake(wake, wake.unit().and_then(|unit| staged.plan.patience(unit)))?;
         (ground.say)(Progress::Good { text: wake.to_string() });
         if cfg!(feature = "planted-forgotten-wake") {

@@ -125,6 +125,13 @@ pub enum Reversibility {
 pub enum Wake {
     /// PID 1 reads all unit files again (`Manager.Reload`).
     DaemonReload,
+    /// A program carries out what the files say; like the manager's reload, before units are started.
+    Run {
+        /// Program and arguments.
+        argv: Vec<String>,
+        /// Exit codes besides 0 with which it has done its work.
+        success: Vec<i32>,
+    },
     /// `ExecReload=` of a running unit (`Manager.ReloadUnit`).
     Reload {
         /// Which unit.
@@ -269,11 +276,11 @@ impl Change {
 }
 
 impl Wake {
-    /// Whom it wakes; `None` is PID 1.
+    /// Whom it wakes; `None` where that is no unit.
     #[must_use]
     pub fn unit(&self) -> Option<&str> {
         match self {
-            Self::DaemonReload => None,
+            Self::DaemonReload | Self::Run { .. } => None,
             Self::Reload { unit, .. } | Self::Restart { unit } | Self::StopStart { unit } => Some(unit),
         }
     }
@@ -284,10 +291,20 @@ impl Wake {
         matches!(self, Self::Restart { .. } | Self::StopStart { .. })
     }
 
-    /// What it wakes, in the words of [`Change::target`]: `unit:nginx.service`, or `manager`.
+    /// What it wakes, in the words of [`Change::target`]: `unit:nginx.service`, or `manager`; or what it runs.
     #[must_use]
     pub fn target(&self) -> String {
-        self.unit().map_or_else(|| "manager".to_owned(), |unit| format!("unit:{unit}"))
+        match self {
+            Self::DaemonReload => "manager".to_owned(),
+            Self::Run { .. } => self.to_string(),
+            Self::Reload { unit, .. } | Self::Restart { unit } | Self::StopStart { unit } => format!("unit:{unit}"),
+        }
+    }
+
+    /// Whether units that are started need to find it done.
+    #[must_use]
+    pub fn is_before_units(&self) -> bool {
+        matches!(self, Self::DaemonReload | Self::Run { .. })
     }
 }
 
@@ -355,6 +372,7 @@ impl fmt::Display for Wake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DaemonReload => f.write_str("daemon-reload"),
+            Self::Run { argv, .. } => write!(f, "run {}", crate::guard::in_words(argv)),
             Self::Reload { unit, .. } => write!(f, "reload {unit}"),
             Self::Restart { unit } => write!(f, "restart {unit}"),
             Self::StopStart { unit } => write!(f, "stop and start {unit}"),

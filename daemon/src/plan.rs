@@ -207,7 +207,7 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
     steps.retain(|step| !step.change.is_noop());
     let paths: Vec<&ManagedPath> = steps.iter().filter_map(|s| entry_path(&s.change)).collect();
     let judged: Vec<String> = changed_units(&steps).iter().map(|u| units::verifiable(u)).collect();
-    let calls = guards.calls(&paths, &judged);
+    let calls = guards.calls(&changed_paths(&steps), &judged);
     let scene = wakes::Scene {
         units: &units,
         definitions: &definitions,
@@ -444,6 +444,15 @@ fn entry_path(change: &Change) -> Option<&ManagedPath> {
         Change::Entry { path, .. } => Some(path),
         _ => None,
     }
+}
+
+/// The paths of files and links that change, and whether anything is there afterwards.
+fn changed_paths(steps: &[Step]) -> Vec<(&ManagedPath, bool)> {
+    let changed = steps.iter().filter_map(|step| match &step.change {
+        Change::Entry { path, after, .. } => Some((path, *after != Object::Absent)),
+        _ => None,
+    });
+    changed.collect()
 }
 
 /// Units whose files appear or change (not those that go).

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::change::{Change, Object};
 use crate::digest::Digest;
-use crate::guard::{GuardCall, Judgement, findings};
+use crate::guard::{GuardCall, Judgement, When};
 use crate::host::{HostError, HostResult, Job, Look, Ran, Sandbox};
 use crate::path::ManagedPath;
 use crate::plan::{Plan, Step};
@@ -19,6 +19,8 @@ use crate::worker::PROGRAM;
 
 /// Limit of a whole rehearsal.
 const LIMIT: Duration = Duration::from_secs(120);
+/// In place of the words of a check that may quote any file of the host, for a key that may only preview.
+const WITHHELD: &str = "it objects; its words may quote other files of this host and are only for keys that may deploy";
 /// Most output of all guards together, in bytes.
 const OUTPUT: usize = 4 * 1024 * 1024;
 
@@ -109,12 +111,22 @@ pub fn rehearse(
     let mut plan = approved.into_plan();
     let may_run = right == Right::Deploy;
     let brings_programs = plan.steps.iter().filter_map(|s| s.change.path()).any(is_program_place);
-    let (asked, deferred): (Vec<_>, Vec<_>) =
-        plan.guards.iter().cloned().partition(|g| may_run || !(g.executes || brings_programs));
-    for guard in deferred {
-        let text = "deferred, it runs code of the candidate and this key may only preview".to_owned();
-        say(Progress::Note { text: format!("guard {}: {text}", guard.name) });
-        passed(&guard, text);
+    let mut asked = Vec::new();
+    for guard in &plan.guards {
+        let why = if guard.when == When::InPlace {
+            "deferred until the files are in place: the live service has to be asked"
+        } else if !may_run && (guard.executes || brings_programs) {
+            "deferred, it runs code of the candidate and this key may only preview"
+        } else if !may_run && guard.reaches_out() {
+            "deferred, it needs a right over the live host and this key may only preview"
+        } else if guard.reaches_out() && brings_programs {
+            "deferred until the files are in place: it needs a right over the live host, and this plan brings programs"
+        } else {
+            asked.push(guard.clone());
+            continue;
+        };
+        say(Progress::Note { text: format!("guard {}: {why}", guard.name) });
+        passed(guard, why.to_owned());
     }
     if asked.is_empty() {
         return Ok(Rehearsed { plan });
@@ -127,7 +139,7 @@ pub fn rehearse(
             return Err(missing(guard));
         }
         if guard.passes(&ran.ran()) {
-            let text = guard.argv.join(" ");
+            let text = guard.shown();
             say(Progress::Good { text: format!("guard {}: {text}", guard.name) });
             passed(guard, text);
         } else {
@@ -140,15 +152,18 @@ pub fn rehearse(
     let failed: Vec<GuardCall> = failed.into_iter().cloned().collect();
     let present = run(&[], &failed, host, contents)?;
     for guard in &failed {
-        let known = tolerated(guard, &future, &present).map_err(|new| RehearseError::Rejected {
-            guard: guard.name.clone(),
-            findings: new.into_iter().map(|line| plan.secrets.conceal(&line)).collect(),
-        })?;
+        let shown = |lines: Vec<String>| -> Vec<String> {
+            if guard.discloses && !may_run {
+                return vec![WITHHELD.to_owned()];
+            }
+            lines.iter().map(|line| plan.secrets.conceal(line)).collect()
+        };
+        let known = tolerated(guard, &future, &present)
+            .map_err(|new| RehearseError::Rejected { guard: guard.name.clone(), findings: shown(new) })?;
         if let Some(unit) = reader(guard, &plan) {
-            return Err(unreadable(guard, unit, &known, &plan));
+            return Err(unreadable(guard, unit, shown(known)));
         }
-        let lines: Vec<String> = known.iter().map(|line| plan.secrets.conceal(line)).collect();
-        let text = format!("as before this change: {}", lines.join("; "));
+        let text = format!("as before this change: {}", shown(known.clone()).join("; "));
         say(Progress::Note { text: format!("guard {}: {text}", guard.name) });
         passed(guard, text);
         for call in plan.guards.iter_mut().filter(|g| g.name == guard.name) {
@@ -174,9 +189,9 @@ fn reader<'g>(guard: &'g GuardCall, plan: &Plan) -> Option<&'g str> {
 
 /// What was broken before is not this plan's fault; but a plan whose service cannot read it could not go live, nor be taken
 /// back by the same service.
-fn unreadable(guard: &GuardCall, unit: &str, known: &[String], plan: &Plan) -> RehearseError {
+fn unreadable(guard: &GuardCall, unit: &str, known: Vec<String>) -> RehearseError {
     let remedy = format!("it was so before this change, but {unit} has to read it: mend it in the same commit, or by hand");
-    let findings = known.iter().map(|line| plan.secrets.conceal(line)).chain([remedy]).collect();
+    let findings = known.into_iter().chain([remedy]).collect();
     RehearseError::Rejected { guard: guard.name.clone(), findings }
 }
 
@@ -198,7 +213,7 @@ fn tolerated(
     future: &BTreeMap<String, GuardRan>,
     present: &BTreeMap<String, GuardRan>,
 ) -> Result<Vec<String>, Vec<String>> {
-    let lines = |ran: Option<&GuardRan>| ran.map(|r| findings(&r.ran())).unwrap_or_default();
+    let lines = |ran: Option<&GuardRan>| ran.map(|r| guard.findings(&r.ran())).unwrap_or_default();
     let after = lines(future.get(&guard.name));
     let before: BTreeSet<String> = lines(present.get(&guard.name)).into_iter().collect();
     let was_failing = present.get(&guard.name).is_some_and(|r| !guard.passes(&r.ran()));
@@ -251,7 +266,10 @@ fn request(steps: &[Step], guards: &[GuardCall], contents: Contents<'_>) -> Host
         }
     }
     let list = bodies.iter().map(|(digest, body)| (*digest, body.len() as u64)).collect();
-    let request = Request { changes, contents: list, guards: guards.to_vec() };
+    let mut guards = guards.to_vec();
+    // Code of the candidate could change what the checks after it run: it comes last.
+    guards.sort_by_key(|guard| (!guard.reaches_out(), guard.executes));
+    let request = Request { changes, contents: list, guards };
     let mut input = serde_json::to_vec(&request).map_err(|e| HostError::Unfit(format!("the rehearsal cannot be asked: {e}")))?;
     input.push(b'\n');
     bodies.values().for_each(|body| input.extend_from_slice(body));
@@ -262,15 +280,19 @@ fn request(steps: &[Step], guards: &[GuardCall], contents: Contents<'_>) -> Host
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{GuardCall, GuardRan, tolerated};
+    use super::{GuardCall, GuardRan, When, tolerated};
 
     fn guard() -> GuardCall {
         GuardCall {
             name: "g".to_owned(),
             argv: vec!["/bin/g".to_owned()],
+            when: When::Both,
+            user: None,
+            noise: Vec::new(),
             quiet: false,
             package: None,
             executes: false,
+            discloses: false,
             sockets: Vec::new(),
             capabilities: Vec::new(),
             known: Vec::new(),

@@ -70,6 +70,13 @@ impl Host {
         host
     }
 
+    /// The same with the programs that guards are shipped for; those that are services do not run.
+    #[must_use]
+    #[track_caller]
+    pub fn with_programs(release: Release) -> Host {
+        Host::boot(&Image::programs(release))
+    }
+
     /// The same with the package that was built with the feature `failpoints`: it dies where [`Host::order`] says.
     #[must_use]
     #[track_caller]

@@ -13,6 +13,8 @@ use crate::run::{self, Output};
 const STACK: &str = "openssh-server,git,polkitd,age,man-db,nginx,sqlite3,strace,python3,dbus";
 /// Settings of hosts with our package: nothing happens by itself.
 const QUIET: &str = "watch = false\n";
+/// The programs that guards are shipped for, as far as [`STACK`] has them not.
+const PROGRAMS: &str = "sudo,postgresql,redis-server,pgbouncer,haproxy,apache2,logrotate,cron,nftables";
 /// Images of one kind and release that are kept.
 const KEEP: &str = "2";
 
@@ -56,11 +58,7 @@ impl Image {
             let lock = lock("base", release);
             let base = testhost(&["build", "--release", release.name()], b"").ok();
             let key = digest(&[base.as_bytes(), STACK.as_bytes()]);
-            let mirrored = home().join(format!(".mirrored-{}-{key}", release.name()));
-            if !mirrored.exists() {
-                testhost(&["mirror", "--release", release.name(), "--deb", STACK], b"").ok();
-                File::create(&mirrored).unwrap_or_else(|e| panic!("{}: {e}", mirrored.display()));
-            }
+            mirror(release, STACK, &key);
             drop(lock);
             Image { release, name: None, key }
         });
@@ -84,7 +82,25 @@ impl Image {
     #[track_caller]
     pub(crate) fn installed(release: Release) -> Image {
         static INSTALLED: [OnceLock<Image>; 2] = [const { OnceLock::new() }; 2];
-        let made = INSTALLED[release as usize].get_or_init(|| Image::with_deb(release, "deb", &deb()));
+        let made = INSTALLED[release as usize].get_or_init(|| Image::with_deb(&Image::stack(release), "deb", &deb()));
+        made.clone()
+    }
+
+    /// The package under test on top, with the programs that guards are shipped for; those that are services do not run.
+    #[track_caller]
+    pub(crate) fn programs(release: Release) -> Image {
+        static PROGRAMMED: [OnceLock<Image>; 2] = [const { OnceLock::new() }; 2];
+        let made = PROGRAMMED[release as usize].get_or_init(|| {
+            let lock = lock("base", release);
+            mirror(release, PROGRAMS, &digest(&[PROGRAMS.as_bytes()]));
+            drop(lock);
+            // In this order, so that another package under test costs no apt.
+            let stack = Image::stack(release).derive("programs", &[PROGRAMS.as_bytes()], |host| {
+                host.apt(&format!("update -qq && apt-get install -y -qq {}", PROGRAMS.replace(',', " ")));
+                host.sh("systemctl disable --now postgresql redis-server pgbouncer haproxy apache2 && apt-get clean").ok();
+            });
+            Image::with_deb(&stack, "guarded", &deb())
+        });
         made.clone()
     }
 
@@ -92,15 +108,15 @@ impl Image {
     #[track_caller]
     pub(crate) fn with_failpoints(release: Release) -> Image {
         static INSTALLED: [OnceLock<Image>; 2] = [const { OnceLock::new() }; 2];
-        let made =
-            INSTALLED[release as usize].get_or_init(|| Image::with_deb(release, "die", &package("RECONCILED_DEB_FAILPOINTS")));
+        let made = INSTALLED[release as usize]
+            .get_or_init(|| Image::with_deb(&Image::stack(release), "die", &package("RECONCILED_DEB_FAILPOINTS")));
         made.clone()
     }
 
     #[track_caller]
-    fn with_deb(release: Release, kind: &str, deb: &Path) -> Image {
+    fn with_deb(base: &Image, kind: &str, deb: &Path) -> Image {
         let content = fs::read(deb).unwrap_or_else(|e| panic!("{}: {e}", deb.display()));
-        Image::stack(release).derive(kind, &[&content, QUIET.as_bytes()], |host| {
+        base.derive(kind, &[&content, QUIET.as_bytes()], |host| {
             host.install(deb);
             // What a scenario changes by hand has to stay until it says what is to happen; those about events switch it on.
             host.write("/etc/reconciled/reconciled.d/quiet.toml", QUIET);
@@ -123,6 +139,16 @@ impl Image {
             testhost(&["prune", &prefix, KEEP], b"").ok();
         }
         Image { release: self.release, name: Some(name), key }
+    }
+}
+
+/// Has the package source of a release offer these, once for each key.
+#[track_caller]
+fn mirror(release: Release, packages: &str, key: &str) {
+    let mirrored = home().join(format!(".mirrored-{}-{key}", release.name()));
+    if !mirrored.exists() {
+        testhost(&["mirror", "--release", release.name(), "--deb", packages], b"").ok();
+        File::create(&mirrored).unwrap_or_else(|e| panic!("{}: {e}", mirrored.display()));
     }
 }
 

@@ -56,6 +56,7 @@ scenario! {
             probe("tcp", "tcp = \"127.0.0.1:8080\""),
             probe("unit", "unit = \"site.service\""),
             probe("command", "command = [\"/usr/bin/test\", \"-S\", \"/run/site.sock\"]"),
+            probe("shell", "command = [\"/bin/sh\", \"-c\", \"word=a; test ${word}b = ab\"]"),
             probe("someone", "command = [\"/bin/sh\", \"-c\", \"test $(id -un) = daemon\"]\nuser = \"daemon\""),
         ];
         let conf = r#"{"status": 200, "body": "welcome all", "hosts": {"shop.example": 404}}"#;

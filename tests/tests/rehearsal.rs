@@ -2,25 +2,10 @@
 
 mod shop;
 
-use std::path::Path;
-use std::process::Command;
-
 use reconciled_tests::scenario;
 
 use shop::look::{assert_untouched, quiet};
-use shop::{MANIFEST, SITE, SITE_IN_GIT, assert_live, held, open_shop, served, site, write_shop};
-
-/// The library that tries everything, built on this machine.
-fn library() -> Vec<u8> {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let to = folder.path().join("escape.so");
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shop/escape.c");
-    let done =
-        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]).args([&to, &from]).output();
-    let done = done.expect("a C compiler");
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    std::fs::read(to).expect("the library")
-}
+use shop::{MANIFEST, SITE, SITE_IN_GIT, assert_live, held, library, open_shop, served, site, write_shop};
 
 const UNIT: &str = "files/etc/systemd/system/shop.service";
 

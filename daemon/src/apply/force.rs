@@ -28,8 +28,8 @@ pub fn force_back(open: &Open, remains: &[String], ground: &mut Ground<'_>) -> R
     let paths: Vec<&ManagedPath> = open.plan.steps.iter().filter_map(|step| step.change.path()).collect();
     ground.touch.sync_parents(&paths).map_err(|error| format!("sync: {error}"))?;
     let owed = ground.state.owed(open.id).map_err(|e| e.to_string())?;
-    let (reload, others): (Vec<_>, Vec<_>) = owed.into_iter().partition(|(_, wake)| *wake == Wake::DaemonReload);
-    for (seq, wake) in reload {
+    let (first, others): (Vec<_>, Vec<_>) = owed.into_iter().partition(|(_, wake)| wake.is_before_units());
+    for (seq, wake) in first {
         wake_now(open, seq, &wake, ground)?;
     }
     for (step, planned) in units {

@@ -218,14 +218,13 @@ fn keep_before(slot: Slot, step: &Step, ground: &mut Ground<'_>) -> String {
 /// configuration reads this one. Returns what failed, and why.
 fn wake_up(open: &Open, ground: &mut Ground<'_>) -> Result<Vec<String>, StateError> {
     let mut failed = Vec::new();
-    let (manager, others): (Vec<_>, Vec<_>) =
-        ground.state.owed(open.id)?.into_iter().partition(|(_, wake)| *wake == Wake::DaemonReload);
+    let (first, others): (Vec<_>, Vec<_>) = ground.state.owed(open.id)?.into_iter().partition(|(_, wake)| wake.is_before_units());
     for unit in others.iter().filter_map(|(_, wake)| stopped_first(wake)) {
         // What fails is tried again, and reported, by the wake itself.
         let _ = ground.touch.set_unit(unit, &UnitFacts { active: Some(false), ..UnitFacts::default() }, open.plan.patience(unit));
         crate::failpoint!("down");
     }
-    for (seq, wake) in manager {
+    for (seq, wake) in first {
         wake_again(open, seq, &wake, ground, &mut failed)?;
     }
     for change in units(open) {

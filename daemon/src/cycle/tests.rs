@@ -43,9 +43,10 @@ impl Chance {
 
 /// The guards that the package ships.
 pub(crate) fn shipped_guards() -> Guards {
-    let nginx = include_str!("../../../policies/guards/nginx.toml");
-    let systemd = include_str!("../../../policies/guards/systemd.toml");
-    Guards::new([nginx, systemd].map(|text| toml::from_str(text).unwrap()).into()).unwrap()
+    let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../policies/guards")).unwrap();
+    let mut files: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    Guards::new(files.iter().map(|file| toml::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()).collect()).unwrap()
 }
 
 /// A directory in memory where there is one: the store syncs a lot.

@@ -283,6 +283,21 @@ fn wakes() {
             site().unit(json!({ "name": "nginx.service", "watch": ["/etc/nginx/**"] })).running("nginx.service", nginx),
             vec!["restart nginx.service"],
         ),
+        (
+            "what guards run, before anything that may need it",
+            Given::wanted(vec![
+                entry("/etc/systemd/system/app.service", Some("a"), Some("b")),
+                entry("/etc/sysusers.d/app.conf", None, Some("u")),
+                entry("/etc/tmpfiles.d/app.conf", Some("d"), None),
+            ])
+            .running("app.service", FRAGMENT),
+            vec![
+                "daemon-reload",
+                "run /usr/bin/systemd-sysusers",
+                "run /usr/bin/systemd-tmpfiles --create",
+                "restart app.service",
+            ],
+        ),
     ];
     for (name, given, expected) in table {
         assert_eq!(given.wakes(), expected, "{name}");

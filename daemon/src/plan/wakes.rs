@@ -107,6 +107,8 @@ struct Asks {
     /// Tables that leave the repository with this plan: their units have read what they watch all the same.
     former: BTreeMap<String, UnitSpec>,
     by_unit: BTreeMap<String, Ask>,
+    /// Programs that carry out what changed files say.
+    runs: BTreeMap<Wake, Ask>,
 }
 
 impl Asks {
@@ -118,7 +120,7 @@ impl Asks {
         let specs = tables(&manifest.resources);
         let mut former = tables(former);
         former.retain(|name, _| !specs.contains_key(name));
-        Self { specs, former, by_unit: BTreeMap::new() }
+        Self { specs, former, by_unit: BTreeMap::new(), runs: BTreeMap::new() }
     }
 
     fn ask(&mut self, unit: &str, effect: Effect, why: impl Into<String>) -> &mut Ask {
@@ -160,6 +162,10 @@ impl Asks {
     /// Services whose programs have a guard that knows how they read their configuration.
     fn guards(&mut self, changed: &[(&ManagedPath, bool)], guards: &Guards) {
         for (path, _) in changed {
+            for run in guards.of(path).filter_map(|guard| guard.run.as_ref()) {
+                let wake = Wake::Run { argv: run.command.clone(), success: run.success.clone() };
+                self.runs.entry(wake).or_default().why.push((Effect::Nothing, format!("{path} changed")));
+            }
             for GuardWake { unit, action, proof } in guards.of(path).filter_map(|guard| guard.wake.as_ref()) {
                 let effect = match action {
                     WakeAction::Reload => Effect::Reload,
@@ -273,7 +279,7 @@ impl Asks {
         let is_stale = !stale.is_empty();
         let only_read: Vec<String> = only_read.chain(stale).collect();
         let declared = self.by_unit.values().any(|ask| ask.effect() == Effect::DaemonReload);
-        let mut wakes: Vec<(Wake, String)> = Vec::new();
+        let mut wakes: Vec<(Wake, String)> = self.runs.into_iter().map(|(wake, ask)| (wake, ask.reasons())).collect();
         for (unit, ask) in self.by_unit {
             let why = ask.reasons();
             match ask.effect() {
@@ -288,12 +294,13 @@ impl Asks {
         }
         let rank = |wake: &Wake| match wake {
             Wake::DaemonReload => 0,
-            Wake::Reload { .. } => 1,
+            Wake::Run { .. } => 1,
+            Wake::Reload { .. } => 2,
             Wake::Restart { unit } | Wake::StopStart { unit } => {
                 if units::is_trigger(unit) {
-                    2
-                } else {
                     3
+                } else {
+                    4
                 }
             }
         };

@@ -6,17 +6,19 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::mount::{self, MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 use crate::change::{Change, Object};
 use crate::digest::Digest;
 use crate::guard::GuardCall;
-use crate::host::linux::Files;
+use crate::host::linux::{Files, accounts};
 use crate::host::{HostResult, Slot};
 use crate::rehearse::{GuardRan, Request};
 
@@ -102,11 +104,10 @@ fn rehearse() -> Result<()> {
     enter_future(&sockets)?;
     carry_out(&request.changes, &contents)?;
     drop(contents);
-    let needed: Vec<&str> = request.guards.iter().flat_map(|g| &g.capabilities).map(String::as_str).collect();
-    keep_only(&needed)?;
+    give_up_for_all(&request.guards)?;
     let mut out = std::io::stdout();
     for guard in &request.guards {
-        let ran = check(guard);
+        let ran = check_confined(guard)?;
         let line = serde_json::to_string(&ran).map_err(|e| e.to_string())?;
         writeln!(out, "{line}").map_err(|e| e.to_string())?;
     }
@@ -298,20 +299,48 @@ fn one(files: &Files, step: usize, change: &Change, contents: &BTreeMap<Digest, 
     }
 }
 
-/// Gives up every capability that no guard needs, for good: also for what is executed from here on.
-fn keep_only(names: &[&str]) -> Result<()> {
-    let keep: CapabilitySet = names.iter().filter_map(|name| capability(name)).collect();
-    for one in CapabilitySet::all().iter().filter(|one| !keep.contains(*one)) {
+/// Gives up every capability that no guard needs, and what no check may do: for good, also for what is executed from here on.
+fn give_up_for_all(guards: &[GuardCall]) -> Result<()> {
+    let needed: CapabilitySet = guards.iter().map(needed_by).collect();
+    let own: CapabilitySet = guards.iter().map(needed_to_start).collect();
+    // What a check runs could otherwise look into this process, which can still do more than it.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| format!("close this process: {e}"))?;
+    keep(needed, needed | own | CapabilitySet::SETPCAP)?;
+    rustix::thread::set_no_new_privs(true).map_err(|e| format!("no_new_privs: {e}"))?;
+    refuse_calls()
+}
+
+/// A check has the capabilities of its own guard and of no other: it runs from a thread that has given up the rest.
+fn check_confined(guard: &GuardCall) -> Result<GuardRan> {
+    let confined = || {
+        keep(needed_by(guard), needed_by(guard) | needed_to_start(guard))?;
+        Ok(check(guard))
+    };
+    let done = std::thread::scope(|scope| scope.spawn(confined).join());
+    done.unwrap_or_else(|_| Err(format!("the check of guard {} could not be run", guard.name)))
+}
+
+fn needed_by(guard: &GuardCall) -> CapabilitySet {
+    guard.capabilities.iter().filter_map(|name| capability(name)).collect()
+}
+
+/// To become another user. The check itself has neither: they go with its execution.
+fn needed_to_start(guard: &GuardCall) -> CapabilitySet {
+    if guard.user.is_some() { CapabilitySet::SETUID | CapabilitySet::SETGID } else { CapabilitySet::empty() }
+}
+
+/// Of this thread, and of the threads and programs that it starts: no capability but `own`, and none but `bounding` after an
+/// execution.
+fn keep(bounding: CapabilitySet, own: CapabilitySet) -> Result<()> {
+    for one in CapabilitySet::all().iter().filter(|one| !bounding.contains(*one)) {
         // EINVAL: a capability that this kernel does not know.
         match remove_capability_from_bounding_set(one) {
             Ok(()) | Err(rustix::io::Errno::INVAL) => {}
             Err(e) => return Err(format!("give up {one:?}: {e}")),
         }
     }
-    let sets = rustix::thread::CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
-    rustix::thread::set_capabilities(None, sets).map_err(|e| format!("give up capabilities: {e}"))?;
-    rustix::thread::set_no_new_privs(true).map_err(|e| format!("no_new_privs: {e}"))?;
-    refuse_calls()
+    let sets = rustix::thread::CapabilitySets { effective: own, permitted: own, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets).map_err(|e| format!("give up capabilities: {e}"))
 }
 
 /// System calls that no check needs and that reach beyond the rehearsal, or would undo its privacy should a capability be had
@@ -336,6 +365,7 @@ fn capability(name: &str) -> Option<CapabilitySet> {
         "CAP_SETGID" => CapabilitySet::SETGID,
         "CAP_SETUID" => CapabilitySet::SETUID,
         "CAP_NET_BIND_SERVICE" => CapabilitySet::NET_BIND_SERVICE,
+        "CAP_NET_ADMIN" => CapabilitySet::NET_ADMIN,
         _ => return None,
     })
 }
@@ -346,7 +376,16 @@ fn check(guard: &GuardCall) -> GuardRan {
     if !Path::new(program).exists() {
         return answer(None, true, String::new());
     }
-    let spawned = Command::new(program)
+    let mut command = Command::new(program);
+    if let Some(user) = &guard.user {
+        // As the candidate has them: it may bring the account.
+        let accounts = accounts().unwrap_or_default();
+        let Some(account) = accounts.into_iter().find(|account| account.name == *user) else {
+            return answer(None, true, String::new());
+        };
+        command.uid(account.uid).gid(account.gid);
+    }
+    let spawned = command
         .args(arguments)
         .env_clear()
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")

@@ -4,11 +4,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/ipc.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
@@ -123,6 +125,15 @@ static void devices(void)
 		got(open(interfaces[i], O_WRONLY) >= 0, "write access to", interfaces[i]);
 }
 
+static void network(void)
+{
+	struct ifreq is = { .ifr_name = "lo" };
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+	got(fd >= 0 && ioctl(fd, SIOCGIFFLAGS, &is) == 0 && ioctl(fd, SIOCSIFFLAGS, &is) == 0, "the network's settings", "");
+	if (fd >= 0)
+		close(fd);
+}
+
 static void connect_to(const char *name, size_t length, const char *shown)
 {
 	for (int type = SOCK_STREAM; type <= SOCK_SEQPACKET; type++) {
@@ -190,6 +201,7 @@ __attribute__((constructor)) static void escape(void)
 	namespaces();
 	devices();
 	sockets();
+	network();
 	other_root();
 	write_everywhere();
 	processes();

@@ -11,11 +11,11 @@ use super::nginx;
 ///
 /// Left out is what others write meanwhile by design: our own state (the pushed objects, the record of the refusal), the
 /// journal's files, `/run/systemd`, where PID 1 keeps the transient units that workers run in, `/run/user`, where logind
-/// keeps the pusher's session, and the package mirror that test hosts share.
+/// keeps the pusher's session, the data, shared memory and logs of a PostgreSQL that runs, and the package mirror that test hosts share.
 pub fn snapshot(host: &Host) -> String {
     let places = "/etc /var /run /usr/local /opt /home /root /srv /dev /tmp /boot /mnt";
     let noise = "-path /var/lib/reconciled -o -path /var/log/journal -o -path /run/log/journal -o -path /run/systemd \
-                 -o -path /srv/mirror -o -path /run/user";
+                 -o -path /srv/mirror -o -path /run/user -o -path /var/lib/postgresql -o -path /var/log/postgresql -o -path /dev/shm/PostgreSQL.\\*";
     let script = format!(
         "find {places} \\( {noise} \\) -prune -o -printf '%p %y %m %U %G %s %T@ %C@ %i %n %l\\n' | LC_ALL=C sort
          find /etc -type f -exec sha256sum {{}} + | LC_ALL=C sort -k2

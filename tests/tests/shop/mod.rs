@@ -4,6 +4,9 @@
 
 pub mod look;
 
+use std::path::Path;
+use std::process::Command;
+
 use reconciled_tests::{Host, Repo};
 use serde_json::Value;
 
@@ -104,4 +107,16 @@ pub fn wait_for_phase(host: &Host, phase: &str) {
 pub fn audit(host: &Host) -> Vec<Value> {
     let text = host.read("/var/lib/reconciled/audit/audit.jsonl");
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e} in {line}"))).collect()
+}
+
+/// The library that tries everything, built on this machine.
+pub fn library() -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let to = folder.path().join("escape.so");
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shop/escape.c");
+    let done =
+        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]).args([&to, &from]).output();
+    let done = done.expect("a C compiler");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    std::fs::read(to).expect("the library")
 }

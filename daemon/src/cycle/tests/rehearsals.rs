@@ -1,6 +1,7 @@
 //! Verdicts by difference: a commit answers for what it brings, not for what it finds.
 
 use super::{Order, Rig, id};
+use crate::guard::Guards;
 use crate::host::fake::{Fake, Fault};
 use crate::policy::Right;
 use crate::report::Verdict;
@@ -77,6 +78,58 @@ fn the_guard_in_place_has_the_last_word_before_any_wake() {
     let log = rig.fake.world().log.clone();
     let (guard, wake) = (log.iter().position(|c| c == "run guard"), log.iter().position(|c| c.starts_with("reload")));
     assert!(guard.is_some() && wake > guard, "{log:?}");
+}
+
+/// A host whose only guard finds what nginx's does, with these keys besides.
+fn guarded(keys: &str) -> Rig {
+    let mut rig = Rig::new(Fake::with_nginx());
+    let text = format!("name = \"own\"\nglobs = [\"/etc/nginx/**\"]\ncheck = [\"/opt/own-nginx\"]\n{keys}");
+    rig.engine.guards = Guards::new(vec![toml::from_str(&text).unwrap()]).unwrap();
+    rig
+}
+
+#[test]
+fn a_check_is_made_when_its_guard_says() {
+    let ran = |rig: &Rig, what: &str| rig.fake.world().log.iter().any(|call| call == what);
+    for (when, in_rehearsal, in_place) in [("both", true, true), ("rehearsal", true, false), ("in-place", false, true)] {
+        let mut rig = guarded(&format!("when = \"{when}\""));
+        rig.commit("1", None, &[(SITE, "fine")]);
+        rig.live("1");
+        assert_eq!((ran(&rig, "run rehearsal"), ran(&rig, "run guard")), (in_rehearsal, in_place), "{when}");
+        assert_eq!(rig.heard("guard own: deferred until the files are in place"), !in_rehearsal, "{when}");
+    }
+    let mut rig = guarded("when = \"in-place\"\nwake = { unit = \"nginx.service\", action = \"reload\" }");
+    rig.commit("1", None, &[(SITE, "broken")]);
+    let before = rig.picture();
+    let report = rig.deploy("1");
+    assert_eq!(report.verdict, Verdict::RolledBack);
+    assert!(report.reason.contains("guard own failed in place: /etc/nginx/conf.d/site.conf: broken"), "{}", report.reason);
+    assert_eq!(rig.picture().tree, before.tree);
+}
+
+#[test]
+fn what_a_check_may_quote_is_not_for_a_preview_key() {
+    let mut rig = guarded("discloses = true");
+    rig.commit("1", None, &[(SITE, "broken")]);
+    let report = rig.preview("1", Right::Preview);
+    assert_eq!(report.verdict, Verdict::Refused);
+    assert!(report.reason.starts_with("guard own: it objects; its words"), "{}", report.reason);
+    assert!(!report.text().contains("broken") && !rig.heard("broken"), "{:?}", rig.said);
+    assert!(rig.preview("1", Right::Deploy).reason.contains("site.conf: broken"));
+}
+
+#[test]
+fn a_right_over_the_live_host_is_for_no_code_of_the_candidate() {
+    let keys = "capabilities = [\"CAP_NET_ADMIN\"]";
+    let mut rig = guarded(keys);
+    rig.commit("1", None, &[(SITE, "fine")]);
+    rig.preview("1", Right::Preview);
+    assert!(rig.heard("guard own: deferred, it needs a right over the live host"), "{:?}", rig.said);
+    let mut rig = guarded(keys);
+    rig.commit("1", None, &[(SITE, "fine"), ("files/usr/local/lib/x.so", "x")]);
+    rig.live("1");
+    assert!(rig.heard("guard own: deferred until the files are in place"), "{:?}", rig.said);
+    assert!(!rig.fake.world().log.contains(&"run rehearsal".to_owned()), "{:?}", rig.fake.world().log);
 }
 
 #[test]

@@ -193,6 +193,7 @@ impl World {
                 }
                 Ok(())
             }
+            Wake::Run { .. } => Ok(()),
             Wake::Restart { unit } | Wake::StopStart { unit } => {
                 self.take_job("restart", unit)?;
                 let known = self.unit(unit);

@@ -9,7 +9,7 @@ use zbus::OwnedObjectPath;
 use super::processes::children_of;
 use super::systemd::{AWAY, Manager, bus_error};
 use crate::change::{Proof, Wake};
-use crate::host::{HostError, HostResult, Patience, Process, UnitSeen};
+use crate::host::{HostError, HostResult, Job, Patience, Process, Sandbox, UnitSeen};
 
 /// Limit of a job of a unit that has none itself.
 const JOB_LIMIT: Duration = Duration::from_secs(150);
@@ -21,6 +21,11 @@ const LOST_TRIES: u32 = 3;
 const PROOF_LIMIT: Duration = Duration::from_secs(10);
 /// How often a job that conflicts with another one in the queue is tried again.
 const DESTRUCTIVE_TRIES: u32 = 20;
+
+/// Limit of a program that carries files out.
+const RUN_LIMIT: Duration = Duration::from_secs(60);
+/// Most output of it that is kept, in bytes.
+const RUN_OUTPUT: usize = 256 * 1024;
 
 /// A verb of the manager that queues a job for a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,6 +218,7 @@ impl Manager {
     pub(super) fn wake(&self, wake: &Wake, patience: Patience) -> HostResult<()> {
         match wake {
             Wake::DaemonReload => self.daemon_reload(),
+            Wake::Run { argv, success } => self.carry_out(argv, success),
             Wake::Restart { unit } => self.restart(unit, patience),
             // It has stopped by now, unless a client or a dependency has started it again.
             Wake::StopStart { unit } if self.unit(unit)?.is_active() => self.restart(unit, patience),
@@ -231,6 +237,28 @@ impl Manager {
                 proof.as_ref().map_or(Ok(()), |proof| self.prove(unit, seen.main_pid, &old, proof))
             }
         }
+    }
+
+    /// Runs a program of the host to its end.
+    fn carry_out(&self, argv: &[String], success: &[i32]) -> HostResult<()> {
+        let job = Job {
+            purpose: "wake",
+            argv: argv.to_vec(),
+            input: Vec::new(),
+            sandbox: Sandbox::Live { user: None },
+            limit: RUN_LIMIT,
+            output_limit: RUN_OUTPUT,
+        };
+        let ran = self.run(&job, &mut |_| true)?;
+        if ran.ok() || ran.code.is_some_and(|code| success.contains(&code)) {
+            return Ok(());
+        }
+        let how = ran.code.map_or(ran.result, |code| format!("exit code {code}"));
+        let mut text = format!("run {}: {how}", crate::guard::in_words(argv));
+        for line in String::from_utf8_lossy(&[ran.stderr, ran.stdout].concat()).lines().take(20) {
+            text.push_str(&format!("\n  {}", crate::path::escape(line)));
+        }
+        Err(HostError::Systemd(text))
     }
 
     /// Restarts a unit. A service that holds the listening sockets of a socket unit would refuse that (systemd.socket(5)): it

@@ -55,12 +55,14 @@ impl Manager {
         let manager = self.manager().await?;
         {
             let program = job.argv.first().ok_or_else(|| HostError::Unfit("a job without a program".to_owned()))?;
-            let exec = vec![(program.clone(), job.argv.clone(), false)];
+            // Otherwise a `${word}` in an argument would be taken for a variable of the manager's (systemd.service(5)).
+            let flags = vec!["no-env-expand".to_owned()];
+            let exec = vec![(program.clone(), job.argv.clone(), flags)];
             let micros = u64::try_from(job.limit.as_micros()).unwrap_or(u64::MAX);
             let mut properties: Vec<(&str, Variant<'_>)> = vec![
                 ("Description", Variant::from(format!("reconciled: {}", job.purpose))),
                 ("Type", "exec".into()),
-                ("ExecStart", Variant::from(exec)),
+                ("ExecStartEx", Variant::from(exec)),
                 ("AddRef", true.into()),
                 ("CollectMode", "inactive-or-failed".into()),
                 ("StandardInputFileDescriptor", Variant::from(Fd::from(in_read))),
