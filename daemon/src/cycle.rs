@@ -223,7 +223,8 @@ impl Engine {
         };
         pass.lap("read");
         let allow_empty = wanted.manifest.allow_empty;
-        let plan = self.plan(order, wanted, Drifted::AsDeclared)?;
+        let drifted = if matches!(order, Order::Repair { insist: true, .. }) { Drifted::Asked } else { Drifted::AsDeclared };
+        let plan = self.plan(order, wanted, drifted)?;
         if is_settled(&plan, live.as_ref()) {
             pass.lap("plan");
             if order.intent() == Intent::Repair {
@@ -309,7 +310,7 @@ impl Engine {
         self.publish(live.map(|g| g.commit.id.as_str()).filter(|id| !id.is_empty()), say);
         pass.lap("commit");
         crate::failpoint!("published");
-        self.repairs.note(applied.plan());
+        self.repairs.note(order, applied.plan());
         self.record_outcome(applied.plan(), number, &terms.hold, pass);
         self.ask_for_confirmation(&terms, say);
         crate::failpoint!("answered");

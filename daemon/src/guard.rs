@@ -30,6 +30,10 @@ pub struct Guard {
     /// How the lines begin that are no findings.
     #[serde(default)]
     pub noise: Vec<String>,
+    /// What is in findings that pass by themselves (a name that does not resolve just now): they are waited for, and are no fault
+    /// of the candidate.
+    #[serde(default)]
+    pub transient: Vec<String>,
     /// A check that passes has no findings: whatever it says counts, also with exit code 0.
     #[serde(default)]
     pub quiet: bool,
@@ -141,6 +145,9 @@ pub struct GuardCall {
     /// See [`Guard::user`].
     #[serde(default)]
     pub user: Option<String>,
+    /// See [`Guard::transient`].
+    #[serde(default)]
+    pub transient: Vec<String>,
     /// See [`Guard::noise`].
     #[serde(default)]
     pub noise: Vec<String>,
@@ -207,6 +214,14 @@ impl GuardCall {
         let meant: Vec<String> = all.iter().filter(|line| !is_noise(line)).cloned().collect();
         // Of a check that has failed anything is better than nothing.
         if meant.is_empty() && !ran.ok() { all } else { meant }
+    }
+
+    /// Whether a check has failed for nothing but what passes by itself.
+    #[must_use]
+    pub fn may_pass(&self, ran: &Ran) -> bool {
+        let passes = |line: &String| self.transient.iter().any(|text| line.contains(text.as_str()));
+        let found = self.findings(ran);
+        !self.passes(ran) && !found.is_empty() && found.iter().all(passes)
     }
 
     /// Whether what it runs could change the live host even from within the rehearsal.
@@ -340,6 +355,7 @@ fn call(guard: &Guard, set: &GlobSet, changed: &[(&ManagedPath, bool)], units: &
         when: guard.when,
         user: guard.user.clone().filter(|user| user != "root"),
         noise: guard.noise.clone(),
+        transient: guard.transient.clone(),
         quiet: guard.quiet,
         package: guard.package.clone(),
         executes: guard.executes,

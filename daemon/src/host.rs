@@ -104,6 +104,9 @@ pub struct UnitSeen {
     /// `NeedDaemonReload`: its files are not as the manager has read them.
     #[serde(default)]
     pub stale: bool,
+    /// `DropInPaths`: the drop-ins that the manager has read.
+    #[serde(default)]
+    pub drop_ins: Vec<String>,
     /// `ExecMainStartTimestamp` of a service: when its process started, in microseconds since 1970; 0 when never.
     #[serde(default)]
     pub started: u64,

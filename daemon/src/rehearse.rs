@@ -21,6 +21,8 @@ use crate::worker::PROGRAM;
 const LIMIT: Duration = Duration::from_secs(120);
 /// In place of the words of a check that may quote any file of the host, for a key that may only preview.
 const WITHHELD: &str = "it objects; its words may quote other files of this host and are only for keys that may deploy";
+/// Pauses before asking again what may pass by itself.
+const PAUSES: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(10)];
 /// Most output of all guards together, in bytes.
 const OUTPUT: usize = 4 * 1024 * 1024;
 
@@ -55,6 +57,8 @@ pub enum RehearseError {
         guard: String,
         /// What it found that was not so before.
         findings: Vec<String>,
+        /// All of it may pass by itself: the candidate is not at fault.
+        passing: bool,
     },
 }
 
@@ -131,7 +135,7 @@ pub fn rehearse(
     if asked.is_empty() {
         return Ok(Rehearsed { plan });
     }
-    let future = run(&plan.steps, &asked, host, &|d| own_or(&plan, d, contents))?;
+    let future = run_patiently(&plan, &asked, host, contents, say)?;
     let mut failed: Vec<&GuardCall> = Vec::new();
     for guard in &asked {
         let ran = future.get(&guard.name).ok_or_else(|| HostError::Unfit(format!("guard {} gave no verdict", guard.name)))?;
@@ -158,8 +162,11 @@ pub fn rehearse(
             }
             lines.iter().map(|line| plan.secrets.conceal(line)).collect()
         };
-        let known = tolerated(guard, &future, &present)
-            .map_err(|new| RehearseError::Rejected { guard: guard.name.clone(), findings: shown(new) })?;
+        let known = tolerated(guard, &future, &present).map_err(|new| RehearseError::Rejected {
+            guard: guard.name.clone(),
+            findings: shown(new),
+            passing: may_pass(guard, &future),
+        })?;
         if let Some(unit) = reader(guard, &plan) {
             return Err(unreadable(guard, unit, shown(known)));
         }
@@ -171,6 +178,31 @@ pub fn rehearse(
         }
     }
     Ok(Rehearsed { plan })
+}
+
+/// As `run`, again after a pause while all that keeps a check from passing may pass by itself.
+fn run_patiently(
+    plan: &Plan,
+    asked: &[GuardCall],
+    host: &dyn Look,
+    contents: Contents<'_>,
+    say: &mut dyn FnMut(Progress),
+) -> Result<BTreeMap<String, GuardRan>, RehearseError> {
+    let mut pauses = PAUSES.iter();
+    loop {
+        let future = run(&plan.steps, asked, host, &|d| own_or(plan, d, contents))?;
+        let waits = asked.iter().find(|guard| may_pass(guard, &future));
+        let (Some(guard), Some(pause)) = (waits, pauses.next()) else { return Ok(future) };
+        let found = future.get(&guard.name).map(|ran| guard.findings(&ran.ran())).unwrap_or_default();
+        let found: Vec<String> = found.iter().map(|line| plan.secrets.conceal(line)).collect();
+        let text = format!("guard {}: {}: asking again in {} s", guard.name, found.join("; "), pause.as_secs());
+        say(Progress::Note { text });
+        host.pause(*pause);
+    }
+}
+
+fn may_pass(guard: &GuardCall, ran: &BTreeMap<String, GuardRan>) -> bool {
+    ran.get(&guard.name).is_some_and(|ran| guard.may_pass(&ran.ran()))
 }
 
 /// Places whose files any program may load or run: with one of them changed, every check runs code of the candidate.
@@ -192,7 +224,7 @@ fn reader<'g>(guard: &'g GuardCall, plan: &Plan) -> Option<&'g str> {
 fn unreadable(guard: &GuardCall, unit: &str, known: Vec<String>) -> RehearseError {
     let remedy = format!("it was so before this change, but {unit} has to read it: mend it in the same commit, or by hand");
     let findings = known.into_iter().chain([remedy]).collect();
-    RehearseError::Rejected { guard: guard.name.clone(), findings }
+    RehearseError::Rejected { guard: guard.name.clone(), findings, passing: false }
 }
 
 fn own_or(plan: &Plan, digest: &Digest, stored: Contents<'_>) -> HostResult<Vec<u8>> {
@@ -203,7 +235,7 @@ fn missing(guard: &GuardCall) -> RehearseError {
     let program = guard.argv.first().cloned().unwrap_or_default();
     let name = guard.package.clone().unwrap_or(program);
     let remedy = format!("{name} is not installed and no package installs it: install it first (apt-get install {name})");
-    RehearseError::Rejected { guard: guard.name.clone(), findings: vec![remedy] }
+    RehearseError::Rejected { guard: guard.name.clone(), findings: vec![remedy], passing: false }
 }
 
 /// What a guard finds in the future is let pass when the present has all of it too; otherwise what is new, in the order in
@@ -289,6 +321,7 @@ mod tests {
             when: When::Both,
             user: None,
             noise: Vec::new(),
+            transient: Vec::new(),
             quiet: false,
             package: None,
             executes: false,

@@ -208,3 +208,27 @@ scenario! {
         assert_eq!(held(host), Some(repo.head()));
     }
 }
+
+scenario! {
+    fn t25_a_name_that_does_not_resolve_yet_is_nobodys_fault(host: with_nginx) {
+        let repo = host.clone_repo();
+        let site = "files/etc/nginx/conf.d/backend.conf";
+        repo.write(site, "server { listen 8080; location / { proxy_pass http://backend.test:9; } }\n");
+        repo.commit();
+        let mut push = repo.start_push(&["HEAD:refs/heads/main"]);
+        push.until("host not found in upstream");
+        host.sh("echo 127.0.0.1 backend.test >>/etc/hosts").ok();
+        push.wait().assert_live().says("asking again in 2 s");
+        // For as long as it does not: refused, and not held.
+        repo.write(site, "server { listen 8080; location / { proxy_pass http://elsewhere.test:9; } }\n");
+        let push = repo.commit_and_push();
+        push.assert_refused("host not found in upstream").says("the revision is not held");
+        assert!(host.status()["held"].is_null());
+        host.sh("echo 127.0.0.1 elsewhere.test >>/etc/hosts").ok();
+        repo.push().assert_live();
+        // With a mistake of its own it is at fault, at once.
+        repo.write(site, "server { listen 8080; nonsense; location / { proxy_pass http://nowhere.test:9; } }\n");
+        repo.commit_and_push().assert_refused("nonsense");
+        assert!(!host.status()["held"].is_null());
+    }
+}

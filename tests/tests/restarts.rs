@@ -343,11 +343,11 @@ scenario! {
         repo.commit_and_push().assert_live();
         let first = run(host, "shop.service");
         // A drop-in by hand, and nobody told PID 1; then its removal.
-        for edit in ["mkdir -p /etc/systemd/system/shop.service.d; echo '[Unit]' >/etc/systemd/system/shop.service.d/x.conf", "rm -r /etc/systemd/system/shop.service.d"] {
-            host.sh(edit).ok();
-            assert_eq!(prop(host, "shop.service", "NeedDaemonReload"), "yes");
+        let drop_in = "/etc/systemd/system/shop.service.d/x.conf";
+        for (edit, known) in [(format!("mkdir -p $(dirname {drop_in}); echo '[Unit]' >{drop_in}"), drop_in), (format!("rm -r $(dirname {drop_in})"), "")] {
+            host.sh(&edit).ok();
             host.ctl("sync").ok();
-            assert_eq!(prop(host, "shop.service", "NeedDaemonReload"), "no");
+            assert_eq!((prop(host, "shop.service", "DropInPaths").as_str(), prop(host, "shop.service", "NeedDaemonReload").as_str()), (known, "no"));
         }
         assert_eq!(run(host, "shop.service"), first);
         assert!(host.ctl("sync").ok().contains("nothing to do"));

@@ -61,6 +61,17 @@ impl<'a> Shelf<'a> {
         Ok(all)
     }
 
+    /// Whether a unit has other drop-ins than the manager has read. Of those in directories that are new it does not say by itself that it
+    /// should (T29: `NeedDaemonReload` of systemd 252 goes by the directories of its last reload).
+    pub(super) fn has_other_drop_ins(&self, unit: &str, seen: &UnitSeen) -> bool {
+        let there: BTreeSet<String> = files::drop_ins(unit, &|dir| self.names(dir, When::Now)).into_iter().collect();
+        let read: BTreeSet<String> = seen.drop_ins.iter().map(|path| files::real(path)).collect();
+        // It has also read those of other names of the unit, and those that are links to nothing may or may not count.
+        let is_new = there.difference(&read).any(|path| matches!(self.object(path), Some(Object::File(_))));
+        let is_gone = read.difference(&there).any(|path| self.object(path) == Some(Object::Absent));
+        seen.load == "loaded" && (is_new || is_gone)
+    }
+
     /// Why a service that runs should start anew, whoever is at fault: a file that its unit names changed after its start.
     pub(super) fn newer_inputs(&self, unit: &str, seen: &UnitSeen, guards: &Guards) -> Option<String> {
         let inputs = inputs::of_service(unit, &self.read(unit, When::Now), &|_| false);

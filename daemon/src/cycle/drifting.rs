@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::Engine;
+use super::seeing::Drifted;
+use super::{Engine, Order};
 use crate::audit::{Event, NewRecord};
 use crate::kind::{Claim, Drift};
 use crate::manifest::Resource;
@@ -20,9 +21,9 @@ const FIGHT: Duration = Duration::from_secs(3600);
 pub struct Repairs(BTreeMap<String, Vec<Instant>>);
 
 impl Repairs {
-    /// Notes what a repair has brought back.
-    pub(super) fn note(&mut self, plan: &Plan) {
-        if plan.intent == Intent::Repair {
+    /// Notes what a repair has brought back that nobody asked for.
+    pub(super) fn note(&mut self, order: &Order, plan: &Plan) {
+        if matches!(order, Order::Repair { insist: false, .. }) {
             for step in &plan.steps {
                 self.0.entry(step.change.target()).or_default().push(Instant::now());
             }
@@ -45,7 +46,7 @@ impl Engine {
         &mut self,
         resource: &Resource,
         claims: &mut [Claim],
-        (intent, live): (Intent, Option<&Generation>),
+        (intent, drifted, live): (Intent, Drifted, Option<&Generation>),
         left: &mut Left,
     ) {
         let differs: Vec<&Claim> = claims.iter().filter(|claim| !claim.change.is_noop()).collect();
@@ -58,7 +59,10 @@ impl Engine {
             // Another declaration than the live one is no drift: it goes live.
             (Drift::Ignore, _) if live.is_some_and(|g| g.manifest.resources.iter().any(|r| is_same(r, resource))) => None,
             (Drift::Report, Intent::Repair) => Some("drift = \"report\"".to_owned()),
-            (_, Intent::Repair) if differs.iter().any(|claim| self.repairs.is_contested(&claim.change.target())) => {
+            (_, Intent::Repair)
+                if drifted == Drifted::AsDeclared
+                    && differs.iter().any(|claim| self.repairs.is_contested(&claim.change.target())) =>
+            {
                 Some(format!("CONTESTED: repaired {REPAIRS} times within an hour, and something else changes it back"))
             }
             _ => return,

@@ -154,10 +154,14 @@ impl From<RehearseError> for Stop {
     fn from(error: RehearseError) -> Self {
         match error {
             RehearseError::Host(error) => Self::new(Verdict::Failed, error.to_string()),
-            RehearseError::Rejected { guard, findings } => {
+            RehearseError::Rejected { guard, findings, passing } => {
                 let text = findings.join("\n");
-                let reason = format!("guard {guard}: {text}");
-                Self { judgement: Some(Judgement { name: guard, passed: false, text }), ..Self::refused(reason) }
+                let mut reason = format!("guard {guard}: {text}");
+                if passing {
+                    reason.push_str("\nthis may pass by itself: the revision is not held, push it again");
+                }
+                let judgement = Some(Judgement { name: guard, passed: false, text });
+                Self { judgement, hold: !passing, ..Self::refused(reason) }
             }
         }
     }

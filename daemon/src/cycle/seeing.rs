@@ -25,8 +25,10 @@ const DIFF_LIMIT: u64 = 1 << 20;
 /// Whether a plan shows what has drifted and is declared to be left so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drifted {
-    /// It is left.
+    /// It is left, and so is what is fought over.
     AsDeclared,
+    /// It is left; what is fought over is not, since a person asks.
+    Asked,
     /// It is shown with the rest.
     All,
 }
@@ -80,6 +82,9 @@ impl Engine {
         };
         let shelf = Shelf::new(&*self.host, &changes, &content);
         let definitions = shelf.define(&touched_definitions(&changes, units.keys()))?;
+        for (name, seen) in &mut units {
+            seen.stale |= shelf.has_other_drop_ins(name, seen);
+        }
         let mut pending = self.pending(&shelf, &manifest, &units);
         if order.intent() == Intent::Repair {
             // A push restarts; a look only tells, since whoever changed that may have a reason not to.
@@ -112,7 +117,7 @@ impl Engine {
         self.refuse_blind_probes(order.intent(), &material)?;
         let mut plan = plan::make(material).map_err(|e| Stop::refused(e.to_string()))?;
         plan.secrets = self.secrets_of(&plan);
-        if order.intent() == Intent::Repair && drifted == Drifted::AsDeclared {
+        if order.intent() == Intent::Repair && drifted != Drifted::All {
             self.report_left(left);
         }
         Ok(plan)
@@ -210,8 +215,8 @@ impl Engine {
             };
             match kind.claims(resource, &Sight { host: &*self.host }) {
                 Ok(mut found) => {
-                    if drifted == Drifted::AsDeclared {
-                        self.leave_drift(resource, &mut found, (intent, live.as_ref()), &mut left);
+                    if drifted != Drifted::All {
+                        self.leave_drift(resource, &mut found, (intent, drifted, live.as_ref()), &mut left);
                     }
                     claims.push((kind.phase(), format!("{}:{}", resource.kind, resource.name), found));
                 }

@@ -33,8 +33,9 @@ fn own_file(unit: &str, names: &dyn Fn(&str) -> Vec<String>) -> Option<String> {
     })
 }
 
-/// Sorted by their names; of two with one name the first that is found counts.
-fn drop_ins(unit: &str, names: &dyn Fn(&str) -> Vec<String>) -> Vec<String> {
+/// A unit's drop-ins, sorted by their names; of two with one name the first that is found counts.
+#[must_use]
+pub fn drop_ins(unit: &str, names: &dyn Fn(&str) -> Vec<String>) -> Vec<String> {
     let mut found: BTreeMap<String, String> = BTreeMap::new();
     let directories = drop_in_directories(unit);
     for place in LOAD_PATH {
@@ -60,6 +61,12 @@ fn drop_in_directories(unit: &str) -> Vec<String> {
     names.extend(dashes.into_iter().rev().filter(|at| *at + 1 < prefix.len()).map(|at| format!("{}.{suffix}", &prefix[..=at])));
     names.push(suffix.to_owned());
     names.into_iter().map(|name| format!("{name}.d")).collect()
+}
+
+/// The same path without the link that `/lib` is.
+#[must_use]
+pub fn real(path: &str) -> String {
+    path.strip_prefix("/lib/").map_or_else(|| path.to_owned(), |rest| format!("/usr/lib/{rest}"))
 }
 
 #[cfg(test)]
