@@ -255,7 +255,7 @@ fn progress_text(progress: &Progress) -> String {
         Progress::Line { text } if text.starts_with('~') || text.starts_with('!') => "33",
         Progress::Line { .. } => return text,
         Progress::Good { .. } => "32",
-        Progress::Note { .. } => "33",
+        Progress::Because { .. } | Progress::Note { .. } => "33",
         Progress::Bad { .. } => "1;31",
         Progress::Done { report: Report { verdict, .. } } if verdict.is_good() => "1;32",
         Progress::Done { .. } => "1;31",
