@@ -70,6 +70,15 @@ impl Host {
         host
     }
 
+    /// The same with what a web application runs on: gunicorn, Django, PostgreSQL.
+    #[must_use]
+    #[track_caller]
+    pub fn with_web(release: Release) -> Host {
+        let host = Host::boot(&Image::web(release));
+        host.exec("systemctl enable --quiet --now nginx").ok();
+        host
+    }
+
     /// The same with the package that was built with the feature `failpoints`: it dies where [`Host::order`] says.
     #[must_use]
     #[track_caller]

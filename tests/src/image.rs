@@ -11,6 +11,8 @@ use crate::run::{self, Output};
 
 /// What the hosts of most scenarios have besides Debian's minimum: all that a run of the package brings in, and tools to look with.
 const STACK: &str = "openssh-server,git,polkitd,age,man-db,nginx,sqlite3,strace,python3,dbus";
+/// What a web application runs on, for the scenarios that need a real one.
+const WEB: &str = "gunicorn,python3-django,postgresql,curl";
 /// Settings of hosts with our package: nothing happens by itself.
 const QUIET: &str = "watch = false\n";
 /// Images of one kind and release that are kept.
@@ -84,7 +86,21 @@ impl Image {
     #[track_caller]
     pub(crate) fn installed(release: Release) -> Image {
         static INSTALLED: [OnceLock<Image>; 2] = [const { OnceLock::new() }; 2];
-        let made = INSTALLED[release as usize].get_or_init(|| Image::with_deb(release, "deb", &deb()));
+        let made = INSTALLED[release as usize].get_or_init(|| Image::stack(release).with_deb("deb", &deb()));
+        made.clone()
+    }
+
+    /// The packages of [`WEB`] below the one under test.
+    #[track_caller]
+    pub(crate) fn web(release: Release) -> Image {
+        static WEBS: [OnceLock<Image>; 2] = [const { OnceLock::new() }; 2];
+        let made = WEBS[release as usize].get_or_init(|| {
+            let web = Image::stack(release).derive("web", &[WEB.as_bytes()], |host| {
+                testhost(&["mirror", "--release", release.name(), "--deb", WEB], b"").ok();
+                host.apt(&format!("update -qq && apt-get install -y -qq {} && apt-get clean", WEB.replace(',', " ")));
+            });
+            web.with_deb("web-deb", &deb())
+        });
         made.clone()
     }
 
@@ -92,15 +108,15 @@ impl Image {
     #[track_caller]
     pub(crate) fn with_failpoints(release: Release) -> Image {
         static INSTALLED: [OnceLock<Image>; 2] = [const { OnceLock::new() }; 2];
-        let made =
-            INSTALLED[release as usize].get_or_init(|| Image::with_deb(release, "die", &package("RECONCILED_DEB_FAILPOINTS")));
+        let made = INSTALLED[release as usize]
+            .get_or_init(|| Image::stack(release).with_deb("die", &package("RECONCILED_DEB_FAILPOINTS")));
         made.clone()
     }
 
     #[track_caller]
-    fn with_deb(release: Release, kind: &str, deb: &Path) -> Image {
+    fn with_deb(&self, kind: &str, deb: &Path) -> Image {
         let content = fs::read(deb).unwrap_or_else(|e| panic!("{}: {e}", deb.display()));
-        Image::stack(release).derive(kind, &[&content, QUIET.as_bytes()], |host| {
+        self.derive(kind, &[&content, QUIET.as_bytes()], |host| {
             host.install(deb);
             // What a scenario changes by hand has to stay until it says what is to happen; those about events switch it on.
             host.write("/etc/reconciled/reconciled.d/quiet.toml", QUIET);
