@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use diff::text_diff;
 pub use record::{ChangeRecord, Event, NewRecord, Record, Stage, VERSION};
-pub use show::{Filter, Selection, find, full, line, select};
+pub use show::{Filter, Selection, find, full, line, newest, select};
 pub use time::UtcTime;
 pub use verify::{Broken, Verified, verify};
 

@@ -1,6 +1,7 @@
 //! `reconcilectl`: the operator's verbs; those with more to do than ask the daemon in files of their own. Text and `--json` come from the same values.
 
 mod audit;
+mod explain;
 mod init;
 mod key;
 mod status;
@@ -65,6 +66,16 @@ enum Verb {
     Plan {
         /// `main`, a commit id, or the beginning of one
         revision: String,
+    },
+    /// Say why a revision was refused or rolled back, with cause and remedy
+    ///
+    /// Answers from the audit log. Exits with 1 when there is nothing to explain.
+    Explain {
+        /// A commit id, or the beginning of one; the newest one that did not go live by default
+        revision: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Run one full cycle now: fetch the remotes, repair drift, and wait for it
     Sync,
@@ -168,6 +179,7 @@ fn run(verb: Verb) -> u8 {
         Verb::Status { json } => status::status(json),
         Verb::History { json } => status::history(json),
         Verb::Plan { revision } => follow(async |m, out| m.plan(&revision, out).await),
+        Verb::Explain { revision, json } => say(explain::explain(revision.as_deref(), json)),
         Verb::Sync => follow(async |m, out| m.sync(out).await),
         Verb::Diff { generation } => {
             if generation == Some(0) {
@@ -255,7 +267,7 @@ fn progress_text(progress: &Progress) -> String {
         Progress::Line { text } if text.starts_with('~') || text.starts_with('!') => "33",
         Progress::Line { .. } => return text,
         Progress::Good { .. } => "32",
-        Progress::Note { .. } => "33",
+        Progress::Because { .. } | Progress::Note { .. } => "33",
         Progress::Bad { .. } => "1;31",
         Progress::Done { report: Report { verdict, .. } } if verdict.is_good() => "1;32",
         Progress::Done { .. } => "1;31",

@@ -2,6 +2,7 @@
 //! made by the stage before it, so that none can be skipped.
 
 mod asides;
+mod cause;
 mod definitions;
 mod drifting;
 mod ending;
@@ -171,6 +172,8 @@ struct End {
 struct Pass {
     began: Instant,
     record: NewRecord,
+    /// How things stood before the first change.
+    mark: Option<cause::Mark>,
 }
 
 impl Pass {
@@ -182,7 +185,7 @@ impl Pass {
             Order::Revert { why, .. } => record.reason = Some(why.clone()),
             Order::Repair { .. } => {}
         }
-        Self { began: Instant::now(), record }
+        Self { began: Instant::now(), record, mark: None }
     }
 
     fn lap(&mut self, stage: &str) {
@@ -269,6 +272,7 @@ impl Engine {
         pass.lap("baseline");
         let terms = self.terms(order, rehearsed.plan(), live)?;
         (self.phase)("applying");
+        pass.mark = Some(self.mark());
         let staged = apply::stage(rehearsed, &mut self.ground(say)).map_err(|e| Stop::before_live(&e))?;
         pass.lap("stage");
         // Not `self.ground`: the record before the first change needs the audit log beside it.

@@ -186,6 +186,17 @@ pub struct Process {
     pub title: String,
 }
 
+/// How far a log goes: the file, by its inode, and its length.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEnd {
+    /// Where it stands.
+    pub path: String,
+    /// Its inode: a log that was rotated since is another file.
+    pub inode: u64,
+    /// Its length, in bytes.
+    pub length: u64,
+}
+
 /// What a transient unit of ours may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sandbox {
@@ -203,6 +214,8 @@ pub enum Sandbox {
     Rehearsal,
     /// Any socket can be reached and any file seen, nothing written: health checks.
     Probe,
+    /// Any file and any process can be seen, no socket reached, nothing written: who listens, who may read what.
+    Evidence,
     /// As it is: a guard in place, a command.
     Live {
         /// Whose identity; `None` is root.
@@ -262,6 +275,8 @@ pub trait Look {
     fn content(&self, path: &ManagedPath, limit: u64) -> HostResult<Vec<u8>>;
     /// When a file or its metadata last changed (`st_ctime`), in microseconds since 1970; `None` when nothing is there.
     fn changed_at(&self, path: &ManagedPath) -> HostResult<Option<u64>>;
+    /// How far the files in a directory go (none in a missing one).
+    fn ends(&self, directory: &ManagedPath, limit: usize) -> HostResult<Vec<LogEnd>>;
     /// All user accounts of passwd(5).
     fn accounts(&self) -> HostResult<Vec<Account>>;
     /// The id of a group of group(5).

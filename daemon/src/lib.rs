@@ -20,6 +20,7 @@ pub mod ctl;
 pub mod cycle;
 pub mod daemon;
 pub mod desk;
+pub mod diagnose;
 pub mod digest;
 pub mod failpoint;
 pub mod guard;

@@ -81,6 +81,11 @@ pub enum Progress {
         /// The text.
         text: String,
     },
+    /// Why something failed, and what to do about it.
+    Because {
+        /// The text.
+        text: String,
+    },
     /// A remark that fails nothing.
     Note {
         /// The text.
@@ -102,6 +107,7 @@ impl Progress {
             Self::Line { text } => text.clone(),
             Self::Good { text } => format!("ok    {text}"),
             Self::Bad { text } => format!("error: {text}"),
+            Self::Because { text } => format!("because: {text}"),
             Self::Note { text } => format!("hint: {text}"),
             Self::Done { report } => return report.text(),
         };
@@ -191,6 +197,7 @@ mod tests {
             (Progress::Line { text: text() }, "x"),
             (Progress::Good { text: text() }, "ok    x"),
             (Progress::Bad { text: text() }, "error: x"),
+            (Progress::Because { text: text() }, "because: x"),
             (Progress::Note { text: text() }, "hint: x"),
         ] {
             assert_eq!(progress.text(), line);

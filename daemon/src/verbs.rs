@@ -17,6 +17,7 @@ pub fn main(arguments: Vec<String>) -> ExitCode {
         [] => daemon::main(),
         ["worker", "source"] => worker::source::main(),
         ["worker", "rehearse"] => worker::rehearse::main(),
+        ["worker", "evidence"] => worker::evidence::main(),
         ["worker", "probe"] => worker::probe::main(),
         ["recover"] => daemon::recover(),
         ["serve", ..] => push::serve(&arguments[2..]),

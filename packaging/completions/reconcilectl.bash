@@ -25,6 +25,9 @@ _reconcilectl() {
             reconcilectl,diff)
                 cmd="reconcilectl__subcmd__diff"
                 ;;
+            reconcilectl,explain)
+                cmd="reconcilectl__subcmd__explain"
+                ;;
             reconcilectl,history)
                 cmd="reconcilectl__subcmd__history"
                 ;;
@@ -89,7 +92,7 @@ _reconcilectl() {
 
     case "${cmd}" in
         reconcilectl)
-            opts="-h -V --help --version init key status plan sync history diff rollback retry pause resume confirm resolve validate audit"
+            opts="-h -V --help --version init key status plan explain sync history diff rollback retry pause resume confirm resolve validate audit"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -224,6 +227,20 @@ _reconcilectl() {
             ;;
         reconcilectl__subcmd__diff)
             opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        reconcilectl__subcmd__explain)
+            opts="-h --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -77,6 +77,15 @@ impl Host {
         Host::boot(&Image::programs(release))
     }
 
+    /// The same with what a web application runs on: gunicorn, Django, PostgreSQL.
+    #[must_use]
+    #[track_caller]
+    pub fn with_web(release: Release) -> Host {
+        let host = Host::boot(&Image::web(release));
+        host.exec("systemctl enable --quiet --now nginx").ok();
+        host
+    }
+
     /// The same with the package that was built with the feature `failpoints`: it dies where [`Host::order`] says.
     #[must_use]
     #[track_caller]

@@ -11,6 +11,8 @@ use crate::run::{self, Output};
 
 /// What the hosts of most scenarios have besides Debian's minimum: all that a run of the package brings in, and tools to look with.
 const STACK: &str = "openssh-server,git,polkitd,age,man-db,nginx,sqlite3,strace,python3,dbus";
+/// What a web application runs on, for the scenarios that need a real one.
+const WEB: &str = "gunicorn,python3-django,postgresql,curl";
 /// Settings of hosts with our package: nothing happens by itself.
 const QUIET: &str = "watch = false\n";
 /// The programs that guards are shipped for, as far as [`STACK`] has them not.
@@ -82,7 +84,7 @@ impl Image {
     #[track_caller]
     pub(crate) fn installed(release: Release) -> Image {
         static INSTALLED: [OnceLock<Image>; 2] = [const { OnceLock::new() }; 2];
-        let made = INSTALLED[release as usize].get_or_init(|| Image::with_deb(&Image::stack(release), "deb", &deb()));
+        let made = INSTALLED[release as usize].get_or_init(|| Image::stack(release).with_deb("deb", &deb()));
         made.clone()
     }
 
@@ -99,7 +101,21 @@ impl Image {
                 host.apt(&format!("update -qq && apt-get install -y -qq {}", PROGRAMS.replace(',', " ")));
                 host.sh("systemctl disable --now postgresql redis-server pgbouncer haproxy apache2 && apt-get clean").ok();
             });
-            Image::with_deb(&stack, "guarded", &deb())
+            stack.with_deb("guarded", &deb())
+        });
+        made.clone()
+    }
+
+    /// The packages of [`WEB`] below the one under test.
+    #[track_caller]
+    pub(crate) fn web(release: Release) -> Image {
+        static WEBS: [OnceLock<Image>; 2] = [const { OnceLock::new() }; 2];
+        let made = WEBS[release as usize].get_or_init(|| {
+            let web = Image::stack(release).derive("web", &[WEB.as_bytes()], |host| {
+                testhost(&["mirror", "--release", release.name(), "--deb", WEB], b"").ok();
+                host.apt(&format!("update -qq && apt-get install -y -qq {} && apt-get clean", WEB.replace(',', " ")));
+            });
+            web.with_deb("web-deb", &deb())
         });
         made.clone()
     }
@@ -109,14 +125,14 @@ impl Image {
     pub(crate) fn with_failpoints(release: Release) -> Image {
         static INSTALLED: [OnceLock<Image>; 2] = [const { OnceLock::new() }; 2];
         let made = INSTALLED[release as usize]
-            .get_or_init(|| Image::with_deb(&Image::stack(release), "die", &package("RECONCILED_DEB_FAILPOINTS")));
+            .get_or_init(|| Image::stack(release).with_deb("die", &package("RECONCILED_DEB_FAILPOINTS")));
         made.clone()
     }
 
     #[track_caller]
-    fn with_deb(base: &Image, kind: &str, deb: &Path) -> Image {
+    fn with_deb(&self, kind: &str, deb: &Path) -> Image {
         let content = fs::read(deb).unwrap_or_else(|e| panic!("{}: {e}", deb.display()));
-        base.derive(kind, &[&content, QUIET.as_bytes()], |host| {
+        self.derive(kind, &[&content, QUIET.as_bytes()], |host| {
             host.install(deb);
             // What a scenario changes by hand has to stay until it says what is to happen; those about events switch it on.
             host.write("/etc/reconciled/reconciled.d/quiet.toml", QUIET);

@@ -30,6 +30,7 @@ scenario! {
             ("history --json", [0, 0, 4]),
             ("diff", [0, 0, 4]),
             ("diff 1", [1, 1, 4]),
+            ("explain", [1, 1, 4]),
             ("plan main", [0, 4, 4]),
             ("sync", [0, 4, 4]),
             ("pause", [0, 4, 4]),

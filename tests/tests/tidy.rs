@@ -27,8 +27,10 @@ const DOORS: [&str; 15] = [
 ];
 
 /// What decides and reaches for nothing: same input, same answer.
-const PURE: [&str; 16] = [
+const PURE: [&str; 18] = [
     "change.rs",
+    "diagnose.rs",
+    "diagnose/",
     "digest.rs",
     "guard.rs",
     "journal.rs",

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::diff::text_diff;
 use super::time::UtcTime;
 use crate::change::{Change, DirFacts, Object, UnitFacts};
+use crate::diagnose::Finding;
 use crate::digest::Digest;
 use crate::guard::Judgement;
 use crate::plan::Plan;
@@ -193,6 +194,9 @@ pub struct NewRecord {
     /// What the probes said.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<Verdict>,
+    /// Why it failed, as far as that was found out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
     /// How long each stage took.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<Stage>,
@@ -251,6 +255,7 @@ impl NewRecord {
             wakes: Vec::new(),
             guards: Vec::new(),
             probes: Vec::new(),
+            findings: Vec::new(),
             stages: Vec::new(),
         }
     }

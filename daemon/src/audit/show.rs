@@ -80,6 +80,20 @@ pub fn select(reader: impl BufRead, filter: &Filter) -> io::Result<Selection> {
     Ok(Selection { records: kept.into(), unreadable })
 }
 
+/// Reads the newest record of a log that is wanted.
+///
+/// # Errors
+/// Those of the reader.
+pub fn newest(reader: impl BufRead, wanted: impl Fn(&Record) -> bool) -> io::Result<Option<Record>> {
+    let mut newest = None;
+    for line in reader.split(b'\n') {
+        if let Some(record) = serde_json::from_slice::<Record>(&line?).ok().filter(&wanted) {
+            newest = Some(record);
+        }
+    }
+    Ok(newest)
+}
+
 /// Reads one record of a log.
 ///
 /// # Errors
@@ -143,6 +157,7 @@ pub fn full(record: &Record) -> String {
         what.guards.iter().map(|guard| verdict(guard.passed, &format!("{}: {}", guard.name, guard.text))),
     );
     section(&mut out, "probes", what.probes.iter().map(|probe| verdict(probe.passed, &probe.text)));
+    section(&mut out, "because", what.findings.iter().map(|finding| block("  ", &finding.text)));
     section(&mut out, "stages", what.stages.iter().map(|stage| block("  ", &format!("{} {} ms", stage.name, stage.ms))));
     field(&mut out, "previous", &record.prev.map_or("none, this is the first".to_owned(), |digest| digest.to_string()));
     out

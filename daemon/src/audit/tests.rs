@@ -91,6 +91,7 @@ fn pushed() -> NewRecord {
             millis: 4012,
             text: "site: wanted 200, got 502 (GET http://127.0.0.1/)".to_owned(),
         }],
+        findings: vec![crate::diagnose::Finding { name: "x".to_owned(), text: "nobody listens\u{7}".to_owned() }],
         stages: vec![Stage { name: "plan".to_owned(), ms: 12 }],
         reason: None,
         details: Some("two\nlines\u{7}".to_owned()),
@@ -385,6 +386,7 @@ fn records_read_well_and_harm_no_terminal() {
         "wakes\n  reload nginx.service\n",
         "guards\n  ok    nginx: syntax is ok\n",
         "probes\n  FAIL  site: wanted 200, got 502 (GET http://127.0.0.1/)\n",
+        "because\n  nobody listens\\u{7}\n",
         "stages\n  plan 12 ms\n",
     ] {
         assert!(text.contains(part), "{part:?} in:\n{text}");

@@ -67,11 +67,11 @@ fn outcome() -> impl TypedValueParser<Value = Event> {
     PossibleValuesParser::new(Event::ALL.map(Event::name)).try_map(|name| name.parse::<Event>())
 }
 
-fn own() -> PathBuf {
+pub(super) fn own() -> PathBuf {
     Path::new(STATE_DIR).join("audit/audit.jsonl")
 }
 
-fn open(path: &Path) -> Result<BufReader<File>, Problem> {
+pub(super) fn open(path: &Path) -> Result<BufReader<File>, Problem> {
     File::open(path).map(BufReader::new).map_err(|e| {
         if e.kind() == std::io::ErrorKind::PermissionDenied {
             let message = format!("{} is not yours to read: run it with sudo, or join the group reconciled", path.display());
@@ -81,7 +81,7 @@ fn open(path: &Path) -> Result<BufReader<File>, Problem> {
     })
 }
 
-fn cannot_read(error: impl std::fmt::Display) -> Problem {
+pub(super) fn cannot_read(error: impl std::fmt::Display) -> Problem {
     Problem::new(format!("the audit log cannot be read: {error}"))
 }
 

@@ -258,10 +258,19 @@ impl Engine {
         if !is_told {
             say(Progress::Bad { text: reason.clone() });
         }
-        say(Progress::Line { text: "taking everything back".to_owned() });
-        let open = Open { id, state: Phase::Acting, plan, staging, reason: reason.clone(), remains: Vec::new() };
         // A host that goes down stops what was started and takes no more jobs: that is nobody's fault.
         let at_fault = at_fault && !self.host.is_going_down();
+        if let Some(mark) = pass.mark.take().filter(|_| at_fault) {
+            pass.record.findings = self.causes(&plan, &reason, &pass.record.probes, &mark);
+            for finding in &pass.record.findings {
+                // Nobody may be following.
+                tracing::error!("because: {}", finding.text);
+                say(Progress::Because { text: finding.text.clone() });
+            }
+            pass.lap("diagnose");
+        }
+        say(Progress::Line { text: "taking everything back".to_owned() });
+        let open = Open { id, state: Phase::Acting, plan, staging, reason: reason.clone(), remains: Vec::new() };
         let hold = (at_fault && open.plan.intent == Intent::Deploy).then(|| held_now(&open.plan.commit.id, &reason));
         let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
         let undone = apply::undo(&open, &Cause { reason: &reason, hold: hold.as_ref() }, &mut ground);

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Account, HostError, HostResult, Job, Look, Patience, Process, Ran, Seen, Slot, Touch, UnitSeen};
+use super::{Account, HostError, HostResult, Job, LogEnd, Look, Patience, Process, Ran, Seen, Slot, Touch, UnitSeen};
 use crate::change::{DirFacts, FileFacts, Object, UnitFacts, Wake};
 use crate::digest::Digest;
 use crate::path::ManagedPath;
@@ -87,6 +87,8 @@ pub(crate) struct World {
     pub(crate) missing: BTreeSet<String>,
     /// Probes that are red whatever is served.
     pub(crate) red: BTreeSet<String>,
+    /// What the evidence worker answers.
+    pub(crate) evidence: Vec<u8>,
     /// Every call that changes something, and every job.
     pub(crate) log: Vec<String>,
     /// What must never happen and did.
@@ -443,6 +445,9 @@ impl Look for Fake {
         self.look(|w| {
             Ok(w.units.iter().filter(|(name, u)| u.active && name.ends_with(".service")).map(|(n, _)| n.clone()).collect())
         })
+    }
+    fn ends(&self, _: &ManagedPath, _: usize) -> HostResult<Vec<LogEnd>> {
+        self.look(|_| Ok(Vec::new()))
     }
     fn instances(&self, _: &str) -> HostResult<Vec<String>> {
         self.look(|_| Ok(Vec::new()))

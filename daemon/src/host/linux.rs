@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::change::{DirFacts, Object, UnitFacts, Wake};
-use crate::host::{Account, HostError, HostResult, Job, Look, Patience, Process, Ran, Seen, Slot, Touch, UnitSeen};
+use crate::host::{Account, HostError, HostResult, Job, LogEnd, Look, Patience, Process, Ran, Seen, Slot, Touch, UnitSeen};
 use crate::path::ManagedPath;
 
 pub use files::{Files, accounts};
@@ -84,6 +84,9 @@ impl Look for Linux {
     }
     fn changed_at(&self, path: &ManagedPath) -> HostResult<Option<u64>> {
         self.files.changed_at(path)
+    }
+    fn ends(&self, directory: &ManagedPath, limit: usize) -> HostResult<Vec<LogEnd>> {
+        self.files.ends(directory, limit)
     }
     fn accounts(&self) -> HostResult<Vec<Account>> {
         files::accounts()

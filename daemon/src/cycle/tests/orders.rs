@@ -73,6 +73,40 @@ fn what_a_guard_rejects_touches_nothing_and_is_held() {
 }
 
 #[test]
+fn a_failure_is_explained_before_it_is_taken_back() {
+    let line = r#"2026/11/26 01:31:33 [error] 1#1: *10 connect() failed (111: Connection refused) while connecting to upstream, upstream: "http://127.0.0.1:8099/", host: "127.0.0.1""#;
+    let facts = serde_json::json!({ "errors": [line] }).to_string();
+    for (answer, text) in
+        [(facts.as_str(), Some("nobody listens on 127.0.0.1:8099, to which nginx passes")), ("nonsense", None), ("", None)]
+    {
+        let mut rig = chain(&["one", "502"]);
+        rig.live("1").fake.world().evidence = answer.into();
+        let calls = rig.fake.calls();
+        assert_eq!(rig.deploy("2").verdict, Verdict::RolledBack, "whatever the evidence is");
+        assert_eq!(served(&rig).as_deref(), Some("one"));
+        let place = |words: &str| rig.said.iter().position(|line| line.starts_with(words));
+        let (error, cause, back) = (place("error: probe site"), place("because: "), place("taking everything back"));
+        assert_eq!(cause.map(|at| rig.said[at].contains(text.unwrap_or("nothing"))), text.map(|_| true), "{:?}", rig.said);
+        assert!(cause.is_none_or(|at| error < Some(at) && Some(at) < back), "{:?}", rig.said);
+        let log = std::fs::read_to_string(rig.dir.path().join("audit.jsonl")).unwrap();
+        assert_eq!(log.lines().last().is_some_and(|record| record.contains("nobody-listens")), text.is_some());
+        let jobs: Vec<String> = rig.fake.world().log[calls..].to_vec();
+        assert_eq!(jobs.iter().filter(|job| *job == "run evidence").count(), 1, "{jobs:?}");
+    }
+    let mut rig = chain(&["one", "502"]);
+    let fault = Fault::Fail { late: false, sticky: false, error: || errno("run evidence", 5) };
+    rig.live("1").fake.arm_on("run evidence", fault);
+    assert_eq!(rig.deploy("2").verdict, Verdict::RolledBack, "whoever looks may fail");
+    assert_eq!(served(&rig).as_deref(), Some("one"));
+
+    let mut rig = chain(&["one", "broken;", "three"]);
+    let calls = rig.live("1").fake.calls();
+    rig.deploy("2");
+    rig.live("3");
+    assert!(!rig.fake.world().log[calls..].iter().any(|job| job == "run evidence"), "nothing has failed, or nothing was live");
+}
+
+#[test]
 fn what_the_probes_reject_is_taken_back_with_its_processes() {
     let mut rig = chain(&["one", "502", "three"]);
     rig.live("1");

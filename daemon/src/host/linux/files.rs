@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::io;
 use crate::change::{DirFacts, FileFacts, Object};
 use crate::digest::Digest;
-use crate::host::{Account, HostError, HostResult, Seen, Slot};
+use crate::host::{Account, HostError, HostResult, LogEnd, Seen, Slot};
 use crate::path::ManagedPath;
 
 /// The name of a staging directory.
@@ -130,6 +130,18 @@ impl Files {
             }
         }
         Ok(names)
+    }
+
+    pub(crate) fn ends(&self, directory: &ManagedPath, limit: usize) -> HostResult<Vec<LogEnd>> {
+        let names = self.entries(directory, limit)?;
+        let Ok(dir) = self.open_beneath(directory.as_str(), OFlags::PATH | OFlags::DIRECTORY) else { return Ok(Vec::new()) };
+        let end = |name: String| {
+            let stat = fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            let length = u64::try_from(stat.st_size).ok()?;
+            is_file.then(|| LogEnd { path: format!("{directory}/{name}"), inode: stat.st_ino, length })
+        };
+        Ok(names.into_iter().filter_map(end).collect())
     }
 
     pub(crate) fn content(&self, path: &ManagedPath, limit: u64) -> HostResult<Vec<u8>> {

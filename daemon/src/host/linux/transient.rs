@@ -139,6 +139,7 @@ fn sandbox(kind: &Sandbox) -> Vec<(&'static str, Variant<'static>)> {
         Sandbox::Live { user: Some(name) } => user(name),
         Sandbox::Rehearsal => rehearsal(),
         Sandbox::Probe => confined(CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH, &["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"]),
+        Sandbox::Evidence => confined(CAP_DAC_READ_SEARCH | CAP_SYS_PTRACE, &[]),
         Sandbox::Parser { user: name } => {
             let mut set = user(name);
             // No sockets at all: not even the bus, which takes this user for the git hook.
@@ -159,6 +160,8 @@ fn sandbox(kind: &Sandbox) -> Vec<(&'static str, Variant<'static>)> {
 
 const CAP_DAC_OVERRIDE: u64 = 1 << 1;
 const CAP_DAC_READ_SEARCH: u64 = 1 << 2;
+/// Which sockets a process holds is not shown without it (proc_pid_fd(5)); the worker gives it up once it has seen them.
+const CAP_SYS_PTRACE: u64 = 1 << 19;
 /// Mount and process namespaces (`CLONE_NEWNS | CLONE_NEWPID`, clone(2)).
 const CLONE_NEWNS_AND_PID: u64 = 0x0002_0000 | 0x2000_0000;
 

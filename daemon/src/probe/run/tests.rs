@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{baseline, run};
 use crate::change::DirFacts;
-use crate::host::{Account, HostError, HostResult, Job, Look, Process, Ran, Sandbox, Seen, UnitSeen};
+use crate::host::{Account, HostError, HostResult, Job, LogEnd, Look, Process, Ran, Sandbox, Seen, UnitSeen};
 use crate::path::ManagedPath;
 use crate::probe::{Probe, Verdict};
 
@@ -54,6 +54,9 @@ impl Look for Fake {
         unreachable!()
     }
     fn changed_at(&self, _: &ManagedPath) -> HostResult<Option<u64>> {
+        unreachable!()
+    }
+    fn ends(&self, _: &ManagedPath, _: usize) -> HostResult<Vec<LogEnd>> {
         unreachable!()
     }
     fn accounts(&self) -> HostResult<Vec<Account>> {
