@@ -126,7 +126,7 @@ impl Settings {
             return Err("look_interval is shorter than a second: write at least \"1s\"".to_owned());
         }
         if self.confirm_window.0 < std::time::Duration::from_secs(1) {
-            return Err("confirm_window is shorter than a second: write at least \"30s\"".to_owned());
+            return Err("confirm_window is shorter than a second: write at least \"1s\"".to_owned());
         }
         Lifelines::new(&fragment.lifelines)?;
         self.lifelines.extend(fragment.lifelines);

@@ -227,7 +227,11 @@ impl Engine {
         pass.lap("read");
         let allow_empty = wanted.manifest.allow_empty;
         let drifted = if matches!(order, Order::Repair { insist: true, .. }) { Drifted::Asked } else { Drifted::AsDeclared };
-        let plan = self.plan(order, wanted, drifted)?;
+        let mut plan = self.plan(order, wanted, drifted)?;
+        if matches!(order, Order::Revert { .. }) {
+            // They let it pass when it went live; an objection now would keep a locked-out host locked out.
+            plan.guards.clear();
+        }
         if is_settled(&plan, live.as_ref()) {
             pass.lap("plan");
             if order.intent() == Intent::Repair {
@@ -267,7 +271,9 @@ impl Engine {
         pass: &mut Pass,
         say: Say<'_>,
     ) -> Result<End, Stop> {
-        self.wait_for_dpkg(order.intent(), say)?;
+        if self.wait_for_dpkg(order, say)? {
+            pass.lap("wait");
+        }
         let baseline = probe::baseline(&*self.host, &rehearsed.plan().manifest.probes)?;
         pass.lap("baseline");
         let terms = self.terms(order, rehearsed.plan(), live)?;

@@ -110,6 +110,7 @@ async fn run(settings: Settings, handle: tokio::runtime::Handle) -> Result<(), S
     let following = watch::Sender::new(0);
     let mut timers = Timers::default();
     let mut watching = settings.watch;
+    let window = watch::Sender::new(settings.confirm_window.0);
     let mut fed = 0;
     let result = loop {
         match happens.recv().await {
@@ -127,7 +128,7 @@ async fn run(settings: Settings, handle: tokio::runtime::Handle) -> Result<(), S
                 show_status(published.clone());
                 let happened = events.clone();
                 crate::watch::start(connection.clone(), &published, move || happened.send(Event::Changed).is_ok());
-                watch_confirmation(published.clone(), settings.confirm_window.0, &events);
+                watch_confirmation(published.clone(), window.subscribe(), &events);
                 let _ = sd_notify::notify(&[NotifyState::Ready]);
             }
             Some(Event::Look) => look(&desk, TIMER),
@@ -146,6 +147,7 @@ async fn run(settings: Settings, handle: tokio::runtime::Handle) -> Result<(), S
             Some(Event::Signal(SIGHUP)) => {
                 if let Some(settings) = reread(&desk, &mut timers, &events) {
                     watching = settings.watch;
+                    window.send_replace(settings.confirm_window.0);
                 }
             }
             Some(Event::Signal(SIGUSR1)) => drop(desk.submit(Task::Sync { actor: "SIGUSR1".to_owned() })),
@@ -275,7 +277,11 @@ impl Timers {
 
 /// The dead man's switch: a generation that waits for its confirmation has the whole window from when it is first seen here, which is after
 /// its commit, or after a start of the daemon.
-fn watch_confirmation(mut published: watch::Receiver<Published>, window: Duration, events: &mpsc::UnboundedSender<Event>) {
+fn watch_confirmation(
+    mut published: watch::Receiver<Published>,
+    windows: watch::Receiver<Duration>,
+    events: &mpsc::UnboundedSender<Event>,
+) {
     fn waiting(published: &Published) -> Option<u64> {
         published.status.unconfirmed.as_ref().map(|unconfirmed| unconfirmed.generation)
     }
@@ -283,6 +289,7 @@ fn watch_confirmation(mut published: watch::Receiver<Published>, window: Duratio
     tokio::spawn(async move {
         loop {
             let now = waiting(&published.borrow_and_update());
+            let window = *windows.borrow();
             let Some(generation) = now else {
                 if published.changed().await.is_err() {
                     return;

@@ -95,6 +95,9 @@ pub struct GuardWake {
     /// How it is proven that the new configuration serves.
     #[serde(default)]
     pub proof: Option<Proof>,
+    /// Words at the beginning of a line for which a reload is not enough when such lines change; new ones alone are.
+    #[serde(default)]
+    pub restart_for: Vec<String>,
 }
 
 /// Reload or restart.

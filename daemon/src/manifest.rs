@@ -80,6 +80,36 @@ pub struct Manifest {
     pub allow_empty: bool,
 }
 
+impl Manifest {
+    /// A line of a check with the files of the repository behind the places that it names: `… in /etc/nginx/sites-enabled/shop:4` gets
+    /// ` (files/etc/nginx/sites-available/shop:4)`.
+    #[must_use]
+    pub fn with_sources(&self, line: &str) -> String {
+        let is_end = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || "/._-@".contains(c));
+        let named = self.resources.iter().filter(|resource| matches!(resource.kind.as_str(), "file" | "link"));
+        let found = named.filter_map(|resource| {
+            let rest = line.split_once(resource.name.as_str())?.1;
+            is_end(rest).then_some((resource, rest))
+        });
+        let Some((resource, rest)) = found.max_by_key(|(resource, _)| resource.name.len()) else { return line.to_owned() };
+        let Some(source) = self.source_of(resource) else { return line.to_owned() };
+        let number: String = rest.strip_prefix(':').unwrap_or_default().chars().take_while(char::is_ascii_digit).collect();
+        let place = if number.is_empty() { source.to_owned() } else { format!("{source}:{number}") };
+        if line.contains(&place) { line.to_owned() } else { format!("{line} ({})", crate::path::escape(&place)) }
+    }
+
+    /// The file of the repository behind a file, or behind what a link leads to.
+    fn source_of<'a>(&'a self, resource: &'a Resource) -> Option<&'a str> {
+        if resource.kind == "file" {
+            return Some(resource.origin.file.as_str()).filter(|file| resource.origin.line == 0 && !file.is_empty());
+        }
+        let target = resource.spec.get("target")?.as_str()?;
+        let above = resource.name.rsplit_once('/')?.0;
+        let led = crate::path::joined(above, target)?;
+        self.resources.iter().find(|r| r.kind == "file" && r.name == led).and_then(|file| self.source_of(file))
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&crate::path::escape(&self.file))?;

@@ -125,6 +125,21 @@ fn check_component(component: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Where a link's text leads from the directory that it stands in, without `.` and `..`, resolved as text.
+#[must_use]
+pub fn joined(directory: &str, target: &str) -> Option<String> {
+    use std::path::Component;
+    let mut parts: Vec<String> = Vec::new();
+    for part in Path::new(directory).join(target).components() {
+        match part {
+            Component::Normal(name) => parts.push(name.to_str()?.to_owned()),
+            Component::ParentDir => drop(parts.pop()),
+            _ => {}
+        }
+    }
+    Some(format!("/{}", parts.join("/")))
+}
+
 /// Characters that a terminal obeys instead of showing: controls, direction marks, zero-width characters.
 #[must_use]
 pub fn is_hidden(c: char) -> bool {

@@ -135,7 +135,7 @@ pub struct Material<'a> {
     pub definitions: BTreeMap<String, Defined>,
     /// What the live generation declares.
     pub former: Vec<Resource>,
-    /// Services that have to start anew whatever this plan changes, and why.
+    /// Services that have to start anew for another reason than their definitions, and why.
     pub pending: BTreeMap<String, String>,
     /// Unit files that go and bring another file of the same unit to light, the vendor's.
     pub uncovering: BTreeSet<ManagedPath>,

@@ -164,7 +164,7 @@ pub fn rehearse(
         };
         let known = tolerated(guard, &future, &present).map_err(|new| RehearseError::Rejected {
             guard: guard.name.clone(),
-            findings: shown(new),
+            findings: shown(new).iter().map(|line| plan.manifest.with_sources(line)).collect(),
             passing: may_pass(guard, &future),
         })?;
         if let Some(unit) = reader(guard, &plan) {

@@ -442,7 +442,8 @@ impl Clerk {
             return Ok(Report::short(Verdict::NothingToDo, ""));
         };
         if self.engine.state.open_transaction()?.is_some_and(|open| open.state == Phase::Stuck) {
-            return Ok(Report::short(Verdict::Stuck, "an earlier rollback is stuck"));
+            let why = "an earlier rollback is stuck: see reconcilectl status, then reconcilectl resolve PATH --keep|--restore";
+            return Ok(Report::short(Verdict::Stuck, why));
         }
         let why = format!("generation {generation} was not confirmed in time ({})", waiting.changed.join(", "));
         tracing::error!("{why}: it is taken back");

@@ -19,7 +19,7 @@ use zbus::{Connection, MatchRule, MessageStream};
 
 use crate::tasks::Published;
 
-/// What is written goes on being written for a moment: a look waits until nothing has happened for so long (T20)…
+/// What is written goes on being written for a moment: a look waits until nothing has happened for so long…
 const QUIET: Duration = Duration::from_secs(1);
 /// …but no longer than this.
 const UNQUIET: Duration = Duration::from_secs(10);

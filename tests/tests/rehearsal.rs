@@ -232,3 +232,26 @@ scenario! {
         assert!(!host.status()["held"].is_null());
     }
 }
+
+scenario! {
+    fn nginx_restarts_only_for_what_a_reload_does_not_take_over(host: with_nginx) {
+        let main_pid = || host.exec("systemctl show --property=MainPID --value nginx").ok();
+        let repo = host.clone_repo();
+        let site = |key: &str, zone: &str| format!("limit_req_zone {key} zone=shop:1m rate=9r/s;\n{zone}\nserver {{ listen 8080; limit_req zone=shop; }}\n");
+        let file = "files/etc/nginx/conf.d/limits.conf";
+        repo.write(file, site("$binary_remote_addr", ""));
+        let first = main_pid();
+        repo.commit_and_push().assert_live().says("! reload nginx.service");
+        // One more zone comes with a reload; another key for one that is there does not.
+        repo.write(file, site("$binary_remote_addr", "limit_req_zone $uri zone=other:1m rate=9r/s;"));
+        repo.commit_and_push().assert_live().says("! reload nginx.service");
+        assert_eq!(main_pid(), first);
+        repo.write(file, site("$server_name", ""));
+        let push = repo.commit_and_push();
+        push.assert_live().says("! restart nginx.service (limit_req_zone changed in /etc/nginx/conf.d/limits.conf: a reload does not take that over)");
+        assert!(main_pid() != first);
+        // What is wrong is told with its place in the repository.
+        repo.write("files/etc/nginx/sites-available/shop", "server { listen 80; nonsense; }\n").symlink("files/etc/nginx/sites-enabled/shop", "../sites-available/shop");
+        repo.commit_and_push().assert_refused("in /etc/nginx/sites-enabled/shop:1 (files/etc/nginx/sites-available/shop:1)");
+    }
+}

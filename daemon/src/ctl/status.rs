@@ -55,7 +55,7 @@ fn in_words(status: &Status) -> String {
         text.push_str("           git fetch from elsewhere, or: sudo reconcilectl confirm\n");
     }
     for left in &status.drift {
-        text.push_str(&format!("drifted    {left}\n"));
+        text.push_str(&format!("left       {left}\n"));
     }
     for remain in &status.stuck {
         text.push_str(&format!("STUCK      {remain}\n"));

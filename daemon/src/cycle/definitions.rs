@@ -62,7 +62,7 @@ impl<'a> Shelf<'a> {
     }
 
     /// Whether a unit has other drop-ins than the manager has read. Of those in directories that are new it does not say by itself that it
-    /// should (T29: `NeedDaemonReload` of systemd 252 goes by the directories of its last reload).
+    /// should: `NeedDaemonReload` of systemd 252 goes by the directories of its last reload.
     pub(super) fn has_other_drop_ins(&self, unit: &str, seen: &UnitSeen) -> bool {
         let there: BTreeSet<String> = files::drop_ins(unit, &|dir| self.names(dir, When::Now)).into_iter().collect();
         let read: BTreeSet<String> = seen.drop_ins.iter().map(|path| files::real(path)).collect();
@@ -83,6 +83,25 @@ impl<'a> Shelf<'a> {
             let is_newer = seen.started != 0 && changed > seen.started && !by_guard;
             is_newer.then(|| format!("its {} changed after it had started", input.what))
         })
+    }
+
+    /// Services that have to restart where a reload would do for other changes of the same files, and why.
+    pub(super) fn beyond_reload(&self, guards: &Guards) -> BTreeMap<String, String> {
+        let mut restarts = BTreeMap::new();
+        for path in self.others() {
+            let wakes: Vec<_> = guards.of(&path).filter_map(|guard| guard.wake.as_ref()).collect();
+            for wake in wakes.iter().filter(|wake| !wake.restart_for.is_empty()) {
+                let [now, then] = [When::Now, When::Then].map(|when| self.text(path.as_str(), when).unwrap_or_default());
+                let differs = |word: &&String| {
+                    let [now, then] = [&now, &then].map(|text| lines_of(text, word));
+                    !now.is_subset(&then) && !then.is_subset(&now)
+                };
+                if let Some(word) = wake.restart_for.iter().find(differs) {
+                    restarts.insert(wake.unit.clone(), format!("{word} changed in {path}: a reload does not take that over"));
+                }
+            }
+        }
+        restarts
     }
 
     /// Changed paths that mean nothing to PID 1 itself.
@@ -137,8 +156,7 @@ impl<'a> Shelf<'a> {
         match self.change(path, when).cloned().or_else(|| self.object(path))? {
             Object::Link { target } if target == NOTHING => None,
             Object::Link { target } => {
-                let target = ManagedPath::new(path).ok()?.parent()?.as_path().join(target);
-                let target = normal(&target)?;
+                let target = crate::path::joined(ManagedPath::new(path).ok()?.parent()?.as_str(), &target)?;
                 let object = self.change(&target, when).cloned().or_else(|| self.object(&target))?;
                 self.content(&target, &object, when)
             }
@@ -160,18 +178,9 @@ impl<'a> Shelf<'a> {
     }
 }
 
-/// A path without `.` and `..`, resolved as text.
-fn normal(path: &std::path::Path) -> Option<String> {
-    use std::path::Component;
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.components() {
-        match part {
-            Component::Normal(name) => parts.push(name.to_str()?),
-            Component::ParentDir => drop(parts.pop()),
-            _ => {}
-        }
-    }
-    Some(format!("/{}", parts.join("/")))
+/// The lines of a text that begin with a word.
+fn lines_of<'t>(text: &'t str, word: &str) -> BTreeSet<&'t str> {
+    text.lines().map(str::trim).filter(|line| line.split_whitespace().next() == Some(word)).collect()
 }
 
 /// The units whose definitions these changes may alter, of those that are known; sockets that are about to start, whose files say

@@ -63,7 +63,9 @@ impl Engine {
                 if drifted == Drifted::AsDeclared
                     && differs.iter().any(|claim| self.repairs.is_contested(&claim.change.target())) =>
             {
-                Some(format!("CONTESTED: repaired {REPAIRS} times within an hour, and something else changes it back"))
+                Some(format!(
+                    "CONTESTED: repaired {REPAIRS} times within an hour, and something else changes it back: stop that, or declare drift = \"ignore\"; reconcilectl sync repairs it once more"
+                ))
             }
             _ => return,
         };
@@ -81,7 +83,7 @@ impl Engine {
         }
         if !left.is_empty() {
             let text = left.join("; ");
-            tracing::warn!("drifted and left so: {text}");
+            tracing::warn!("left as it is: {text}");
             let mut record = NewRecord::new(Event::DriftFound, "drift");
             record.reason = Some(text);
             self.record(record);

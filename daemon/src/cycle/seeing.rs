@@ -63,19 +63,11 @@ impl Engine {
         }
         let uncovering = self.uncovering(&changes)?;
         let mut units = BTreeMap::new();
-        for name in names {
-            let seen = self.host.unit(&name)?;
-            units.insert(name, seen);
-        }
+        self.see_units(names, &mut units)?;
         // What a changed socket starts has to be started again after it.
         let served: BTreeSet<String> =
             units.iter().filter(|(name, _)| name.ends_with(".socket")).flat_map(|(_, seen)| seen.triggers.clone()).collect();
-        for name in served {
-            if let Entry::Vacant(place) = units.entry(name) {
-                let seen = self.host.unit(place.key())?;
-                place.insert(seen);
-            }
-        }
+        self.see_units(served, &mut units)?;
         let content = |digest: &Digest| match manifest.contents.get(digest) {
             Some(content) => Ok(content.clone()),
             None => stored(&self.state)(digest),
@@ -88,16 +80,12 @@ impl Engine {
         let mut pending = self.pending(&shelf, &manifest, &units);
         if order.intent() == Intent::Repair {
             // A push restarts; a look only tells, since whoever changed that may have a reason not to.
-            left.extend(
-                std::mem::take(&mut pending).into_iter().map(|(unit, why)| format!("unit:{unit} (restart pending): {why}")),
-            );
+            left.extend(std::mem::take(&mut pending).into_iter().map(|(unit, why)| {
+                format!("unit:{unit} (restart pending): {why}; the next push restarts it, or: systemctl restart {unit}")
+            }));
         }
-        for name in definitions.keys() {
-            if let Entry::Vacant(place) = units.entry(name.clone()) {
-                let seen = self.host.unit(place.key())?;
-                place.insert(seen);
-            }
-        }
+        self.see_units(definitions.keys().cloned(), &mut units)?;
+        pending.extend(shelf.beyond_reload(&self.guards));
         let material = Material {
             intent: order.intent(),
             actor: order.actor().to_owned(),
@@ -121,6 +109,17 @@ impl Engine {
             self.report_left(left);
         }
         Ok(plan)
+    }
+
+    /// Looks at these units, as far as they were not looked at before.
+    fn see_units(&self, names: impl IntoIterator<Item = String>, units: &mut BTreeMap<String, UnitSeen>) -> HostResult<()> {
+        for name in names {
+            if let Entry::Vacant(place) = units.entry(name) {
+                let seen = self.host.unit(place.key())?;
+                place.insert(seen);
+            }
+        }
+        Ok(())
     }
 
     /// Declared services whose processes are older than what they have read.

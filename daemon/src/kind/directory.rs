@@ -25,7 +25,8 @@ pub struct DirectorySpec {
     /// `absent`: the directory must not be there. Only an empty one is removed.
     #[serde(default)]
     pub state: State,
-    /// What to do when the host no longer matches: `repair`, `report`, or `ignore` (somebody else edits it).
+    /// What to do when the host no longer matches: `repair` (the default), `report` (told, and left until the next push), or `ignore`
+    /// (somebody else edits it).
     #[serde(default, skip_serializing_if = "Drift::is_default")]
     pub drift: Drift,
 }

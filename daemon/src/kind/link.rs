@@ -20,7 +20,8 @@ pub struct LinkSpec {
     /// `absent`: the link must not be there.
     #[serde(default)]
     pub state: State,
-    /// What to do when the host no longer matches: `repair`, `report`, or `ignore` (somebody else edits it).
+    /// What to do when the host no longer matches: `repair` (the default), `report` (told, and left until the next push), or `ignore`
+    /// (somebody else edits it).
     #[serde(default, skip_serializing_if = "Drift::is_default")]
     pub drift: Drift,
 }

@@ -30,10 +30,11 @@ pub struct UnitSpec {
     /// sets no end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<TimeSpan>,
-    /// What to do when the host no longer matches: `repair`, `report`, or `ignore` (somebody else edits it).
+    /// What to do when the host no longer matches: `repair` (the default), `report` (told, and left until the next push), or `ignore`
+    /// (somebody else edits it).
     #[serde(default, skip_serializing_if = "Drift::is_default")]
     pub drift: Drift,
-    /// What a change of its unit file or of a watched path does to a running unit.
+    /// What a change of its unit file, of a file that it names or of a watched path does to a running unit; what a guard asks for stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_change: Option<OnChange>,
 }
@@ -49,7 +50,7 @@ pub enum OnChange {
     Reload,
     /// Only PID 1 reads its file again; the process goes on as it is.
     DaemonReload,
-    /// Nothing.
+    /// Its process is left alone.
     None,
 }
 

@@ -5,7 +5,7 @@ mod robust;
 
 use serde_json::json;
 
-use super::{Diagnostic, Manifest, read};
+use super::{Diagnostic, Manifest, Origin, Resource, read};
 use crate::digest::Digest;
 use crate::kind::KINDS;
 use crate::source::{Snapshot, SourceEntry};
@@ -410,4 +410,35 @@ fn notes_fail_nothing() {
     assert_eq!(silent, [""; 0]);
     let left = good(&[("reconciled.toml", &format!("allow_empty = true\n{PROBE}")), ("files/etc/a", "")]).notes;
     assert!(left[0].contains("allow_empty"), "{left:?}");
+}
+
+#[test]
+fn what_a_check_says_leads_to_the_repository() {
+    let origin = |file: &str| Origin { file: file.to_owned(), ..Origin::default() };
+    let resource = |kind: &str, name: &str, spec: serde_json::Value, file: &str| Resource {
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+        spec,
+        origin: origin(file),
+    };
+    let manifest = Manifest {
+        resources: vec![
+            resource("file", "/etc/nginx/sites-available/shop", serde_json::json!({}), "files/etc/nginx/sites-available/shop"),
+            resource("file", "/etc/nginx", serde_json::json!({}), "files/etc/nginx"),
+            resource("link", "/etc/nginx/sites-enabled/shop", serde_json::json!({ "target": "../sites-available/shop" }), "x"),
+            resource("link", "/etc/else", serde_json::json!({ "target": "/usr/else" }), "y"),
+        ],
+        ..Manifest::default()
+    };
+    for (line, source) in [
+        ("[emerg] oops in /etc/nginx/sites-available/shop:4", "files/etc/nginx/sites-available/shop:4"),
+        ("[emerg] oops in /etc/nginx/sites-enabled/shop:12", "files/etc/nginx/sites-available/shop:12"),
+        ("/etc/nginx/sites-enabled/shop is odd", "files/etc/nginx/sites-available/shop"),
+        ("[emerg] oops in /etc/nginx/sites-enabled/shop2:4", ""),
+        ("/etc/else:1: not of the repository", ""),
+        ("nothing is named", ""),
+    ] {
+        let expected = if source.is_empty() { line.to_owned() } else { format!("{line} ({source})") };
+        assert_eq!(manifest.with_sources(line), expected);
+    }
 }

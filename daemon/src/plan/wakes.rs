@@ -22,7 +22,7 @@ pub(super) struct Scene<'a> {
     pub(super) definitions: &'a BTreeMap<String, Defined>,
     /// What was declared before this plan.
     pub(super) former: &'a [Resource],
-    /// Services that have to start anew whatever changes, and why.
+    /// Services that have to start anew for another reason than their definitions, and why.
     pub(super) pending: &'a BTreeMap<String, String>,
     /// Unit files whose removal leaves another file of the same unit.
     pub(super) uncovering: &'a BTreeSet<ManagedPath>,
@@ -166,7 +166,7 @@ impl Asks {
                 let wake = Wake::Run { argv: run.command.clone(), success: run.success.clone() };
                 self.runs.entry(wake).or_default().why.push((Effect::Nothing, format!("{path} changed")));
             }
-            for GuardWake { unit, action, proof } in guards.of(path).filter_map(|guard| guard.wake.as_ref()) {
+            for GuardWake { unit, action, proof, .. } in guards.of(path).filter_map(|guard| guard.wake.as_ref()) {
                 let effect = match action {
                     WakeAction::Reload => Effect::Reload,
                     WakeAction::Restart => Effect::Restart,

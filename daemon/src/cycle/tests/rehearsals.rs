@@ -32,7 +32,7 @@ fn what_is_new_is_refused_and_only_that_is_named() {
     rig.commit("1", None, &[(SITE, "broken by me\n")]);
     let report = rig.deploy("1");
     assert_eq!(report.verdict, Verdict::Refused);
-    assert_eq!(report.reason, "guard nginx: /etc/nginx/conf.d/site.conf: broken by me");
+    assert_eq!(report.reason, "guard nginx: /etc/nginx/conf.d/site.conf: broken by me (files/etc/nginx/conf.d/site.conf)");
 }
 
 #[test]
