@@ -263,7 +263,9 @@ pub fn apply(
             ground.state.advance(staged.id, Event::Act)?;
         }
         wake_and_start(&staged, ground)?;
-        settle::settle(&staged.plan, ground)?;
+        if !staged.plan.forgiving {
+            settle::settle(&staged.plan, ground)?;
+        }
         crate::failpoint!("settled");
         Ok(())
     })();
@@ -347,10 +349,23 @@ fn set_units(plan: &Plan, part: Part, is_meant: impl Fn(&str) -> bool, ground: &
         .collect();
     units.sort_by_key(|(unit, _)| !units::is_trigger(unit));
     for (unit, facts) in units {
-        ground.touch.set_unit(unit, &facts, plan.patience(unit))?;
+        let made = ground.touch.set_unit(unit, &facts, plan.patience(unit));
+        forgive(plan, made, ground)?;
         crate::failpoint!("step");
     }
     Ok(())
+}
+
+/// What a plan that has to go through does not fail for is told.
+fn forgive(plan: &Plan, made: HostResult<()>, ground: &mut Ground<'_>) -> HostResult<()> {
+    match made {
+        Err(error) if plan.forgiving => {
+            tracing::error!("going on: {error}");
+            (ground.say)(Progress::Note { text: plan.secrets.conceal(&format!("going on: {error}")) });
+            Ok(())
+        }
+        made => made,
+    }
 }
 
 /// The unit that a wake stops before PID 1 reads its files.
@@ -470,7 +485,8 @@ fn wake_and_start(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyE
 /// Going forward no wake is recorded as done: until `committed` all of them are owed to the state that would come back.
 fn carry_out_wakes(staged: &Staged, is_meant: impl Fn(&Wake) -> bool, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
     for (seq, wake) in (0..).zip(&staged.plan.wakes).filter(|(_, wake)| !wake.is_before_units() && is_meant(wake)) {
-        ground.touch.wake(wake, wake.unit().and_then(|unit| staged.plan.patience(unit)))?;
+        let woken = ground.touch.wake(wake, wake.unit().and_then(|unit| staged.plan.patience(unit)));
+        forgive(&staged.plan, woken, ground)?;
         (ground.say)(Progress::Good { text: wake.to_string() });
         if cfg!(feature = "planted-forgotten-wake") {
             ground.state.wake_done(staged.id, seq)?;

@@ -167,7 +167,9 @@ impl Service {
         #[zbus(connection)] connection: &Connection,
     ) -> fdo::Result<()> {
         let actor = authorised(&header, connection, "confirm").await?;
-        self.hand_in(Task::Confirm { actor }, out)
+        // 0 is no generation: nothing waits.
+        let generation = self.unconfirmed().unwrap_or_default();
+        self.hand_in(Task::Confirm { actor, generation }, out)
     }
 
     /// A key has connected over SSH, from the forced command; `ssh` is sshd's `SSH_CONNECTION`.
@@ -188,12 +190,14 @@ impl Service {
         let is_new = {
             let mut known = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
             let is_new = !known.iter().any(|connection| connection == ssh);
-            known.truncate(CONNECTIONS - 1);
-            known.push_front(ssh.to_owned());
+            if is_new {
+                known.truncate(CONNECTIONS - 1);
+                known.push_front(ssh.to_owned());
+            }
             is_new
         };
-        if is_new && self.published.borrow().status.unconfirmed.is_some() {
-            drop(self.desk.submit(Task::Confirm { actor: crate::path::escape(key) }));
+        if let (true, Some(generation)) = (is_new && comes_from_elsewhere(ssh), self.unconfirmed()) {
+            drop(self.desk.submit(Task::Confirm { actor: crate::path::escape(key), generation }));
         }
         Ok(())
     }
@@ -232,7 +236,19 @@ impl Service {
     }
 }
 
+/// Whether a connection (`CLIENT PORT SERVER PORT`) crosses the network: the host reaches itself in any case.
+fn comes_from_elsewhere(ssh: &str) -> bool {
+    let words: Vec<&str> = ssh.split(' ').collect();
+    let is_loopback = |address: &str| address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    words.len() == 4 && words[0] != words[2] && !is_loopback(words[0])
+}
+
 impl Service {
+    /// The generation that waits for its confirmation.
+    fn unconfirmed(&self) -> Option<u64> {
+        self.published.borrow().status.unconfirmed.as_ref().map(|waiting| waiting.generation)
+    }
+
     fn hand_in(&self, task: Task, out: OwnedFd) -> fdo::Result<()> {
         let sender =
             pipe::Sender::from_owned_fd(out.into()).map_err(|e| fdo::Error::InvalidArgs(format!("a pipe is wanted: {e}")))?;

@@ -138,6 +138,8 @@ pub struct Engine {
     pub repairs: Repairs,
     /// What has drifted and is left so.
     pub left: Vec<String>,
+    /// How often in a row a look has found that PID 1 knows a unit otherwise: what a daemon-reload does not mend is left after some.
+    pub stale: BTreeMap<String, u32>,
     /// The repair that failed last.
     pub failing: Option<Failing>,
     /// The drift that was reported last, so that it is not reported again.
@@ -231,6 +233,7 @@ impl Engine {
         if matches!(order, Order::Revert { .. }) {
             // They let it pass when it went live; an objection now would keep a locked-out host locked out.
             plan.guards.clear();
+            plan.forgiving = true;
         }
         if is_settled(&plan, live.as_ref()) {
             pass.lap("plan");
@@ -358,7 +361,8 @@ impl Engine {
     }
 
     fn read_revision(&self, commit: &str, live: Option<&Generation>) -> Result<Wanted, Stop> {
-        let base = live.map(|g| g.commit.id.as_str());
+        // A generation of no revision, the host as it was before the first, has none to build on.
+        let base = live.map(|g| g.commit.id.as_str()).filter(|id| !id.is_empty());
         let full = match commit.len() {
             40 => Some(commit.to_owned()),
             _ => source::resolve(&*self.host, if commit == "main" { source::MAIN } else { commit })?,

@@ -123,12 +123,13 @@ async fn run(settings: Settings, handle: tokio::runtime::Handle) -> Result<(), S
                     following: following.clone(),
                     connections: std::sync::Mutex::default(),
                 };
+                // Armed before anything that a change of the bus may have broken.
+                watch_confirmation(published.clone(), window.subscribe(), &events);
                 serve(&connection, service).await?;
                 timers.start(&settings, &events);
                 show_status(published.clone());
                 let happened = events.clone();
                 crate::watch::start(connection.clone(), &published, move || happened.send(Event::Changed).is_ok());
-                watch_confirmation(published.clone(), window.subscribe(), &events);
                 let _ = sd_notify::notify(&[NotifyState::Ready]);
             }
             Some(Event::Look) => look(&desk, TIMER),
@@ -373,6 +374,7 @@ impl Start {
             go_on: Box::new(move || !give_up.load(Ordering::Acquire)),
             repairs: crate::cycle::Repairs::default(),
             left: Vec::new(),
+            stale: BTreeMap::new(),
             failing: None,
             reported_drift: None,
             refused: BTreeMap::new(),
@@ -444,6 +446,7 @@ pub fn recover() -> ExitCode {
             go_on: Box::new(|| true),
             repairs: crate::cycle::Repairs::default(),
             left: Vec::new(),
+            stale: BTreeMap::new(),
             failing: None,
             reported_drift: None,
             refused: BTreeMap::new(),

@@ -57,6 +57,8 @@ pub enum Task {
     Confirm {
         /// Who shows it.
         actor: String,
+        /// The generation that waited when they did: what went live since is not shown to be reachable.
+        generation: u64,
     },
     /// Nobody has confirmed this generation in time.
     Revert {

@@ -104,6 +104,9 @@ pub struct UnitSeen {
     /// `NeedDaemonReload`: its files are not as the manager has read them.
     #[serde(default)]
     pub stale: bool,
+    /// `RequiredBy`, `BoundBy` and `ConsistsOf`: what stops when it stops.
+    #[serde(default)]
+    pub dependents: Vec<String>,
     /// `DropInPaths`: the drop-ins that the manager has read.
     #[serde(default)]
     pub drop_ins: Vec<String>,

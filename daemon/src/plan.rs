@@ -80,6 +80,9 @@ pub struct Plan {
     /// What the ledger gives up and leaves on the host, and why.
     #[serde(default)]
     pub let_go: Vec<String>,
+    /// What fails once its files are in place does not have it taken back: what it goes back to is better than what it leaves.
+    #[serde(default)]
+    pub forgiving: bool,
     /// What nothing that is said of it may quote.
     #[serde(skip)]
     pub secrets: Secrets,
@@ -241,6 +244,7 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
         touched,
         ailing,
         let_go,
+        forgiving: false,
         secrets: Secrets::default(),
         notes,
     })

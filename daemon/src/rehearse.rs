@@ -168,7 +168,7 @@ pub fn rehearse(
             passing: may_pass(guard, &future),
         })?;
         if let Some(unit) = reader(guard, &plan) {
-            return Err(unreadable(guard, unit, shown(known)));
+            return Err(unreadable(guard, unit, shown(known), may_pass(guard, &future)));
         }
         let text = format!("as before this change: {}", shown(known.clone()).join("; "));
         say(Progress::Note { text: format!("guard {}: {text}", guard.name) });
@@ -221,10 +221,10 @@ fn reader<'g>(guard: &'g GuardCall, plan: &Plan) -> Option<&'g str> {
 
 /// What was broken before is not this plan's fault; but a plan whose service cannot read it could not go live, nor be taken
 /// back by the same service.
-fn unreadable(guard: &GuardCall, unit: &str, known: Vec<String>) -> RehearseError {
+fn unreadable(guard: &GuardCall, unit: &str, known: Vec<String>, passing: bool) -> RehearseError {
     let remedy = format!("it was so before this change, but {unit} has to read it: mend it in the same commit, or by hand");
     let findings = known.into_iter().chain([remedy]).collect();
-    RehearseError::Rejected { guard: guard.name.clone(), findings, passing: false }
+    RehearseError::Rejected { guard: guard.name.clone(), findings, passing }
 }
 
 fn own_or(plan: &Plan, digest: &Digest, stored: Contents<'_>) -> HostResult<Vec<u8>> {

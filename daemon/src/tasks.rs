@@ -212,7 +212,7 @@ impl Clerk {
             Task::Resume { actor } => self.resume(actor),
             Task::Resolve { path, restore, actor } => self.engine.resolve(path, *restore, actor, say),
             Task::Diff { generation, actor } => self.engine.diff(*generation, actor, say),
-            Task::Confirm { actor } => self.confirm(actor),
+            Task::Confirm { actor, generation } => self.confirm(actor, *generation),
             Task::Revert { generation } => self.revert(*generation, say),
             Task::Sync { actor } => self.sync(actor, say),
             Task::Poll { remote } => self.poll(remote, say),
@@ -422,8 +422,8 @@ impl Clerk {
     }
 
     /// Somebody has shown that the host can still be reached.
-    fn confirm(&mut self, actor: &str) -> StateResult<Report> {
-        let Some(waiting) = self.engine.state.unconfirmed()? else {
+    fn confirm(&mut self, actor: &str, generation: u64) -> StateResult<Report> {
+        let Some(waiting) = self.engine.state.unconfirmed()?.filter(|waiting| waiting.generation == generation) else {
             return Ok(Report::short(Verdict::NothingToDo, "nothing waits for a confirmation"));
         };
         self.engine.state.set_setting(Setting::Unconfirmed, None)?;

@@ -79,11 +79,11 @@ async fn watch_files(mut published: watch::Receiver<Published>, wake: impl Fn() 
         while let Ok(more) = timeout_at(latest.min(Instant::now() + QUIET), eyes.see()).await {
             more?;
         }
+        // Directories may have come or gone. What happens from here on is seen, and what happened before is looked at.
+        eyes = Eyes::on(&watched)?;
         if !wake() {
             return Ok(());
         }
-        // Directories may have come or gone.
-        eyes = Eyes::on(&watched)?;
     }
 }
 

@@ -111,5 +111,9 @@ scenario! {
         host.wait_until("it is taken back", || !host.exists("/etc/motd.d/x"));
         assert_eq!(host.read("/etc/ssh/sshd_config.d/50-ours.conf"), "X11Forwarding yes\n");
         host.wait_until("nothing waits", || waiting(host).is_none());
+        // Another first one can follow.
+        repo.remove(DROP_IN);
+        repo.commit_and_push().assert_live();
+        assert_eq!(host.read("/etc/motd.d/x"), "x\n");
     }
 }

@@ -364,3 +364,49 @@ scenario! {
         assert_eq!(host.status()["drift"], serde_json::json!([]));
     }
 }
+
+scenario! {
+    fn what_stops_with_a_unit_comes_back_with_it(host: installed) {
+        let repo = host.clone_repo();
+        let shop = |lines: &str| format!("[Service]\nExecStart=/bin/sleep infinity\n{lines}\n");
+        repo.write("reconciled.toml", "[[unit]]\nname = \"shop.service\"\nactive = true\n[[unit]]\nname = \"worker.service\"\nactive = true\n");
+        repo.write(UNIT, shop("")).write(
+            "files/etc/systemd/system/worker.service",
+            "[Unit]\nRequires=shop.service\nAfter=shop.service\n[Service]\nExecStart=/bin/sleep infinity\n",
+        );
+        repo.commit_and_push().assert_live();
+        // It is stopped by its old definition, and so is what requires it.
+        repo.write(UNIT, shop("Nice=1\nKillMode=mixed"));
+        let push = repo.commit_and_push();
+        push.assert_live().says("! stop and start shop.service (Nice changed)").says("! restart worker.service (it stops with shop.service)");
+        assert_eq!(prop(host, "worker.service", "ActiveState"), "active");
+        // Also on the way back.
+        repo.write(UNIT, shop("Nice=2\nKillMode=process\nExecStartPost=/bin/false"));
+        repo.commit_and_push().assert_refused("shop.service");
+        assert_eq!([prop(host, "shop.service", "ActiveState"), prop(host, "worker.service", "ActiveState")], ["active", "active"]);
+        assert_eq!(host.status()["phase"], "idle");
+        // A target is read and goes on: all that belongs to it would stop with it.
+        let first = run(host, "worker.service");
+        repo.write(UNIT, shop("Nice=1\nKillMode=mixed")).write("files/etc/systemd/system/sysinit.target.d/x.conf", "[Unit]\nWants=shop.service\n");
+        repo.commit_and_push().assert_live().says("sysinit.target: Wants changed, but all that belongs to it would stop with it");
+        assert_eq!(run(host, "worker.service"), first);
+    }
+}
+
+scenario! {
+    fn a_socket_and_its_service_come_back_in_order(host: installed) {
+        let repo = host.clone_repo();
+        let probe = "[[probe]]\nname = \"till\"\ncommand = [\"/usr/bin/grep\", \"-q\", \"good\", \"/etc/shop.conf\"]\nattempts = 1\n";
+        let tables = |active: bool| format!("units = [\"echo.socket\"]\n[[unit]]\nname = \"echo.service\"\nactive = {active}\n{probe}");
+        repo.write("reconciled.toml", tables(true)).write("files/etc/shop.conf", "good\n");
+        repo.write("files/etc/systemd/system/echo.socket", socket("ListenStream=/run/echo"));
+        repo.write("files/etc/systemd/system/echo.service", echo("one"));
+        repo.commit_and_push().assert_live();
+        // The socket changes, the service is to stop, and a probe takes it all back.
+        repo.write("reconciled.toml", tables(false)).write("files/etc/shop.conf", "bad\n");
+        repo.write("files/etc/systemd/system/echo.socket", socket("ListenStream=/run/echo\nSocketMode=0660"));
+        repo.commit_and_push().assert_refused("rolled back to generation 1");
+        assert_eq!([prop(host, "echo.socket", "ActiveState"), prop(host, "echo.service", "ActiveState")], ["active", "active"]);
+        assert_eq!((ask(host, "/run/echo").as_str(), host.status()["phase"].as_str()), ("one", Some("idle")));
+    }
+}

@@ -227,22 +227,30 @@ fn wake_up(open: &Open, ground: &mut Ground<'_>) -> Result<Vec<String>, StateErr
     for (seq, wake) in first {
         wake_again(open, seq, &wake, ground, &mut failed)?;
     }
-    for change in units(open) {
-        let touch = &mut *ground.touch;
-        // One more try: a unit may have been in the way of another.
-        let patience = change.unit().and_then(|unit| open.plan.patience(unit));
-        let back = bring_back_unit(change, patience, touch).or_else(|_| bring_back_unit(change, patience, touch));
-        if let Err(error) = back
-            && !was_ailing(open, change.unit())
-        {
-            failed.push(open.plan.secrets.conceal(&format!("{}: {error}", change.target())));
+    // Sockets, timers and paths before what they start: a socket cannot listen once its service runs.
+    let is_trigger = |unit: Option<&str>| unit.is_some_and(units::is_trigger);
+    for early in [true, false] {
+        for change in units(open).into_iter().filter(|change| is_trigger(change.unit()) == early) {
+            unit_again(open, change, ground, &mut failed);
+            crate::failpoint!("unit-back");
         }
-        crate::failpoint!("unit-back");
-    }
-    for (seq, wake) in others {
-        wake_again(open, seq, &wake, ground, &mut failed)?;
+        for (seq, wake) in others.iter().filter(|(_, wake)| is_trigger(wake.unit()) == early) {
+            wake_again(open, *seq, wake, ground, &mut failed)?;
+        }
     }
     Ok(failed)
+}
+
+fn unit_again(open: &Open, change: &Change, ground: &mut Ground<'_>, failed: &mut Vec<String>) {
+    let touch = &mut *ground.touch;
+    // One more try: a unit may have been in the way of another.
+    let patience = change.unit().and_then(|unit| open.plan.patience(unit));
+    let back = bring_back_unit(change, patience, touch).or_else(|_| bring_back_unit(change, patience, touch));
+    if let Err(error) = back
+        && !was_ailing(open, change.unit())
+    {
+        failed.push(open.plan.secrets.conceal(&format!("{}: {error}", change.target())));
+    }
 }
 
 fn wake_again(open: &Open, seq: u64, wake: &Wake, ground: &mut Ground<'_>, failed: &mut Vec<String>) -> Result<(), StateError> {

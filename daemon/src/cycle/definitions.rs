@@ -75,11 +75,13 @@ impl<'a> Shelf<'a> {
     /// Why a service that runs should start anew, whoever is at fault: a file that its unit names changed after its start.
     pub(super) fn newer_inputs(&self, unit: &str, seen: &UnitSeen, guards: &Guards) -> Option<String> {
         let inputs = inputs::of_service(unit, &self.read(unit, When::Now), &|_| false);
-        inputs.iter().find_map(|input| {
+        // An argument may as well be what the process writes: its log, its pid file.
+        inputs.iter().filter(|input| !input.is_argument).find_map(|input| {
             // What packages bring they restart themselves.
             let path = ManagedPath::new(input.path()?).ok().filter(|path| !path.as_str().starts_with("/usr/"))?;
             let by_guard = guards.of(&path).filter_map(|guard| guard.wake.as_ref()).any(|wake| wake.unit == unit);
             let changed = self.host.changed_at(&path).ok()??;
+            matches!(self.object(path.as_str()), Some(Object::File(_))).then_some(())?;
             let is_newer = seen.started != 0 && changed > seen.started && !by_guard;
             is_newer.then(|| format!("its {} changed after it had started", input.what))
         })

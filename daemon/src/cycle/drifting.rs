@@ -49,7 +49,8 @@ impl Engine {
         (intent, drifted, live): (Intent, Drifted, Option<&Generation>),
         left: &mut Left,
     ) {
-        let differs: Vec<&Claim> = claims.iter().filter(|claim| !claim.change.is_noop()).collect();
+        // The directories above it are everybody's who has something in them.
+        let differs: Vec<&Claim> = claims.iter().filter(|claim| !claim.implied && !claim.change.is_noop()).collect();
         if differs.is_empty() {
             return;
         }
@@ -73,7 +74,7 @@ impl Engine {
             let what: Vec<&str> = differs.iter().map(|claim| claim.reason.as_str()).collect();
             left.push(format!("{id} ({}): {why}", what.join(", ")));
         }
-        claims.iter_mut().for_each(|claim| claim.change.leave());
+        claims.iter_mut().filter(|claim| !claim.implied).for_each(|claim| claim.change.leave());
     }
 
     /// Says what is left, once for as long as it is the same.

@@ -12,7 +12,7 @@ use crate::digest::Digest;
 use crate::host::{HostError, HostResult, UnitSeen};
 use crate::kind::{self, Claim, Phase, Sight, Spec as _, UnitSpec};
 use crate::ledger;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Resource};
 use crate::path::ManagedPath;
 use crate::plan::{self, Intent, Material, Plan};
 use crate::secrets::Secrets;
@@ -21,6 +21,9 @@ use crate::units;
 
 /// Longer files are recorded by their digests alone, in bytes.
 const DIFF_LIMIT: u64 = 1 << 20;
+
+/// A daemon-reload that does not mend it so often in a row never will: a file with a time in the future.
+const STALE_LOOKS: u32 = 3;
 
 /// Whether a plan shows what has drifted and is declared to be left so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,18 +59,8 @@ impl Engine {
             }
         }
         let former = self.state.live()?.map(|live| live.manifest.resources).unwrap_or_default();
-        let declared = manifest.resources.iter().chain(&former);
-        let mut names = plan::concerned_units(changes.iter().copied(), declared, &self.guards);
-        for template in plan::concerned_templates(changes.iter().copied()) {
-            names.extend(self.host.instances(&template)?);
-        }
         let uncovering = self.uncovering(&changes)?;
-        let mut units = BTreeMap::new();
-        self.see_units(names, &mut units)?;
-        // What a changed socket starts has to be started again after it.
-        let served: BTreeSet<String> =
-            units.iter().filter(|(name, _)| name.ends_with(".socket")).flat_map(|(_, seen)| seen.triggers.clone()).collect();
-        self.see_units(served, &mut units)?;
+        let mut units = self.units_concerned(&changes, manifest.resources.iter().chain(&former))?;
         let content = |digest: &Digest| match manifest.contents.get(digest) {
             Some(content) => Ok(content.clone()),
             None => stored(&self.state)(digest),
@@ -76,6 +69,13 @@ impl Engine {
         let definitions = shelf.define(&touched_definitions(&changes, units.keys()))?;
         for (name, seen) in &mut units {
             seen.stale |= shelf.has_other_drop_ins(name, seen);
+            if !seen.stale {
+                self.stale.remove(name);
+            } else if order.intent() == Intent::Repair {
+                let looks = self.stale.entry(name.clone()).or_default();
+                *looks += 1;
+                seen.stale = *looks <= STALE_LOOKS;
+            }
         }
         let mut pending = self.pending(&shelf, &manifest, &units);
         if order.intent() == Intent::Repair {
@@ -102,13 +102,47 @@ impl Engine {
             uncovering,
             guards: &self.guards,
         };
-        self.refuse_blind_probes(order.intent(), &material)?;
+        if !matches!(order, Order::Revert { .. }) {
+            self.refuse_blind_probes(order.intent(), &material)?;
+        }
         let mut plan = plan::make(material).map_err(|e| Stop::refused(e.to_string()))?;
         plan.secrets = self.secrets_of(&plan);
         if order.intent() == Intent::Repair && drifted != Drifted::All {
             self.report_left(left);
         }
         Ok(plan)
+    }
+
+    /// The units that changes and declarations concern, as they are: with what changed sockets start, and with what stops when they do.
+    fn units_concerned<'r>(
+        &self,
+        changes: &[&Change],
+        declared: impl Iterator<Item = &'r Resource>,
+    ) -> Result<BTreeMap<String, UnitSeen>, Stop> {
+        let mut names = plan::concerned_units(changes.iter().copied(), declared, &self.guards);
+        for template in plan::concerned_templates(changes.iter().copied()) {
+            names.extend(self.host.instances(&template)?);
+        }
+        let mut units = BTreeMap::new();
+        self.see_units(names, &mut units)?;
+        // What a changed socket starts has to be started again after it.
+        let served: BTreeSet<String> =
+            units.iter().filter(|(name, _)| name.ends_with(".socket")).flat_map(|(_, seen)| seen.triggers.clone()).collect();
+        self.see_units(served, &mut units)?;
+        // What stops with a unit that has to stop has to be started again too.
+        loop {
+            let known = units.len();
+            let others: Vec<String> =
+                units.values().filter(|seen| !seen.is_down()).flat_map(|seen| seen.dependents.clone()).collect();
+            self.see_units(
+                others.into_iter().filter(|name| name.ends_with(".service") || name.ends_with(".socket")),
+                &mut units,
+            )?;
+            if units.len() == known {
+                break;
+            }
+        }
+        Ok(units)
     }
 
     /// Looks at these units, as far as they were not looked at before.

@@ -200,6 +200,7 @@ fn engine(fake: &Fake, dir: &Path, go_on: &Rc<Cell<bool>>) -> Engine {
         go_on: Box::new(move || go_on.get()),
         repairs: crate::cycle::Repairs::default(),
         left: Vec::new(),
+        stale: BTreeMap::new(),
         failing: None,
         reported_drift: None,
         refused: BTreeMap::new(),

@@ -11,6 +11,7 @@ use crate::host::UnitSeen;
 use crate::kind::{OnChange, Spec as _, UnitSpec};
 use crate::manifest::{Manifest, Resource};
 use crate::path::ManagedPath;
+use crate::units::definition::Definition;
 use crate::units::effect::{Difference, Effect, spared};
 use crate::units::{self, UnitFile};
 
@@ -51,8 +52,9 @@ pub(super) fn owed(steps: &[Step], manifest: &Manifest, scene: &Scene<'_>) -> Ve
     for (unit, why) in scene.pending {
         asks.ask(unit, Effect::Restart, why.as_str());
     }
-    asks.settle_for_what_can_be(steps, scene);
+    asks.limit_to_what_can_be(steps, scene);
     asks.sockets(steps, scene);
+    asks.dependents(steps, scene);
     let moves = |from: Option<bool>, to: Option<bool>| from.is_some() && to.is_some() && from != to;
     let links_change = |step: &Step| {
         matches!(&step.change, Change::Unit { before, after, .. }
@@ -211,22 +213,14 @@ impl Asks {
 
     /// What is started or stopped anyway reads the new state by that, what does not run has nothing to read, and some units are
     /// left alone.
-    fn settle_for_what_can_be(&mut self, steps: &[Step], scene: &Scene<'_>) {
+    fn limit_to_what_can_be(&mut self, steps: &[Step], scene: &Scene<'_>) {
         let moved = started_or_stopped(steps);
         let runs = |unit: &String| scene.units.get(unit).is_some_and(|seen| !seen.is_down());
         self.by_unit.retain(|unit, _| runs(unit) && !moved.contains(unit.as_str()));
         for (unit, ask) in &mut self.by_unit {
-            let seen = scene.units.get(unit);
-            let defined = scene.definitions.get(unit);
-            if units::is_ours(unit) {
-                // The engine cannot wait for the end of a job that waits for the engine.
-                ask.limit(Effect::DaemonReload, "it is the daemon itself: systemctl restart reconciled, when it suits");
-            } else if let Some(why) = defined.and_then(|d| spared(unit, &d.then)).filter(|_| ask.effect() >= Effect::Restart) {
+            let (seen, defined) = (scene.units.get(unit), scene.definitions.get(unit));
+            if let Some(why) = left_alone(unit, scene).filter(|_| ask.effect() >= Effect::Restart || units::is_ours(unit)) {
                 ask.limit(Effect::DaemonReload, why);
-            } else if defined.is_some_and(Defined::runs_to_its_end) && seen.is_some_and(|seen| seen.active == "activating") {
-                ask.limit(Effect::DaemonReload, "it is at work: its next start reads that");
-            } else if serves_one_connection(unit, scene) {
-                ask.limit(Effect::DaemonReload, "it serves one connection: the next one reads that");
             } else if ask.effect() == Effect::Reload && !can_reload(unit, seen, defined) {
                 ask.why.push((Effect::Restart, format!("{}, and it has no ExecReload=", ask.reasons())));
             }
@@ -242,11 +236,16 @@ impl Asks {
         let restarted =
             self.by_unit.iter_mut().filter(|(unit, ask)| unit.ends_with(".socket") && ask.effect() >= Effect::Restart);
         for (socket, ask) in restarted {
+            let services = served(socket, scene);
+            if services.iter().any(|service| runs(service) && left_alone(service, scene).is_some()) {
+                ask.limit(Effect::DaemonReload, "its service has to go on: it listens as before until the next boot");
+                continue;
+            }
             ask.why
                 .iter_mut()
                 .filter(|(effect, _)| *effect == Effect::Restart)
                 .for_each(|(effect, _)| *effect = Effect::StopStart);
-            behind.extend(served(socket, scene).into_iter().map(|service| (service, format!("{socket} listens anew"))));
+            behind.extend(services.into_iter().map(|service| (service, format!("{socket} listens anew"))));
         }
         for step in steps {
             let Change::Unit { unit, before, after } = &step.change else { continue };
@@ -261,8 +260,27 @@ impl Asks {
                 None => {}
             }
         }
-        for (service, why) in behind.into_iter().filter(|(service, _)| runs(service) && !moved.contains(service.as_str())) {
+        let can_stop = |service: &str| !moved.contains(service) && left_alone(service, scene).is_none();
+        for (service, why) in behind.into_iter().filter(|(service, _)| runs(service) && can_stop(service)) {
             self.ask(&service, Effect::StopStart, why);
+        }
+    }
+
+    /// What requires a unit stops with it, and a start of that does not bring it back, as a restart does.
+    fn dependents(&mut self, steps: &[Step], scene: &Scene<'_>) {
+        let moved = started_or_stopped(steps);
+        let stops = |ask: &Ask| ask.effect() == Effect::StopStart;
+        let mut stopped: Vec<String> = self.by_unit.iter().filter(|(_, ask)| stops(ask)).map(|(unit, _)| unit.clone()).collect();
+        while let Some(unit) = stopped.pop() {
+            let dependents = scene.units.get(&unit).map(|seen| seen.dependents.clone()).unwrap_or_default();
+            for dependent in dependents {
+                let runs = scene.units.get(&dependent).is_some_and(|seen| !seen.is_down());
+                let asked = self.by_unit.get(&dependent).is_some_and(|ask| ask.effect() >= Effect::Restart);
+                if runs && !asked && !moved.contains(dependent.as_str()) && !units::is_ours(&dependent) {
+                    self.ask(&dependent, Effect::Restart, format!("it stops with {unit}"));
+                    stopped.push(dependent);
+                }
+            }
         }
     }
 
@@ -321,6 +339,17 @@ fn units_of_file(path: &ManagedPath, removed: bool, units: &BTreeMap<String, Uni
         Some(UnitFile::Fragment(unit) | UnitFile::DropIn(unit)) => vec![unit],
         Some(UnitFile::Other) | None => Vec::new(),
     }
+}
+
+/// Why a unit that runs is neither stopped nor started by a plan.
+fn left_alone(unit: &str, scene: &Scene<'_>) -> Option<&'static str> {
+    let defined = scene.definitions.get(unit);
+    let is_at_work =
+        || defined.is_some_and(Defined::runs_to_its_end) && scene.units.get(unit).is_some_and(|seen| seen.active == "activating");
+    let nothing = Definition::default();
+    spared(unit, defined.map_or(&nothing, |d| &d.then))
+        .or_else(|| is_at_work().then_some("it is at work: its next start reads that"))
+        .or_else(|| serves_one_connection(unit, scene).then_some("it serves one connection: the next one reads that"))
 }
 
 fn can_reload(unit: &str, seen: Option<&UnitSeen>, defined: Option<&Defined>) -> bool {

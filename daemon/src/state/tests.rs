@@ -43,6 +43,7 @@ fn plan(intent: Intent, commit: &str, claimed: &[Change], released: &[&str]) -> 
         touched: Vec::new(),
         ailing: Vec::new(),
         let_go: Vec::new(),
+        forgiving: false,
         secrets: crate::secrets::Secrets::default(),
         notes: Vec::new(),
     }

@@ -159,7 +159,11 @@ pub fn spared(unit: &str, definition: &Definition) -> Option<&'static str> {
         "dbus.service" | "dbus-broker.service" => {
             Some("every client of the bus would lose it: it takes effect with the next boot")
         }
+        "dbus.socket" => Some("every client of the bus would lose it: it takes effect with the next boot"),
         "-.mount" => Some("the root file system stays mounted"),
+        _ if unit.ends_with(".target") || unit.ends_with(".slice") => {
+            Some("all that belongs to it would stop with it: what it newly wants, a table of its own can start")
+        }
         _ if super::is_ours(unit) => Some("it is the daemon itself: systemctl restart reconciled, when it suits"),
         _ if is_scope_of_sessions(unit) => Some("it would end sessions: it takes effect with the next login"),
         _ if switched("RefuseManualStop") || switched("RefuseManualStart") => {
@@ -238,6 +242,7 @@ mod tests {
             ("a.socket", "[Socket]\nSocketMode=0600", "[Socket]\nSocketMode=0660", Restart),
             ("a.timer", "[Timer]\nOnCalendar=daily", "[Timer]\nOnCalendar=weekly", DaemonReload),
             ("a.path", "[Path]\nPathExists=/a", "[Path]\nPathExists=/b", DaemonReload),
+            ("sysinit.target", "[Unit]\nWants=a.service", "[Unit]\nWants=b.service", DaemonReload),
             ("a.slice", "[Slice]\nMemoryMax=1G", "[Slice]\nMemoryMax=2G", DaemonReload),
             ("srv.mount", "[Mount]\nWhat=tmpfs\nOptions=size=1M", "[Mount]\nWhat=tmpfs\nOptions=size=2M", Reload),
             ("srv.mount", "[Mount]\nWhat=tmpfs\nOptions=size=1M", "[Mount]\nWhat=other\nOptions=size=2M", Restart),

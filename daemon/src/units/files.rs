@@ -37,12 +37,15 @@ fn own_file(unit: &str, names: &dyn Fn(&str) -> Vec<String>) -> Option<String> {
 #[must_use]
 pub fn drop_ins(unit: &str, names: &dyn Fn(&str) -> Vec<String>) -> Vec<String> {
     let mut found: BTreeMap<String, String> = BTreeMap::new();
-    let directories = drop_in_directories(unit);
-    for place in LOAD_PATH {
+    let own = drop_in_directories(unit);
+    // Those of all units of a type come after all others, wherever they are.
+    let of_type: Vec<String> = unit.rsplit_once('.').map(|(_, suffix)| format!("{suffix}.d")).into_iter().collect();
+    for (directories, place) in [&own, &of_type].into_iter().flat_map(|d| LOAD_PATH.iter().map(move |place| (d, place))) {
         let there = names(place);
         for directory in directories.iter().filter(|d| there.contains(d)) {
             let path = format!("{place}/{directory}");
-            for file in names(&path).into_iter().filter(|file| file.ends_with(".conf")) {
+            let is_drop_in = |file: &String| file.ends_with(".conf") && !file.starts_with('.');
+            for file in names(&path).into_iter().filter(is_drop_in) {
                 let whole = format!("{path}/{file}");
                 found.entry(file).or_insert(whole);
             }
@@ -51,7 +54,7 @@ pub fn drop_ins(unit: &str, names: &dyn Fn(&str) -> Vec<String>) -> Vec<String> 
     found.into_values().collect()
 }
 
-/// `a-b@1.service.d`, `a-b@.service.d`, `a-.service.d`, `service.d`.
+/// `a-b@1.service.d`, `a-b@.service.d`, `a-.service.d`.
 fn drop_in_directories(unit: &str) -> Vec<String> {
     let Some((stem, suffix)) = unit.rsplit_once('.') else { return Vec::new() };
     let mut names = vec![unit.to_owned()];
@@ -59,7 +62,6 @@ fn drop_in_directories(unit: &str) -> Vec<String> {
     let prefix = stem.split('@').next().unwrap_or(stem);
     let dashes: Vec<usize> = prefix.match_indices('-').map(|(at, _)| at).collect();
     names.extend(dashes.into_iter().rev().filter(|at| *at + 1 < prefix.len()).map(|at| format!("{}.{suffix}", &prefix[..=at])));
-    names.push(suffix.to_owned());
     names.into_iter().map(|name| format!("{name}.d")).collect()
 }
 

@@ -10,6 +10,8 @@ use crate::path::ManagedPath;
 pub struct Input {
     /// In words, with the setting's name: `EnvironmentFile /etc/shop/env`.
     pub what: String,
+    /// It stands on the command line, where what is written looks like what is read.
+    pub is_argument: bool,
     extent: Extent,
 }
 
@@ -22,6 +24,9 @@ enum Extent {
 
 /// Directories whose programs come with packages, and trees that are too wide to mean one service.
 const COMMON: [&str; 8] = ["/", "/usr", "/usr/local", "/etc", "/home", "/root", "/var", "/srv"];
+
+/// How an argument is called.
+const ARGUMENT: &str = "argument";
 
 impl Input {
     /// Whether a path is part of it.
@@ -47,15 +52,16 @@ impl Input {
         let what = format!("{setting} {path}");
         if path.contains(['*', '?', '[']) {
             let glob = crate::path::glob(path).ok()?.compile_matcher();
-            return Some(Self { what, extent: Extent::Glob(Box::new(glob)) });
+            return Some(Self { what, is_argument: setting == ARGUMENT, extent: Extent::Glob(Box::new(glob)) });
         }
-        Some(Self { what, extent: Extent::File(path.to_owned()) })
+        Some(Self { what, is_argument: setting == ARGUMENT, extent: Extent::File(path.to_owned()) })
     }
 
     fn tree(setting: &str, path: &str) -> Option<Self> {
         let root = path.trim_end_matches('/');
         let is_wide = root.is_empty() || COMMON.contains(&root);
-        (!is_wide).then(|| Self { what: format!("{setting} {root}"), extent: Extent::Tree(root.to_owned()) })
+        let extent = || Extent::Tree(root.to_owned());
+        (!is_wide).then(|| Self { what: format!("{setting} {root}"), is_argument: false, extent: extent() })
     }
 }
 
@@ -71,7 +77,7 @@ pub fn of_service(unit: &str, definition: &Definition, is_venv: &dyn Fn(&str) ->
         inputs.extend(Input::file("program", program));
         let root = program.rsplit_once("/bin/").map(|(root, _)| root).filter(|root| is_venv(root));
         inputs.extend(root.and_then(|root| Input::tree("virtual environment", root)));
-        inputs.extend(arguments.iter().filter_map(|path| Input::file("argument", path)));
+        inputs.extend(arguments.iter().filter_map(|path| Input::file(ARGUMENT, path)));
     }
     let directory = definition.value("Service", "WorkingDirectory").map(|d| d.trim_start_matches('-'));
     inputs.extend(directory.and_then(absolute).and_then(|path| Input::tree("WorkingDirectory", &path)));

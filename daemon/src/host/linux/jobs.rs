@@ -205,6 +205,10 @@ impl Manager {
         let seen = self.unit(unit)?;
         for started in &seen.triggers {
             self.reset_failed(started)?;
+            // It would refuse to listen; a plan owes that service a start of its own.
+            if unit.ends_with(".socket") && self.unit(started)?.is_active() {
+                self.job(Verb::Stop, started, None)?;
+            }
         }
         for trigger in seen.triggered_by {
             if self.unit(&trigger)?.active == "failed" {

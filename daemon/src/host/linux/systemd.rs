@@ -196,6 +196,7 @@ impl Manager {
                 condition: flag(&properties, "ConditionResult"),
                 can_reload: flag(&properties, "CanReload"),
                 stale: flag(&properties, "NeedDaemonReload"),
+                dependents: ["RequiredBy", "BoundBy", "ConsistsOf"].iter().flat_map(|key| strings(&properties, key)).collect(),
                 drop_ins: strings(&properties, "DropInPaths"),
                 started: properties.get("ExecMainStartTimestamp").and_then(|v| u64::try_from(v.clone()).ok()).unwrap_or_default(),
                 triggered_by: strings(&properties, "TriggeredBy"),
