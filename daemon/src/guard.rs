@@ -331,6 +331,12 @@ impl Guards {
         self.rows.iter().filter(move |(_, set)| set.is_match(path.as_path())).map(|(guard, _)| guard)
     }
 
+    /// Whether a guard has this unit read a change of this path.
+    #[must_use]
+    pub fn wakes(&self, path: &ManagedPath, unit: &str) -> bool {
+        self.of(path).filter_map(|guard| guard.wake.as_ref()).any(|wake| wake.unit == unit)
+    }
+
     /// The calls that changes of these paths and units need, in the order of the guards. A path comes with whether anything
     /// is there after the change.
     #[must_use]
@@ -399,6 +405,20 @@ mod tests {
         assert_eq!(picky.findings(&ran(1, "g: test failed\n")), ["g: test failed"], "better than nothing");
         assert_eq!(call("").findings(&ran(1, said)).len(), 4);
         assert!(call("").passes(&ran(0, said)));
+    }
+
+    #[test]
+    fn only_what_is_all_transient_may_pass() {
+        let call = calls("check = [\"/bin/g\"]\ntransient = [\"host not found\"]", &[("/etc/g/a", true)]).remove(0);
+        for (code, said, may_pass) in [
+            (1, "host not found in upstream \"a\"", true),
+            (1, "host not found: a\nhost not found: b", true),
+            (1, "host not found: a\nunknown directive", false),
+            (1, "", false),
+            (0, "host not found: a", false),
+        ] {
+            assert_eq!(call.may_pass(&ran(code, said)), may_pass, "{code} {said:?}");
+        }
     }
 
     #[test]

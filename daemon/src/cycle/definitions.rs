@@ -79,7 +79,7 @@ impl<'a> Shelf<'a> {
         inputs.iter().filter(|input| !input.is_argument).find_map(|input| {
             // What packages bring they restart themselves.
             let path = ManagedPath::new(input.path()?).ok().filter(|path| !path.as_str().starts_with("/usr/"))?;
-            let by_guard = guards.of(&path).filter_map(|guard| guard.wake.as_ref()).any(|wake| wake.unit == unit);
+            let by_guard = guards.wakes(&path, unit);
             let changed = self.host.changed_at(&path).ok()??;
             matches!(self.object(path.as_str()), Some(Object::File(_))).then_some(())?;
             let is_newer = seen.started != 0 && changed > seen.started && !by_guard;

@@ -1,4 +1,4 @@
-//! What is nobody's fault and passes by itself is waited for, within limits, before anything live is touched.
+//! A push waits while packages are being installed or removed: that passes by itself, and is nobody's fault.
 
 use std::time::Duration;
 

@@ -183,8 +183,7 @@ impl Asks {
     fn inputs(&mut self, scene: &Scene<'_>) {
         for (unit, defined) in scene.definitions {
             for (path, what) in &defined.read {
-                let by_guard = scene.guards.of(path).filter_map(|g| g.wake.as_ref()).any(|wake| wake.unit == *unit);
-                if !by_guard {
+                if !scene.guards.wakes(path, unit) {
                     self.ask_as_declared(unit, Effect::Restart, format!("its {what} changed"));
                 }
             }

@@ -156,10 +156,9 @@ impl Difference {
 pub fn spared(unit: &str, definition: &Definition) -> Option<&'static str> {
     let switched = |key| definition.is_on("Unit", key);
     match unit {
-        "dbus.service" | "dbus-broker.service" => {
+        "dbus.service" | "dbus-broker.service" | "dbus.socket" => {
             Some("every client of the bus would lose it: it takes effect with the next boot")
         }
-        "dbus.socket" => Some("every client of the bus would lose it: it takes effect with the next boot"),
         "-.mount" => Some("the root file system stays mounted"),
         _ if unit.ends_with(".target") || unit.ends_with(".slice") => {
             Some("all that belongs to it would stop with it: what it newly wants, a table of its own can start")
@@ -243,6 +242,7 @@ mod tests {
             ("a.timer", "[Timer]\nOnCalendar=daily", "[Timer]\nOnCalendar=weekly", DaemonReload),
             ("a.path", "[Path]\nPathExists=/a", "[Path]\nPathExists=/b", DaemonReload),
             ("sysinit.target", "[Unit]\nWants=a.service", "[Unit]\nWants=b.service", DaemonReload),
+            ("a.slice", "[Unit]\nWants=a.service", "[Unit]\nWants=b.service", DaemonReload),
             ("a.slice", "[Slice]\nMemoryMax=1G", "[Slice]\nMemoryMax=2G", DaemonReload),
             ("srv.mount", "[Mount]\nWhat=tmpfs\nOptions=size=1M", "[Mount]\nWhat=tmpfs\nOptions=size=2M", Reload),
             ("srv.mount", "[Mount]\nWhat=tmpfs\nOptions=size=1M", "[Mount]\nWhat=other\nOptions=size=2M", Restart),

@@ -94,6 +94,7 @@ mod tests {
             format!("{usr}/service.d/30.conf"),
             format!("{etc}/a.service.d/20.conf"),
             format!("{etc}/a.service.d/README"),
+            format!("{etc}/a.service.d/.hidden.conf"),
             format!("{usr}/w@.service"),
             format!("{etc}/w@2.service"),
             format!("{etc}/w@.service.d/x.conf"),

@@ -390,3 +390,27 @@ fn a_stuck_transaction_is_ended_by_a_person() {
         rig.sound();
     }
 }
+
+#[test]
+fn what_nobody_confirmed_goes_back_whatever_fails_on_the_way() {
+    let mut rig = chain(&["one", "two"]);
+    rig.live("1").live("2");
+    rig.fake.arm_on("reload nginx", Fault::Fail { late: false, sticky: false, error: || errno("reload nginx", 5) });
+    let order = super::Order::Revert { back_to: Some(1), why: "not confirmed".to_owned() };
+    let report = rig.engine.run(&order, &mut |_| {});
+    assert_eq!((report.verdict, report.generation), (Verdict::Live, Some(3)), "{}", report.text());
+    assert_eq!(rig.fake.world().text("/etc/nginx/conf.d/site.conf").as_deref(), Some("one"));
+    assert!(rig.engine.state.held(&id("2")).unwrap().is_some_and(|held| held.reason == "not confirmed"));
+}
+
+#[test]
+fn what_is_left_keeps_nothing_beside_it_from_being_healed() {
+    let mut rig = Rig::new(Fake::with_nginx());
+    let table = "[[file]]\npath = \"/etc/shop/a\"\ndrift = \"ignore\"\n";
+    rig.commit("1", None, &[("reconciled.toml", table), ("files/etc/shop/a", "a"), ("files/etc/shop/b", "b")]);
+    rig.live("1");
+    rig.fake.world().tree.retain(|path, _| !path.starts_with("/etc/shop"));
+    assert_eq!(rig.repair(false).verdict, Verdict::Live);
+    let text = |path: &str| rig.fake.world().text(path);
+    assert_eq!((text("/etc/shop/a"), text("/etc/shop/b").as_deref()), (None, Some("b")));
+}
