@@ -288,8 +288,8 @@ pub trait Look {
     fn unit(&self, unit: &str) -> HostResult<UnitSeen>;
     /// The services that run now.
     fn running_services(&self) -> HostResult<Vec<String>>;
-    /// The loaded instances of a template unit (`worker@.service`).
-    fn instances(&self, template: &str) -> HostResult<Vec<String>>;
+    /// The units that PID 1 has loaded whose names match a glob (`worker@?*.service`).
+    fn units_like(&self, pattern: &str) -> HostResult<Vec<String>>;
     /// The last lines of a unit's journal, oldest first.
     fn journal(&self, unit: &str, lines: usize) -> HostResult<Vec<String>>;
     /// The children of a service's main process that run the same program: its workers.

@@ -6,7 +6,7 @@ use globset::{GlobSet, GlobSetBuilder};
 
 use crate::change::Change;
 use crate::plan::Plan;
-use crate::units::{self, UnitFile};
+use crate::units;
 
 /// The lifelines of a host: places in the file tree, and units with their files.
 #[derive(Clone, Debug, Default)]
@@ -52,11 +52,7 @@ impl Lifelines {
         match change {
             Change::Unit { unit, .. } => self.units.contains(unit),
             change => change.path().is_some_and(|path| {
-                let own = match units::of_path(path) {
-                    Some(UnitFile::Fragment(unit) | UnitFile::DropIn(unit)) => self.units.contains(&unit),
-                    Some(UnitFile::Other) | None => false,
-                };
-                own || self.paths.is_match(path.as_path())
+                units::of_path(path).is_some_and(|file| self.units.iter().any(|unit| file.defines(unit))) || self.paths.is_match(path.as_path())
             }),
         }
     }

@@ -209,7 +209,7 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
     steps.iter_mut().for_each(|step| renew_links(step, &units, &definitions));
     steps.retain(|step| !step.change.is_noop());
     let paths: Vec<&ManagedPath> = steps.iter().filter_map(|s| entry_path(&s.change)).collect();
-    let judged: Vec<String> = changed_units(&steps).iter().map(|u| units::verifiable(u)).collect();
+    let judged: Vec<String> = changed_units(&steps, &units).iter().map(|u| units::verifiable(u)).collect();
     let calls = guards.calls(&changed_paths(&steps), &judged);
     let scene = wakes::Scene {
         units: &units,
@@ -305,11 +305,7 @@ pub fn concerned_units<'a, 'r>(
             names.insert(unit.clone());
         }
         let Some(path) = entry_path(change) else { continue };
-        if let Some(UnitFile::Fragment(unit) | UnitFile::DropIn(unit)) = units::of_path(path)
-            && !units::is_template(&unit)
-        {
-            names.insert(unit);
-        }
+        names.extend(units::of_path(path).and_then(|file| file.unit().map(str::to_owned)));
         if !change.is_noop() {
             names.extend(guards.of(path).filter_map(|g| g.wake.as_ref()).map(|w| w.unit.clone()));
         }
@@ -317,14 +313,11 @@ pub fn concerned_units<'a, 'r>(
     names
 }
 
-/// The template units whose files these changes touch: their instances are concerned.
+/// Units that these changes concern without naming them, as globs: instances of templates, and those whose names begin so.
 #[must_use]
-pub fn concerned_templates<'a>(changes: impl Iterator<Item = &'a Change>) -> BTreeSet<String> {
-    let unit = |change: &Change| match units::of_path(entry_path(change)?)? {
-        UnitFile::Fragment(unit) | UnitFile::DropIn(unit) => Some(unit).filter(|unit| units::is_template(unit)),
-        UnitFile::Other => None,
-    };
-    changes.filter(|c| !c.is_noop()).filter_map(unit).collect()
+pub fn concerned_patterns<'a>(changes: impl Iterator<Item = &'a Change>) -> BTreeSet<String> {
+    let pattern = |change: &Change| units::of_path(entry_path(change)?)?.others();
+    changes.filter(|c| !c.is_noop()).filter_map(pattern).collect()
 }
 
 /// Files that generators of systemd make units from: what a change of them brings is known after it.
@@ -400,13 +393,12 @@ fn stops<'a>(
 ) -> Vec<Step> {
     let mut steps: Vec<Step> = unit_releases.iter().filter(|s| is_stop(&s.change)).cloned().collect();
     for step in files.filter(|step| !step.change.is_noop()) {
-        let Some((UnitFile::Fragment(file), path)) = removed_unit(&step.change) else { continue };
+        let Some((file @ UnitFile::Fragment(_), path)) = removed_unit(&step.change) else { continue };
         if uncovering.contains(path) {
             continue;
         }
-        let its_own = |name: &str| name == file || units::template_of(name).is_some_and(|template| template == file);
         let read_from = |seen: &UnitSeen| seen.fragment.is_empty() || seen.fragment == path.as_str();
-        for (unit, seen) in units.iter().filter(|(name, seen)| its_own(name) && read_from(seen)) {
+        for (unit, seen) in units.iter().filter(|(name, seen)| file.defines(name) && read_from(seen)) {
             let after = crate::change::UnitFacts { enabled: Some(false), active: Some(false), ..Default::default() };
             let before = after.managed_part_of(&seen.facts_towards(&after));
             steps.retain(|s| s.change.target() != format!("unit:{unit}"));
@@ -459,17 +451,19 @@ fn changed_paths(steps: &[Step]) -> Vec<(&ManagedPath, bool)> {
     changed.collect()
 }
 
-/// Units whose files appear or change (not those that go).
-fn changed_units(steps: &[Step]) -> BTreeSet<String> {
-    let unit = |step: &Step| match &step.change {
-        Change::Entry { path, after, .. } => match (units::of_path(path)?, after) {
-            (UnitFile::Fragment(_), Object::Absent) => None,
-            (UnitFile::Fragment(unit) | UnitFile::DropIn(unit), _) => Some(unit),
-            (UnitFile::Other, _) => None,
-        },
+/// Units whose files appear or change (not those that go). Of those that share a drop-in, the ones that are known.
+fn changed_units(steps: &[Step], known: &BTreeMap<String, UnitSeen>) -> BTreeSet<String> {
+    let changed = steps.iter().filter_map(|step| match &step.change {
+        Change::Entry { path, after, .. } => Some((units::of_path(path)?, after)),
         _ => None,
-    };
-    steps.iter().filter_map(unit).collect()
+    });
+    changed
+        .flat_map(|(file, after)| match (file, after) {
+            (UnitFile::Fragment(_), Object::Absent) | (UnitFile::Other, _) => Vec::new(),
+            (UnitFile::Fragment(unit) | UnitFile::DropIn(unit), _) => vec![unit],
+            (file @ UnitFile::CommonDropIn(_), _) => known.keys().filter(|unit| file.defines(unit)).cloned().collect(),
+        })
+        .collect()
 }
 
 fn touched(steps: &[Step], wakes: &[Wake]) -> Vec<String> {

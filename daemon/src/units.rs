@@ -23,8 +23,53 @@ pub enum UnitFile {
     Fragment(String),
     /// A drop-in of this unit (`NAME.d/x.conf`).
     DropIn(String),
+    /// A drop-in of all units whose names begin so (`shop-.service`), or of all of a type (`service`).
+    CommonDropIn(String),
     /// A link that carries enablement of this unit (`*.wants/NAME`), or something else PID 1 reads.
     Other,
+}
+
+impl UnitFile {
+    /// Whether it is part of what this unit is.
+    #[must_use]
+    pub fn defines(&self, unit: &str) -> bool {
+        match self {
+            Self::Fragment(name) | Self::DropIn(name) => name == unit || template_of(unit).as_ref() == Some(name),
+            Self::CommonDropIn(name) => files::takes_drop_ins_of(unit, name),
+            Self::Other => false,
+        }
+    }
+
+    /// Whether it defines all units of a type (`service.d/x.conf`).
+    #[must_use]
+    pub fn is_of_type(&self) -> bool {
+        matches!(self, Self::CommonDropIn(name) if !name.contains('.'))
+    }
+
+    /// The unit that it names; templates and beginnings of names are none.
+    #[must_use]
+    pub fn unit(&self) -> Option<&str> {
+        match self {
+            Self::Fragment(name) | Self::DropIn(name) => Some(name).filter(|name| !is_template(name)).map(String::as_str),
+            Self::CommonDropIn(_) | Self::Other => None,
+        }
+    }
+
+    /// The units that it does not name and may define, as a glob for the manager: `worker@?*.service`, `shop-*.service`. Those
+    /// of a whole type are not looked for: what everybody runs is not restarted for one file.
+    #[must_use]
+    pub fn others(&self) -> Option<String> {
+        // What is special in a pattern is not in a unit's name, but for the backslash of systemd-escape(1).
+        let escaped = |name: &str| name.replace('\\', "\\\\");
+        match self {
+            Self::Fragment(name) | Self::DropIn(name) if is_template(name) => Some(escaped(name).replacen("@.", "@?*.", 1)),
+            Self::CommonDropIn(name) => {
+                let (stem, suffix) = name.rsplit_once('.')?;
+                Some(format!("{}?*.{suffix}", escaped(stem)))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What a path means to PID 1; `None` when nothing.
@@ -34,10 +79,11 @@ pub fn of_path(path: &ManagedPath) -> Option<UnitFile> {
     let parts: Vec<&str> = rest.split('/').collect();
     Some(match parts.as_slice() {
         [name] if is_unit_name(name) => UnitFile::Fragment((*name).to_owned()),
-        // `service.d/` and the like are drop-ins of every unit of a type: of none in particular.
-        [dir, file] if file.ends_with(".conf") && dir.strip_suffix(".d").is_some_and(is_unit_name) => {
-            UnitFile::DropIn(dir.trim_end_matches(".d").to_owned())
-        }
+        [dir, file] if file.ends_with(".conf") => match dir.strip_suffix(".d") {
+            Some(name) if is_common(name) => UnitFile::CommonDropIn(name.to_owned()),
+            Some(name) if is_unit_name(name) => UnitFile::DropIn(name.to_owned()),
+            _ => UnitFile::Other,
+        },
         _ => UnitFile::Other,
     })
 }
@@ -74,6 +120,11 @@ pub fn service_of(socket: &str, definition: &definition::Definition) -> String {
 
 fn is_unit_name(name: &str) -> bool {
     SUFFIXES.iter().any(|suffix| name.len() > suffix.len() && name.ends_with(suffix))
+}
+
+/// `shop-.service`, `service`: what drop-ins of many units are kept under.
+fn is_common(name: &str) -> bool {
+    SUFFIXES.iter().any(|suffix| *name == suffix[1..] || name.strip_suffix(suffix).is_some_and(|stem| stem.ends_with('-')))
 }
 
 /// Where systemd finds a unit's own file when this one of it is gone: the directories that come after its own.
@@ -127,12 +178,28 @@ mod tests {
             ("/usr/local/lib/systemd/system/a.socket", Some(UnitFile::Fragment("a.socket".into()))),
             ("/etc/systemd/system/nginx.service.d/limits.conf", Some(UnitFile::DropIn("nginx.service".into()))),
             ("/etc/systemd/system/multi-user.target.wants/a.service", Some(UnitFile::Other)),
-            ("/etc/systemd/system/service.d/all.conf", Some(UnitFile::Other)),
+            ("/etc/systemd/system/service.d/all.conf", Some(UnitFile::CommonDropIn("service".into()))),
+            ("/etc/systemd/system/shop-.service.d/all.conf", Some(UnitFile::CommonDropIn("shop-.service".into()))),
+            ("/etc/systemd/system/services.d/all.conf", Some(UnitFile::Other)),
             ("/etc/systemd/system/README", Some(UnitFile::Other)),
             ("/etc/systemd/network/a.network", None),
             ("/etc/systemd/systemx/a.service", None),
         ] {
             assert_eq!(of_path(&ManagedPath::new(path).unwrap()), expected, "{path}");
+        }
+        let others = |file: UnitFile| file.others();
+        assert_eq!(others(UnitFile::Fragment("worker@.service".into())).as_deref(), Some("worker@?*.service"));
+        assert_eq!(others(UnitFile::CommonDropIn(r"a\x2db-.service".into())).as_deref(), Some(r"a\\x2db-?*.service"));
+        assert_eq!([others(UnitFile::Fragment("a.service".into())), others(UnitFile::CommonDropIn("service".into()))], [None, None]);
+        for (name, unit, defines) in [
+            ("shop-.service", "shop-web.service", true),
+            ("shop-.service", "shop-web@1.service", true),
+            ("shop-.service", "shop.service", false),
+            ("shop-.service", "shop-web.socket", false),
+            ("service", "a.service", true),
+            ("service", "a.socket", false),
+        ] {
+            assert_eq!(UnitFile::CommonDropIn(name.into()).defines(unit), defines, "{name} {unit}");
         }
         assert_eq!(verifiable("worker@.service"), "worker@check.service");
         assert_eq!(verifiable("worker@1.service"), "worker@1.service");

@@ -88,6 +88,19 @@ scenario! {
         edit(host, &repo, true, "! restart shop.service (Nice changed)");
         repo.remove(drop_in);
         edit(host, &repo, true, "! restart shop.service (Nice changed)");
+        // So does one that it shares with others: of its type, or of what its name begins with.
+        repo.write("files/etc/systemd/system/service.d/all.conf", "[Service]\nUMask=027\n");
+        let others = ["ssh", "cron", "systemd-journald"].map(|other| run(host, other));
+        edit(host, &repo, true, "! restart shop.service (UMask changed)");
+        assert_eq!(["ssh", "cron", "systemd-journald"].map(|other| run(host, other)), others);
+        repo.remove("files/etc/systemd/system/service.d");
+        edit(host, &repo, true, "! restart shop.service (UMask changed)");
+        host.write("/etc/systemd/system/shop-back.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+        host.sh("systemctl daemon-reload; systemctl start shop-back").ok();
+        let back = run(host, "shop-back");
+        repo.write("files/etc/systemd/system/shop-.service.d/all.conf", "[Service]\nNice=2\n");
+        edit(host, &repo, false, "! restart shop-back.service (Nice changed)");
+        assert!(run(host, "shop-back") != back && prop(host, "shop-back", "Nice") == "2");
         // How it is stopped, alone, waits for its next stop.
         let stop = |word: &str| format!("Nice=3\nExecStop=/bin/sh -c 'echo {word} >/run/stopped'");
         repo.write(UNIT, unit("Description=The shop", &stop("one"), wanted));
@@ -351,6 +364,18 @@ scenario! {
         }
         assert_eq!(run(host, "shop.service"), first);
         assert!(host.ctl("sync").ok().contains("nothing to do"));
+        // What a daemon-reload takes over is not pending; what the process has from its start is, and a push restarts it.
+        host.sh(&format!("mkdir -p $(dirname {drop_in}); echo '[Service]\nMemoryMax=1G' >{drop_in}; systemctl daemon-reload")).ok();
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
+        assert_eq!(host.status()["drift"], serde_json::json!([]));
+        host.sh(&format!("echo '[Service]\nNice=2' >{drop_in}; systemctl daemon-reload")).ok();
+        host.ctl("sync").ok();
+        let status = host.ctl("status").ok();
+        assert!(status.contains(&format!("unit:shop.service (restart pending): {drop_in} changed after it had started")), "{status}");
+        assert_eq!(run(host, "shop.service"), first);
+        repo.write("files/etc/motd.d/y", "y\n");
+        repo.commit_and_push().assert_live().says(&format!("! restart shop.service ({drop_in} changed after it had started)"));
+        let first = run(host, "shop.service");
         // A file that is not ours and that its process has read as it was: a look tells, a push restarts.
         host.write("/etc/default/shop", "A=2\n");
         host.ctl("sync").ok();

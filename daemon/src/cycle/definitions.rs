@@ -9,7 +9,8 @@ use crate::guard::Guards;
 use crate::host::{HostResult, Look, UnitSeen};
 use crate::path::ManagedPath;
 use crate::plan::Defined;
-use crate::units::{self, UnitFile, definition::Definition, files, inputs};
+use crate::units::effect::{Difference, Effect};
+use crate::units::{self, definition::Definition, files, inputs};
 
 /// Entries of a directory of units that are looked at.
 const ENTRIES: usize = 10_000;
@@ -22,6 +23,7 @@ const NOTHING: &str = "/dev/null";
 pub(super) struct Shelf<'a> {
     host: &'a dyn Look,
     changes: BTreeMap<&'a str, &'a Object>,
+    managed: BTreeSet<&'a str>,
     contents: &'a dyn Fn(&Digest) -> HostResult<Vec<u8>>,
     listed: RefCell<BTreeMap<String, Vec<String>>>,
 }
@@ -34,14 +36,15 @@ enum When {
 }
 
 impl<'a> Shelf<'a> {
-    /// What these changes make of this host; `contents` gives those of files that are to come.
+    /// What these changes make of this host, with those that change nothing; `contents` gives those of files that are to come.
     pub(super) fn new(host: &'a dyn Look, changes: &[&'a Change], contents: &'a dyn Fn(&Digest) -> HostResult<Vec<u8>>) -> Self {
         let entry = |change: &&'a Change| match change {
             Change::Entry { path, after, .. } => Some((path.as_str(), after)),
             _ => None,
         };
+        let managed = changes.iter().filter_map(entry).map(|(path, _)| path).collect();
         let changes = changes.iter().filter(|c| !c.is_noop()).filter_map(entry).collect();
-        Self { host, changes, contents, listed: RefCell::default() }
+        Self { host, changes, managed, contents, listed: RefCell::default() }
     }
 
     /// Everything that a plan has to know of these units' files, and of all services that run where other files change.
@@ -72,17 +75,37 @@ impl<'a> Shelf<'a> {
         seen.load == "loaded" && (is_new || is_gone)
     }
 
-    /// Why a service that runs should start anew, whoever is at fault: a file that its unit names changed after its start.
-    pub(super) fn newer_inputs(&self, unit: &str, seen: &UnitSeen, guards: &Guards) -> Option<String> {
+    /// Why a service that runs should start anew, whoever is at fault: its unit files, or files that they name, changed after its start.
+    pub(super) fn newer_than_its_process(&self, unit: &str, seen: &UnitSeen, guards: &Guards) -> Option<String> {
+        self.newer_files(unit, seen).or_else(|| self.newer_inputs(unit, seen, guards))
+    }
+
+    /// Unit files of other hands: of ours it is known which change needed what.
+    fn newer_files(&self, unit: &str, seen: &UnitSeen) -> Option<String> {
+        let paths = files::of_unit(unit, &|dir| self.names(dir, When::Now));
+        let texts: BTreeMap<&str, String> = paths.iter().filter_map(|p| Some((p.as_str(), self.text(p, When::Now)?))).collect();
+        let without = |left_out: &str| Definition::read(texts.iter().filter(|(p, _)| **p != left_out).map(|(_, text)| text.as_str()));
+        let whole = without("");
+        let of_others = paths.iter().filter(|path| path.starts_with("/etc/") && !self.managed.contains(path.as_str()));
+        of_others.into_iter().find_map(|path| {
+            let asks = Difference::between(unit, &without(path), &whole).effect >= Effect::Restart;
+            (asks && self.is_newer(&ManagedPath::new(path).ok()?, seen)).then(|| format!("{path} changed after it had started"))
+        })
+    }
+
+    fn is_newer(&self, path: &ManagedPath, seen: &UnitSeen) -> bool {
+        let is_file = || matches!(self.object(path.as_str()), Some(Object::File(_)));
+        let changed = self.host.changed_at(path).ok().flatten();
+        seen.started != 0 && changed.is_some_and(|changed| changed > seen.started) && is_file()
+    }
+
+    fn newer_inputs(&self, unit: &str, seen: &UnitSeen, guards: &Guards) -> Option<String> {
         let inputs = inputs::of_service(unit, &self.read(unit, When::Now), &|_| false);
         // An argument may as well be what the process writes: its log, its pid file.
         inputs.iter().filter(|input| !input.is_argument).find_map(|input| {
             // What packages bring they restart themselves.
             let path = ManagedPath::new(input.path()?).ok().filter(|path| !path.as_str().starts_with("/usr/"))?;
-            let by_guard = guards.wakes(&path, unit);
-            let changed = self.host.changed_at(&path).ok()??;
-            matches!(self.object(path.as_str()), Some(Object::File(_))).then_some(())?;
-            let is_newer = seen.started != 0 && changed > seen.started && !by_guard;
+            let is_newer = !guards.wakes(&path, unit) && self.is_newer(&path, seen);
             is_newer.then(|| format!("its {} changed after it had started", input.what))
         })
     }
@@ -188,19 +211,15 @@ fn lines_of<'t>(text: &'t str, word: &str) -> BTreeSet<&'t str> {
 /// The units whose definitions these changes may alter, of those that are known; sockets that are about to start, whose files say
 /// which service is theirs; and those that may have made the instance of a template for a client.
 pub(super) fn touched_definitions<'a>(changes: &[&Change], known: impl Iterator<Item = &'a String>) -> BTreeSet<String> {
-    let mut files = BTreeSet::new();
+    let mut files = Vec::new();
     let mut units = BTreeSet::new();
     for change in changes.iter().filter(|c| !c.is_noop()) {
         match change {
             Change::Unit { unit, .. } => drop(units.insert(unit.clone())),
-            change => match change.path().and_then(units::of_path) {
-                Some(UnitFile::Fragment(unit) | UnitFile::DropIn(unit)) => drop(files.insert(unit)),
-                Some(UnitFile::Other) | None => {}
-            },
+            change => files.extend(change.path().and_then(units::of_path)),
         }
     }
-    let is_touched = |unit: &&String| files.contains(*unit) || units::template_of(unit).is_some_and(|t| files.contains(&t));
-    units.extend(known.filter(is_touched).cloned());
+    units.extend(known.filter(|unit| files.iter().any(|file| file.defines(unit))).cloned());
     let makers: Vec<String> = units.iter().filter_map(|unit| units::maker_of(unit)).collect();
     units.extend(makers);
     units

@@ -120,8 +120,8 @@ impl Engine {
         declared: impl Iterator<Item = &'r Resource>,
     ) -> Result<BTreeMap<String, UnitSeen>, Stop> {
         let mut names = plan::concerned_units(changes.iter().copied(), declared, &self.guards);
-        for template in plan::concerned_templates(changes.iter().copied()) {
-            names.extend(self.host.instances(&template)?);
+        for pattern in plan::concerned_patterns(changes.iter().copied()) {
+            names.extend(self.host.units_like(&pattern)?);
         }
         let mut units = BTreeMap::new();
         self.see_units(names, &mut units)?;
@@ -164,7 +164,7 @@ impl Engine {
             .filter(|spec| spec.wanted().active == Some(true) && spec.on_change.is_none())
             .filter_map(|spec| {
                 let seen = units.get(&spec.name).filter(|seen| seen.is_active())?;
-                Some((spec.name.clone(), shelf.newer_inputs(&spec.name, seen, &self.guards)?))
+                Some((spec.name.clone(), shelf.newer_than_its_process(&spec.name, seen, &self.guards)?))
             })
             .collect()
     }

@@ -449,7 +449,7 @@ impl Look for Fake {
     fn ends(&self, _: &ManagedPath, _: usize) -> HostResult<Vec<LogEnd>> {
         self.look(|_| Ok(Vec::new()))
     }
-    fn instances(&self, _: &str) -> HostResult<Vec<String>> {
+    fn units_like(&self, _: &str) -> HostResult<Vec<String>> {
         self.look(|_| Ok(Vec::new()))
     }
     fn content(&self, path: &ManagedPath, limit: u64) -> HostResult<Vec<u8>> {

@@ -100,8 +100,8 @@ impl Look for Linux {
     fn running_services(&self) -> HostResult<Vec<String>> {
         self.manager()?.running_services()
     }
-    fn instances(&self, template: &str) -> HostResult<Vec<String>> {
-        self.manager()?.instances(template)
+    fn units_like(&self, pattern: &str) -> HostResult<Vec<String>> {
+        self.manager()?.units_like(pattern)
     }
     fn journal(&self, unit: &str, lines: usize) -> HostResult<Vec<String>> {
         self.manager()?.journal(unit, lines)

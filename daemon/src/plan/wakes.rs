@@ -150,7 +150,7 @@ impl Asks {
 
     /// Units whose own files change.
     fn definitions(&mut self, changed: &[(&ManagedPath, bool)], scene: &Scene<'_>) {
-        let of_file = |(path, removed): &(&ManagedPath, bool)| units_of_file(path, *removed, scene.units);
+        let of_file = |(path, removed): &(&ManagedPath, bool)| self.units_of_file(path, *removed, scene.units);
         let touched: BTreeSet<String> = changed.iter().flat_map(of_file).collect();
         for unit in touched {
             let difference = match scene.definitions.get(&unit) {
@@ -158,6 +158,20 @@ impl Asks {
                 None => Difference { effect: Effect::Restart, why: "its unit file changed".to_owned() },
             };
             self.ask_as_declared(&unit, difference.effect, difference.why);
+        }
+    }
+
+    /// The units whose definition a file is part of; of those of a whole type the ones that are declared.
+    fn units_of_file(&self, path: &ManagedPath, removed: bool, units: &BTreeMap<String, UnitSeen>) -> Vec<String> {
+        let is_declared = |unit: &str| self.specs.contains_key(unit) || self.former.contains_key(unit);
+        match units::of_path(path) {
+            // A fragment that goes takes its unit with it (`plan::stops`).
+            Some(UnitFile::Fragment(_)) if removed => Vec::new(),
+            Some(file) => {
+                let is_meant = |unit: &&String| file.defines(unit) && (!file.is_of_type() || is_declared(unit));
+                units.keys().filter(is_meant).cloned().collect()
+            }
+            None => Vec::new(),
         }
     }
 
@@ -323,20 +337,6 @@ impl Asks {
         };
         wakes.sort_by_key(|(wake, _)| rank(wake));
         wakes
-    }
-}
-
-/// The units whose definition a file is part of: one, or all instances of a template.
-fn units_of_file(path: &ManagedPath, removed: bool, units: &BTreeMap<String, UnitSeen>) -> Vec<String> {
-    match units::of_path(path) {
-        // A fragment that goes takes its unit with it (`plan::stops`).
-        Some(UnitFile::Fragment(_)) if removed => Vec::new(),
-        Some(UnitFile::Fragment(unit) | UnitFile::DropIn(unit)) if units::is_template(&unit) => {
-            let is_instance = |name: &&String| units::template_of(name).is_some_and(|template| template == unit);
-            units.keys().filter(is_instance).cloned().collect()
-        }
-        Some(UnitFile::Fragment(unit) | UnitFile::DropIn(unit)) => vec![unit],
-        Some(UnitFile::Other) | None => Vec::new(),
     }
 }
 

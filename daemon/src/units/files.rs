@@ -54,6 +54,13 @@ pub fn drop_ins(unit: &str, names: &dyn Fn(&str) -> Vec<String>) -> Vec<String> 
     found.into_values().collect()
 }
 
+/// Whether a unit has the drop-ins that are kept under a name: `a-.service` and `service` of `a-b.service`.
+#[must_use]
+pub fn takes_drop_ins_of(unit: &str, name: &str) -> bool {
+    let is_of_type = unit.rsplit_once('.').is_some_and(|(_, suffix)| suffix == name);
+    is_of_type || drop_in_directories(unit).iter().any(|dir| dir.strip_suffix(".d") == Some(name))
+}
+
 /// `a-b@1.service.d`, `a-b@.service.d`, `a-.service.d`.
 fn drop_in_directories(unit: &str) -> Vec<String> {
     let Some((stem, suffix)) = unit.rsplit_once('.') else { return Vec::new() };

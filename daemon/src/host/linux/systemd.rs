@@ -217,12 +217,10 @@ impl Manager {
         })
     }
 
-    pub(super) fn instances(&self, template: &str) -> HostResult<Vec<String>> {
-        // What is special in a pattern is not in a unit's name, but for the backslash of systemd-escape(1).
-        let pattern = template.replace('\\', "\\\\").replacen("@.", "@?*.", 1);
-        self.ask(&format!("instances of {template}"), async || {
-            let units = self.manager().await?.list_units_by_patterns(&[], &[&pattern]).await;
-            let units = units.map_err(|e| bus_error(&format!("list {template}"), e))?;
+    pub(super) fn units_like(&self, pattern: &str) -> HostResult<Vec<String>> {
+        self.ask(&format!("units like {pattern}"), async || {
+            let units = self.manager().await?.list_units_by_patterns(&[], &[pattern]).await;
+            let units = units.map_err(|e| bus_error(&format!("list {pattern}"), e))?;
             Ok(units.into_iter().map(|unit| unit.0).collect())
         })
     }

@@ -47,7 +47,7 @@ impl Look for Fake {
     fn dpkg_lock(&self) -> HostResult<Option<String>> {
         unreachable!()
     }
-    fn instances(&self, _: &str) -> HostResult<Vec<String>> {
+    fn units_like(&self, _: &str) -> HostResult<Vec<String>> {
         unreachable!()
     }
     fn content(&self, _: &ManagedPath, _: u64) -> HostResult<Vec<u8>> {
