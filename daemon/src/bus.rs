@@ -4,8 +4,8 @@
 //! Whoever orders something gives the write end of a pipe; what happens is told through it, one JSON line each, the last
 //! one being the report. A caller that goes away loses only the telling.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashMap;
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
@@ -17,6 +17,7 @@ use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
 
 use crate::cycle::Order;
 use crate::desk::{Desk, Task};
+use crate::lifeline::connection::Waiting;
 use crate::policy::Right;
 use crate::report::Progress;
 use crate::source::GIT_USER;
@@ -28,10 +29,8 @@ pub const NAME: &str = "org.reconciled1";
 pub const PATH: &str = "/org/reconciled1";
 /// Two addresses and two ports, in bytes.
 const LONGEST_CONNECTION: usize = 256;
-/// Connections that are remembered.
-const CONNECTIONS: usize = 256;
 /// A follower that takes nothing for this long is dropped.
-const STALL: std::time::Duration = std::time::Duration::from_secs(30);
+const STALL: Duration = Duration::from_secs(30);
 
 /// The object behind the service.
 #[derive(Debug)]
@@ -42,8 +41,8 @@ pub struct Service {
     pub published: watch::Receiver<Published>,
     /// How many callers are still being told something.
     pub following: watch::Sender<usize>,
-    /// The newest SSH connections: one that is used again shows nothing about what changed since it was made.
-    pub connections: Mutex<VecDeque<String>>,
+    /// What a new connection confirms.
+    pub waiting: watch::Receiver<Option<Waiting>>,
 }
 
 #[zbus::interface(name = "org.reconciled1.Manager")]
@@ -168,15 +167,17 @@ impl Service {
     ) -> fdo::Result<()> {
         let actor = authorised(&header, connection, "confirm").await?;
         // 0 is no generation: nothing waits.
-        let generation = self.unconfirmed().unwrap_or_default();
+        let generation = self.published.borrow().status.unconfirmed.as_ref().map_or(0, |waiting| waiting.generation);
         self.hand_in(Task::Confirm { actor, generation }, out)
     }
 
-    /// A key has connected over SSH, from the forced command; `ssh` is sshd's `SSH_CONNECTION`.
+    /// A key has connected over SSH, from the forced command; `ssh` is sshd's `SSH_CONNECTION`, `made_at` when the connection was made, in
+    /// milliseconds since the boot.
     async fn connected(
         &self,
         key: &str,
         ssh: &str,
+        made_at: u64,
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> fdo::Result<()> {
@@ -187,16 +188,8 @@ impl Service {
         if ssh.is_empty() || ssh.len() > LONGEST_CONNECTION {
             return Err(fdo::Error::InvalidArgs("SSH_CONNECTION as sshd(8) has it".to_owned()));
         }
-        let is_new = {
-            let mut known = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_new = !known.iter().any(|connection| connection == ssh);
-            if is_new {
-                known.truncate(CONNECTIONS - 1);
-                known.push_front(ssh.to_owned());
-            }
-            is_new
-        };
-        if let (true, Some(generation)) = (is_new && comes_from_elsewhere(ssh), self.unconfirmed()) {
+        let proven = self.waiting.borrow().filter(|waiting| Duration::from_millis(made_at) > waiting.since);
+        if let Some(Waiting { generation, .. }) = proven.filter(|_| comes_from_elsewhere(ssh)) {
             drop(self.desk.submit(Task::Confirm { actor: crate::path::escape(key), generation }));
         }
         Ok(())
@@ -244,11 +237,6 @@ fn comes_from_elsewhere(ssh: &str) -> bool {
 }
 
 impl Service {
-    /// The generation that waits for its confirmation.
-    fn unconfirmed(&self) -> Option<u64> {
-        self.published.borrow().status.unconfirmed.as_ref().map(|waiting| waiting.generation)
-    }
-
     fn hand_in(&self, task: Task, out: OwnedFd) -> fdo::Result<()> {
         let sender =
             pipe::Sender::from_owned_fd(out.into()).map_err(|e| fdo::Error::InvalidArgs(format!("a pipe is wanted: {e}")))?;

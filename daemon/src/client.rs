@@ -35,7 +35,7 @@ pub trait Manager {
     /// See `bus::Service`.
     fn confirm(&self, out: Fd<'_>) -> zbus::Result<()>;
     /// See `bus::Service`.
-    fn connected(&self, key: &str, ssh: &str) -> zbus::Result<()>;
+    fn connected(&self, key: &str, ssh: &str, made_at: u64) -> zbus::Result<()>;
     /// See `bus::Service`.
     fn resolve(&self, path: &str, restore: bool, out: Fd<'_>) -> zbus::Result<()>;
     /// See `bus::Service`.

@@ -20,6 +20,7 @@ use crate::cycle::{Engine, Order};
 use crate::desk::{Desk, Fresh, Task};
 use crate::host::linux::{Linux, Manager, Pulse};
 use crate::lifeline::Lifelines;
+use crate::lifeline::connection::{self, Waiting};
 use crate::state::{STATE_DIR, State, StateError};
 use crate::tasks::{Clerk, Published, TIMER};
 
@@ -117,14 +118,9 @@ async fn run(settings: Settings, handle: tokio::runtime::Handle) -> Result<(), S
             None => break Ok(()),
             Some(Event::EngineStarted(Err(why))) => break Err(why),
             Some(Event::EngineStarted(Ok(()))) => {
-                let service = Service {
-                    desk: desk.clone(),
-                    published: published.clone(),
-                    following: following.clone(),
-                    connections: std::sync::Mutex::default(),
-                };
                 // Armed before anything that a change of the bus may have broken.
-                watch_confirmation(published.clone(), window.subscribe(), &events);
+                let waiting = watch_confirmation(published.clone(), window.subscribe(), &events);
+                let service = Service { desk: desk.clone(), published: published.clone(), following: following.clone(), waiting };
                 serve(&connection, service).await?;
                 timers.start(&settings, &events);
                 show_status(published.clone());
@@ -282,14 +278,22 @@ fn watch_confirmation(
     mut published: watch::Receiver<Published>,
     windows: watch::Receiver<Duration>,
     events: &mpsc::UnboundedSender<Event>,
-) {
+) -> watch::Receiver<Option<Waiting>> {
     fn waiting(published: &Published) -> Option<u64> {
         published.status.unconfirmed.as_ref().map(|unconfirmed| unconfirmed.generation)
     }
+    let (tell, told) = watch::channel(None);
     let events = events.clone();
     tokio::spawn(async move {
         loop {
             let now = waiting(&published.borrow_and_update());
+            tell.send_if_modified(|known: &mut Option<Waiting>| {
+                let is_other = known.map(|known| known.generation) != now;
+                if is_other {
+                    *known = now.map(|generation| Waiting { generation, since: connection::now() });
+                }
+                is_other
+            });
             let window = *windows.borrow();
             let Some(generation) = now else {
                 if published.changed().await.is_err() {
@@ -306,6 +310,7 @@ fn watch_confirmation(
             }
         }
     });
+    told
 }
 
 /// Keeps `systemctl status` honest.

@@ -1,5 +1,7 @@
 //! What a host is reached and governed by. A change of it may cut off whoever made it, so that it has to be confirmed. Pure.
 
+pub mod connection;
+
 use std::collections::BTreeSet;
 
 use globset::{GlobSet, GlobSetBuilder};
@@ -52,7 +54,8 @@ impl Lifelines {
         match change {
             Change::Unit { unit, .. } => self.units.contains(unit),
             change => change.path().is_some_and(|path| {
-                units::of_path(path).is_some_and(|file| self.units.iter().any(|unit| file.defines(unit))) || self.paths.is_match(path.as_path())
+                units::of_path(path).is_some_and(|file| self.units.iter().any(|unit| file.defines(unit)))
+                    || self.paths.is_match(path.as_path())
             }),
         }
     }

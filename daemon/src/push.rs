@@ -12,6 +12,7 @@ use git2::{Oid, Repository};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::client::{self, Followed};
+use crate::lifeline::connection;
 use crate::report::Verdict;
 use crate::source::{Budget, MAIN, REPOSITORY};
 use crate::worker::sandbox::confine;
@@ -82,8 +83,9 @@ pub fn serve(arguments: &[String]) -> ExitCode {
 
 /// That somebody came in over SSH may be what a change of a lifeline waits for. A daemon that does not answer is no reason to turn them away.
 fn tell_of_connection(key: &str) {
-    if let Ok(ssh) = std::env::var("SSH_CONNECTION") {
-        let _ = client::ask(async |manager| manager.connected(key, &ssh).await.map(|()| String::new()));
+    if let (Ok(ssh), Some(made_at)) = (std::env::var("SSH_CONNECTION"), connection::made_at()) {
+        let made_at = u64::try_from(made_at.as_millis()).unwrap_or_default();
+        let _ = client::ask(async |manager| manager.connected(key, &ssh, made_at).await.map(|()| String::new()));
     }
 }
 

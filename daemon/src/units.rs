@@ -190,7 +190,10 @@ mod tests {
         let others = |file: UnitFile| file.others();
         assert_eq!(others(UnitFile::Fragment("worker@.service".into())).as_deref(), Some("worker@?*.service"));
         assert_eq!(others(UnitFile::CommonDropIn(r"a\x2db-.service".into())).as_deref(), Some(r"a\\x2db-?*.service"));
-        assert_eq!([others(UnitFile::Fragment("a.service".into())), others(UnitFile::CommonDropIn("service".into()))], [None, None]);
+        assert_eq!(
+            [others(UnitFile::Fragment("a.service".into())), others(UnitFile::CommonDropIn("service".into()))],
+            [None, None]
+        );
         for (name, unit, defines) in [
             ("shop-.service", "shop-web.service", true),
             ("shop-.service", "shop-web@1.service", true),

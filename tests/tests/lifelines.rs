@@ -55,6 +55,10 @@ scenario! {
         repo.git_over(&shared, &["push", "origin", "main"]).ok();
         repo.git_over(&shared, &["fetch"]).ok();
         assert_eq!(waiting(host), Some(2));
+        // Nor does a daemon that has forgotten everything take it for a new one.
+        host.exec("systemctl restart reconciled").ok();
+        repo.git_over(&shared, &["fetch"]).ok();
+        assert_eq!(waiting(host), Some(2));
         repo.git(&["fetch"]).ok();
         host.wait_until("it is confirmed", || waiting(host).is_none());
     }

@@ -84,7 +84,8 @@ impl<'a> Shelf<'a> {
     fn newer_files(&self, unit: &str, seen: &UnitSeen) -> Option<String> {
         let paths = files::of_unit(unit, &|dir| self.names(dir, When::Now));
         let texts: BTreeMap<&str, String> = paths.iter().filter_map(|p| Some((p.as_str(), self.text(p, When::Now)?))).collect();
-        let without = |left_out: &str| Definition::read(texts.iter().filter(|(p, _)| **p != left_out).map(|(_, text)| text.as_str()));
+        let without =
+            |left_out: &str| Definition::read(texts.iter().filter(|(p, _)| **p != left_out).map(|(_, text)| text.as_str()));
         let whole = without("");
         let of_others = paths.iter().filter(|path| path.starts_with("/etc/") && !self.managed.contains(path.as_str()));
         of_others.into_iter().find_map(|path| {
