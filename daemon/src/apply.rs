@@ -4,6 +4,8 @@
 //! are all this rule.
 
 mod force;
+mod foundation;
+mod run;
 mod settle;
 mod undo;
 
@@ -13,8 +15,9 @@ use std::time::Duration;
 
 use crate::change::{Change, DirFacts, Object, UnitFacts, Wake};
 use crate::guard::{GuardCall, When};
-use crate::host::{HostError, HostResult, Job, Sandbox, Slot, Touch};
+use crate::host::{HostError, HostResult, Job, Sandbox, Slot, Surroundings, Touch};
 use crate::journal::Event;
+use crate::kind::Phase;
 use crate::path::ManagedPath;
 use crate::plan::Plan;
 use crate::rehearse::Rehearsed;
@@ -23,6 +26,7 @@ use crate::state::{Commitment, State, StateError};
 use crate::units;
 
 pub use force::force_back;
+pub use foundation::{Founded, found};
 pub use undo::{Cause, Undone, WithManager, bring_back_unit, bring_down_unit, finish_restored, restore, undo};
 
 /// Limit of one guard in place.
@@ -66,6 +70,8 @@ pub struct Staged {
     id: u64,
     plan: Plan,
     staging: Vec<PathBuf>,
+    /// The transaction is `acting` already: it stands on a foundation.
+    acting: bool,
 }
 
 /// A plan whose changes and wakes are all done; it waits for its probes.
@@ -190,7 +196,7 @@ pub fn stage(rehearsed: Rehearsed, ground: &mut Ground<'_>) -> Result<Staged, Ap
     match stage_all(id, &plan, &staging, ground) {
         Ok(()) => {
             crate::failpoint!("staged");
-            Ok(Staged { id, plan, staging })
+            Ok(Staged { id, plan, staging, acting: false })
         }
         Err(error) => {
             drop_planned(id, &staging, ground)?;
@@ -236,8 +242,8 @@ fn stage_all(id: u64, plan: &Plan, staging: &[PathBuf], ground: &mut Ground<'_>)
         };
         ground.touch.stage(Slot { transaction: id, step }, path, after, &content)?;
     }
-    ground.touch.sync(id, staging)?;
     ground.state.objects().sync()?;
+    ground.touch.sync(id, staging)?;
     Ok(())
 }
 
@@ -253,14 +259,13 @@ pub fn apply(
 ) -> Result<Applied, Box<Failed>> {
     let result = (|| {
         if !cfg!(feature = "planted-late-journal") {
-            ground.state.advance(staged.id, Event::Act)?;
-            crate::failpoint!("acting");
+            begin(&staged, ground)?;
             on_acting(&staged.plan)?;
             crate::failpoint!("recorded");
         }
         act(&staged, ground)?;
         if cfg!(feature = "planted-late-journal") {
-            ground.state.advance(staged.id, Event::Act)?;
+            begin(&staged, ground)?;
         }
         wake_and_start(&staged, ground)?;
         if !staged.plan.forgiving {
@@ -275,6 +280,15 @@ pub fn apply(
     }
 }
 
+/// From here on the transaction has to be taken back.
+fn begin(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), StateError> {
+    if !staged.acting {
+        ground.state.advance(staged.id, Event::Act)?;
+        crate::failpoint!("acting");
+    }
+    Ok(())
+}
+
 /// Makes the changes: what stops, stops while its unit file still says how; then all objects; then what PID 1 has to read.
 fn act(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
     let plan = &staged.plan;
@@ -283,7 +297,10 @@ fn act(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
         make(Slot { transaction: staged.id, step }, &s.change, ground.touch)?;
         crate::failpoint!("step");
     }
+    run::run_forward(staged, |phase| matches!(phase, Phase::Databases | Phase::Environments), ground)?;
     in_place(staged, ground)?;
+    // What nothing takes back comes last, once all that can be judged has been.
+    run::run_forward(staged, |phase| phase == Phase::Commands, ground)?;
     set_units(plan, Part::Links, |_| true, ground)?;
     for unit in plan.wakes.iter().filter_map(stopped_first) {
         ground.touch.set_unit(unit, &UnitFacts { active: Some(false), ..UnitFacts::default() }, plan.patience(unit))?;
@@ -384,7 +401,7 @@ fn check_in_place(guard: &GuardCall, plan: &Plan, ground: &mut Ground<'_>) -> Re
         purpose: "guard",
         argv: guard.argv.clone(),
         input: Vec::new(),
-        sandbox: Sandbox::Live { user: guard.user.clone() },
+        sandbox: Sandbox::Live { user: guard.user.clone(), surroundings: Surroundings::default() },
         limit: GUARD_LIMIT,
         output_limit: GUARD_OUTPUT,
     };
@@ -444,7 +461,7 @@ fn forward(slot: Slot, change: &Change, touch: &mut dyn Touch) -> HostResult<()>
                 _ => Err(HostError::Foreign { path: path.to_string(), expected: in_words(*before), found: in_words(live) }),
             }
         }
-        Change::Unit { .. } => Ok(()),
+        Change::Unit { .. } | Change::Run(_) => Ok(()),
     }
 }
 
@@ -505,8 +522,15 @@ pub(crate) mod tests {
 
     /// Makes one step of a transaction, as the executor would.
     pub(crate) fn make(rig: &mut Rig, transaction: u64, step: usize, change: &Change) -> HostResult<()> {
-        if let Change::Unit { unit, after, .. } = change {
-            return rig.engine.host.set_unit(unit, after, None);
+        match change {
+            Change::Unit { unit, after, .. } => return rig.engine.host.set_unit(unit, after, None),
+            Change::Run(run) => {
+                let engine = &mut rig.engine;
+                let mut ground = super::Ground { touch: &mut *engine.host, state: &mut engine.state, say: &mut |_| {} };
+                super::run::tests::do_one(transaction, step, run, &mut ground);
+                return Ok(());
+            }
+            _ => {}
         }
         make_step(Slot { transaction, step }, change, &mut *rig.engine.host)
     }

@@ -2,12 +2,16 @@
 //!
 //! A change is a pair `(before, after)`. Undoing it is the swap of the two. Whatever a kind wants, it says in these.
 
+mod run;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::path::ManagedPath;
+
+pub use run::{ABSENT, Call, DONE, Run, TO_DO};
 
 /// What stands at a path, as far as one rename can swap it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +111,8 @@ pub enum Change {
         /// What is wanted.
         after: UnitFacts,
     },
+    /// A program does it, and a question tells whether it is done.
+    Run(Box<Run>),
 }
 
 /// How well a change can be undone; shown in every plan.
@@ -117,6 +123,8 @@ pub enum Reversibility {
     Exact,
     /// The state comes back; what happened meanwhile does not unhappen.
     BestEffort,
+    /// Nothing takes it back.
+    None,
 }
 
 /// What makes running processes read what changed.
@@ -169,19 +177,20 @@ impl Change {
             Self::Entry { path, .. } => format!("file:{path}"),
             Self::Dir { path, .. } => format!("directory:{path}"),
             Self::Unit { unit, .. } => format!("unit:{unit}"),
+            Self::Run(run) => run.target.clone(),
         }
     }
 
-    /// Its path in the file tree; `None` for a unit.
+    /// Its path in the file tree; `None` for what has none.
     #[must_use]
     pub fn path(&self) -> Option<&ManagedPath> {
         match self {
             Self::Entry { path, .. } | Self::Dir { path, .. } => Some(path),
-            Self::Unit { .. } => None,
+            Self::Unit { .. } | Self::Run(_) => None,
         }
     }
 
-    /// Its unit; `None` for what has a path.
+    /// Its unit; `None` for what is none.
     #[must_use]
     pub fn unit(&self) -> Option<&str> {
         match self {
@@ -199,6 +208,10 @@ impl Change {
             Self::Entry { before, after, .. } => std::mem::swap(before, after),
             Self::Dir { before, after, .. } => std::mem::swap(before, after),
             Self::Unit { before, after, .. } => std::mem::swap(before, after),
+            Self::Run(run) => {
+                let before = run.before.take().unwrap_or_default();
+                run.before = Some(std::mem::replace(&mut run.after, before));
+            }
         }
         inverse
     }
@@ -225,6 +238,7 @@ impl Change {
             Self::Entry { before, after, .. } => after.clone_from(before),
             Self::Dir { before, after, .. } => *after = *before,
             Self::Unit { before, after, .. } => after.clone_from(before),
+            Self::Run(run) => run.before = Some(run.after.clone()),
         }
     }
 
@@ -248,6 +262,7 @@ impl Change {
             Self::Entry { before, after, .. } => before == after,
             Self::Dir { before, after, .. } => before == after,
             Self::Unit { before, after, .. } => after.holds_in(before),
+            Self::Run(run) => run.before.as_ref() == Some(&run.after),
         }
     }
 
@@ -261,6 +276,8 @@ impl Change {
                 Reversibility::BestEffort
             }
             Self::Unit { .. } => Reversibility::Exact,
+            Self::Run(run) if run.backward.is_some() => Reversibility::BestEffort,
+            Self::Run(_) => Reversibility::None,
         }
     }
 
@@ -270,6 +287,7 @@ impl Change {
         match self {
             Self::Entry { before: Object::Absent, .. } | Self::Dir { before: None, .. } => '+',
             Self::Entry { after: Object::Absent, .. } | Self::Dir { after: None, .. } => '-',
+            Self::Run(run) => run.sign(),
             _ => '~',
         }
     }
@@ -385,6 +403,7 @@ impl fmt::Display for Reversibility {
         f.write_str(match self {
             Self::Exact => "exact",
             Self::BestEffort => "best effort",
+            Self::None => "none",
         })
     }
 }

@@ -6,6 +6,7 @@ mod cause;
 mod definitions;
 mod drifting;
 mod ending;
+mod foundation;
 mod patience;
 mod recovery;
 mod seeing;
@@ -262,7 +263,7 @@ impl Engine {
             let commit = Some(rehearsed.into_plan().commit.id);
             return Ok(End { verdict: Verdict::Accepted, commit, generation: live.map(|g| g.number) });
         }
-        self.carry_out(order, rehearsed, live.as_ref(), pass, say)
+        self.carry_out(order, rehearsed, (live.as_ref(), drifted), pass, say)
     }
 
     /// From staging to the commit, or the way back.
@@ -270,7 +271,7 @@ impl Engine {
         &mut self,
         order: &Order,
         rehearsed: Rehearsed,
-        live: Option<&Generation>,
+        (live, drifted): (Option<&Generation>, Drifted),
         pass: &mut Pass,
         say: Say<'_>,
     ) -> Result<End, Stop> {
@@ -279,11 +280,13 @@ impl Engine {
         }
         let baseline = probe::baseline(&*self.host, &rehearsed.plan().manifest.probes)?;
         pass.lap("baseline");
-        let terms = self.terms(order, rehearsed.plan(), live)?;
         (self.phase)("applying");
         pass.mark = Some(self.mark());
-        let staged = apply::stage(rehearsed, &mut self.ground(say)).map_err(|e| Stop::before_live(&e))?;
-        pass.lap("stage");
+        let staged = self.stage(order, rehearsed, drifted, pass, say)?;
+        let terms = match self.terms(order, staged.plan(), live) {
+            Ok(terms) => terms,
+            Err(error) => return Err(self.take_back(staged.into_parts(), Failure::of(&error.into()), pass, say)),
+        };
         // Not `self.ground`: the record before the first change needs the audit log beside it.
         let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
         let audit = &mut self.audit;

@@ -223,7 +223,22 @@ pub enum Sandbox {
     Live {
         /// Whose identity; `None` is root.
         user: Option<String>,
+        /// Where it runs and what it finds there.
+        surroundings: Surroundings,
     },
+}
+
+/// Where a program runs (systemd.exec(5)); each as systemd has it when not said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// `Group=`.
+    pub group: Option<String>,
+    /// `WorkingDirectory=`.
+    pub directory: Option<String>,
+    /// `Environment=`.
+    pub environment: Vec<String>,
+    /// `EnvironmentFile=`.
+    pub environment_files: Vec<String>,
 }
 
 /// A process to run in a transient unit of its own.

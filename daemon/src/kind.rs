@@ -4,9 +4,11 @@
 mod directory;
 mod file;
 mod link;
+mod package;
 mod place;
 mod unit;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -15,22 +17,44 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::change::Change;
+use crate::digest::Digest;
 use crate::host::{HostError, Look};
 use crate::manifest::Resource;
 
 pub use directory::DirectorySpec;
 pub use file::{FileSpec, LinksPolicy};
 pub use link::LinkSpec;
+pub use package::PackageSpec;
 pub use place::State;
 pub use unit::{OnChange, UnitSpec};
 
 /// The order of a plan: what comes first is there for what comes later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Phase {
+    /// Packages: they bring programs, accounts, files and units.
+    Packages,
+    /// Users and groups.
+    Accounts,
     /// Directories, files and links.
+    #[default]
     Files,
+    /// Databases, their roles and settings.
+    Databases,
+    /// What programs run in, as a virtual environment.
+    Environments,
+    /// Commands of the applications.
+    Commands,
     /// Units.
     Units,
+}
+
+impl Phase {
+    /// Whether it has to be over before the rest can be seen as it is: what it brings is a part of the host.
+    #[must_use]
+    pub fn is_foundation(self) -> bool {
+        matches!(self, Self::Packages | Self::Accounts)
+    }
 }
 
 /// What becomes of a resource that the host no longer matches.
@@ -69,6 +93,16 @@ pub struct Claim {
     pub reason: String,
     /// Only needed for another claim of the same resource, as the directory of a file is: one that is declared goes before.
     pub implied: bool,
+    /// What its calls read, by digest.
+    pub inputs: BTreeMap<Digest, Vec<u8>>,
+}
+
+impl Claim {
+    /// A claim of the resource's own.
+    #[must_use]
+    pub fn new(change: Change, reason: impl Into<String>) -> Self {
+        Self { change, reason: reason.into(), implied: false, inputs: BTreeMap::new() }
+    }
 }
 
 /// Why a declaration cannot be planned on this host.
@@ -80,6 +114,9 @@ pub enum KindError {
     /// The declaration asks for what this host cannot give; the sentence ends in the remedy.
     #[error("{0}")]
     Impossible(String),
+    /// The same, of what a package or an account that is still to come may bring.
+    #[error("{0}")]
+    NotYet(String),
 }
 
 /// A mistake in a declaration that its types do not rule out.
@@ -228,7 +265,8 @@ impl<S: Spec> Kind for Row<S> {
 }
 
 /// All kinds. The order is that of the reference.
-pub static KINDS: [&dyn Kind; 4] = [
+pub static KINDS: [&dyn Kind; 5] = [
+    &Row::<PackageSpec>(PhantomData),
     &Row::<FileSpec>(PhantomData),
     &Row::<DirectorySpec>(PhantomData),
     &Row::<LinkSpec>(PhantomData),

@@ -107,13 +107,17 @@ fn give_back(displaced: &Change, host: &dyn Look) -> HostResult<Option<Claim>> {
             let seen = seen.facts_towards(&after);
             Change::Unit { unit: unit.clone(), before: after.managed_part_of(&seen), after }
         }
+        // What programs made may hold data by now: it goes when somebody says so.
+        Change::Run(run) => {
+            return Err(HostError::Unfit(format!("it stays as it is; state = \"absent\" for {} removes it", run.target)));
+        }
     };
     let reason = match &change {
         Change::Entry { after: Object::Absent, .. } | Change::Dir { after: None, .. } => "left the repository",
         Change::Unit { .. } => "left the repository: as it was before",
         _ => "left the repository: what stood here before comes back",
     };
-    Ok(Some(Claim { change, reason: reason.to_owned(), implied: false }))
+    Ok(Some(Claim::new(change, reason)))
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ pub mod kind;
 pub mod ledger;
 pub mod lifeline;
 pub mod manifest;
+pub mod packages;
 pub mod path;
 pub mod plan;
 pub mod policy;

@@ -44,6 +44,9 @@ pub struct Step {
     pub resource: String,
     /// Why, in a few words.
     pub reason: String,
+    /// When it is made.
+    #[serde(default)]
+    pub phase: Phase,
     /// What.
     pub change: Change,
 }
@@ -192,14 +195,22 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
         uncovering,
         guards,
     } = material;
-    let Claimed { files, units: mut wanted_units, claimed } = taken(claims)?;
+    let mut manifest = manifest;
+    let Claimed { runs, files, units: mut wanted_units, claimed, inputs } = taken(claims)?;
+    manifest.contents.extend(inputs);
     wanted_units.sort_by_key(|step| !is_trigger_step(step));
-    let gone = |claim: Claim| Step { resource: GONE.to_owned(), reason: claim.reason, change: claim.change };
+    let (foundation, runs): (Vec<_>, Vec<_>) = runs.into_iter().partition(|step| step.phase.is_foundation());
+    let gone = |claim: Claim| Step { resource: GONE.to_owned(), reason: claim.reason, phase: Phase::Files, change: claim.change };
     let (unit_releases, file_releases): (Vec<_>, Vec<_>) =
         releases.into_iter().map(gone).partition(|step| matches!(step.change, Change::Unit { .. }));
     let mut steps = stops(&unit_releases, file_releases.iter().chain(&files), &units, &uncovering);
-    refuse_missing_units(&wanted_units, &files, &steps, &manifest, &units)?;
+    // A package that is to come may bring it.
+    if foundation.iter().all(|step| step.change.is_noop()) {
+        refuse_missing_units(&wanted_units, &files, &steps, &manifest, &units)?;
+    }
+    steps.extend(foundation);
     steps.extend(in_file_order(files, file_releases));
+    steps.extend(runs);
     steps.extend(wanted_units);
     steps.extend(unit_releases.into_iter().filter(|s| !is_stop(&s.change)));
     dedup_targets(&mut steps);
@@ -252,10 +263,14 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
 
 /// Claims as steps.
 struct Claimed {
+    /// What programs do, in the order of the phases.
+    runs: Vec<Step>,
     files: Vec<Step>,
     units: Vec<Step>,
     /// What is claimed of each target, also where nothing has to change.
     claimed: BTreeMap<String, Change>,
+    /// What calls read.
+    inputs: BTreeMap<Digest, Vec<u8>>,
 }
 
 /// Each target once; what is declared goes before what is only implied.
@@ -268,10 +283,11 @@ fn taken(mut claims: Vec<(Phase, String, Vec<Claim>)>) -> Result<Claimed, PlanEr
         .map(|claim| claim.change.target())
         .collect();
     let mut claimed: BTreeMap<String, (String, Change)> = BTreeMap::new();
-    let mut files = Vec::new();
-    let mut wanted_units = Vec::new();
+    let (mut files, mut wanted_units, mut runs) = (Vec::new(), Vec::new(), Vec::new());
+    let mut inputs = BTreeMap::new();
     for (phase, resource, claims) in claims {
-        for Claim { change, reason, implied } in claims {
+        for Claim { change, reason, implied, inputs: read } in claims {
+            inputs.extend(read);
             let target = change.target();
             if implied && declared.contains(&target) {
                 continue;
@@ -283,12 +299,16 @@ fn taken(mut claims: Vec<(Phase, String, Vec<Claim>)>) -> Result<Claimed, PlanEr
                 continue;
             }
             claimed.insert(target, (resource.clone(), change.clone()));
-            let step = Step { resource: resource.clone(), reason, change };
-            if phase == Phase::Units { wanted_units.push(step) } else { files.push(step) }
+            let steps = match &change {
+                Change::Run(_) => &mut runs,
+                Change::Unit { .. } => &mut wanted_units,
+                Change::Entry { .. } | Change::Dir { .. } => &mut files,
+            };
+            steps.push(Step { resource: resource.clone(), reason, phase, change });
         }
     }
     let claimed = claimed.into_iter().map(|(target, (_, change))| (target, change)).collect();
-    Ok(Claimed { files, units: wanted_units, claimed })
+    Ok(Claimed { runs, files, units: wanted_units, claimed, inputs })
 }
 
 /// The units whose state a plan has to know: those whose files are managed and those that declarations name, since PID 1 may know
@@ -403,7 +423,8 @@ fn stops<'a>(
             let before = after.managed_part_of(&seen.facts_towards(&after));
             steps.retain(|s| s.change.target() != format!("unit:{unit}"));
             let (unit, reason) = (unit.clone(), "its file goes".to_owned());
-            steps.push(Step { resource: GONE.to_owned(), reason, change: Change::Unit { unit, before, after } });
+            let change = Change::Unit { unit, before, after };
+            steps.push(Step { resource: GONE.to_owned(), reason, phase: Phase::Units, change });
         }
     }
     steps.sort_by_key(|step| !is_trigger_step(step));
@@ -494,6 +515,52 @@ impl Plan {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty() && self.wakes.is_empty()
+    }
+
+    /// Whether something has to be there before the rest can be seen as it is: packages, accounts.
+    #[must_use]
+    pub fn needs_foundation(&self) -> bool {
+        self.steps.iter().any(|step| step.phase.is_foundation())
+    }
+
+    /// That alone, without what follows.
+    #[must_use]
+    pub(crate) fn foundation(&self) -> Self {
+        let steps: Vec<Step> = self.steps.iter().filter(|step| step.phase.is_foundation()).cloned().collect();
+        let targets: BTreeSet<String> = steps.iter().map(|step| step.change.target()).collect();
+        let mut claimed = self.claimed.clone();
+        claimed.retain(|target, _| targets.contains(target));
+        Self {
+            steps,
+            claimed,
+            wakes: Vec::new(),
+            why: Vec::new(),
+            guards: Vec::new(),
+            released: Vec::new(),
+            touched: Vec::new(),
+            ailing: Vec::new(),
+            let_go: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// The plan with a foundation before it that is laid already: what is taken back together.
+    #[must_use]
+    pub(crate) fn upon(mut self, foundation: &Self) -> Self {
+        self.steps.splice(0..0, foundation.steps.iter().cloned());
+        self.claimed.extend(foundation.claimed.clone());
+        self
+    }
+
+    /// Whether what a check misses is still to come: below a path that a step makes, or anything while there are packages to install.
+    #[must_use]
+    pub fn may_bring(&self, finding: &str) -> bool {
+        const MISSES: [&str; 3] = ["No such file or directory", "not found", "does not exist"];
+        let makes = |step: &Step| match &step.change {
+            Change::Run(run) => run.makes.iter().any(|path| finding.contains(path.as_str())),
+            _ => false,
+        };
+        self.steps.iter().any(makes) || (self.needs_foundation() && MISSES.iter().any(|words| finding.contains(words)))
     }
 
     /// Names this plan: two plans with the same digest do the same, but for what is in secret files, which nobody must be able

@@ -39,6 +39,12 @@ impl Rehearsed {
         &self.plan
     }
 
+    /// Only what the rest of the plan stands on.
+    #[must_use]
+    pub fn foundation(&self) -> Self {
+        Self { plan: self.plan.foundation() }
+    }
+
     pub(crate) fn into_plan(self) -> Plan {
         self.plan
     }
@@ -117,20 +123,10 @@ pub fn rehearse(
     let brings_programs = plan.steps.iter().filter_map(|s| s.change.path()).any(is_program_place);
     let mut asked = Vec::new();
     for guard in &plan.guards {
-        let why = if guard.when == When::InPlace {
-            "deferred until the files are in place: the live service has to be asked"
-        } else if !may_run && (guard.executes || brings_programs) {
-            "deferred, it runs code of the candidate and this key may only preview"
-        } else if !may_run && guard.reaches_out() {
-            "deferred, it needs a right over the live host and this key may only preview"
-        } else if guard.reaches_out() && brings_programs {
-            "deferred until the files are in place: it needs a right over the live host, and this plan brings programs"
-        } else {
-            asked.push(guard.clone());
-            continue;
-        };
-        say(Progress::Note { text: format!("guard {}: {why}", guard.name) });
-        passed(guard, why.to_owned());
+        match deferred(guard, may_run, brings_programs) {
+            Some(why) => defer(guard, why, &mut passed, say),
+            None => asked.push(guard.clone()),
+        }
     }
     if asked.is_empty() {
         return Ok(Rehearsed { plan });
@@ -139,6 +135,10 @@ pub fn rehearse(
     let mut failed: Vec<&GuardCall> = Vec::new();
     for guard in &asked {
         let ran = future.get(&guard.name).ok_or_else(|| HostError::Unfit(format!("guard {} gave no verdict", guard.name)))?;
+        if ran.missing && plan.needs_foundation() {
+            defer(guard, "deferred until its program is installed", &mut passed, say);
+            continue;
+        }
         if ran.missing {
             return Err(missing(guard));
         }
@@ -162,7 +162,12 @@ pub fn rehearse(
             }
             lines.iter().map(|line| plan.secrets.conceal(line)).collect()
         };
-        let known = tolerated(guard, &future, &present).map_err(|new| RehearseError::Rejected {
+        let verdict = tolerated(guard, &future, &present);
+        if verdict.as_ref().is_err_and(|new| new.iter().all(|line| plan.may_bring(line))) {
+            defer(guard, "deferred, what it misses is still to come", &mut passed, say);
+            continue;
+        }
+        let known = verdict.map_err(|new| RehearseError::Rejected {
             guard: guard.name.clone(),
             findings: shown(new).iter().map(|line| plan.manifest.with_sources(line)).collect(),
             passing: may_pass(guard, &future),
@@ -178,6 +183,26 @@ pub fn rehearse(
         }
     }
     Ok(Rehearsed { plan })
+}
+
+/// Why a guard cannot be asked in a rehearsal.
+fn deferred(guard: &GuardCall, may_run: bool, brings_programs: bool) -> Option<&'static str> {
+    if guard.when == When::InPlace {
+        Some("deferred until the files are in place: the live service has to be asked")
+    } else if !may_run && (guard.executes || brings_programs) {
+        Some("deferred, it runs code of the candidate and this key may only preview")
+    } else if !may_run && guard.reaches_out() {
+        Some("deferred, it needs a right over the live host and this key may only preview")
+    } else if guard.reaches_out() && brings_programs {
+        Some("deferred until the files are in place: it needs a right over the live host, and this plan brings programs")
+    } else {
+        None
+    }
+}
+
+fn defer(guard: &GuardCall, why: &str, passed: &mut dyn FnMut(&GuardCall, String), say: &mut dyn FnMut(Progress)) {
+    say(Progress::Note { text: format!("guard {}: {why}", guard.name) });
+    passed(guard, why.to_owned());
 }
 
 /// As `run`, again after a pause while all that keeps a check from passing may pass by itself.

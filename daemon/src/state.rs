@@ -28,7 +28,7 @@ use transaction::{needs_room, note_outcome};
 /// Where everything durable lives.
 pub const STATE_DIR: &str = "/var/lib/reconciled";
 /// Version of the store's format (`PRAGMA user_version`).
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE txn (
@@ -45,6 +45,11 @@ CREATE TABLE owed (
     wake TEXT NOT NULL,
     PRIMARY KEY (txn, seq)
 );
+CREATE TABLE begun (
+    txn INTEGER NOT NULL REFERENCES txn(id),
+    step INTEGER NOT NULL,
+    PRIMARY KEY (txn, step)
+);
 CREATE TABLE generation (
     number INTEGER PRIMARY KEY,
     commit_id TEXT NOT NULL,
@@ -58,6 +63,10 @@ CREATE TABLE held (commit_id TEXT PRIMARY KEY, reason TEXT NOT NULL, since TEXT 
 CREATE TABLE interrupted (commit_id TEXT PRIMARY KEY, times INTEGER NOT NULL);
 CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 ";
+
+/// What each earlier format lacks.
+const MIGRATIONS: [&str; 1] =
+    ["CREATE TABLE begun (txn INTEGER NOT NULL REFERENCES txn(id), step INTEGER NOT NULL, PRIMARY KEY (txn, step));"];
 
 /// What went wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -206,6 +215,7 @@ impl State {
         match found {
             FORMAT => {}
             0 => db.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;"))?,
+            older if older < FORMAT => migrate(&db, dir, older)?,
             found => return Err(StateError::Version { found }),
         }
         Ok(Self { db, objects: Objects::new(dir.join("objects"))?, reserve: Reserve::keep(dir.join("reserve")), _lock: lock })
@@ -243,6 +253,7 @@ impl State {
         tx.execute("UPDATE txn SET state = ?2 WHERE id = ?1", params![key(*id), to.word()])?;
         note_outcome(&tx, *id, to)?;
         tx.execute("DELETE FROM owed WHERE txn = ?1", [key(*id)])?;
+        tx.execute("DELETE FROM begun WHERE txn <= ?1", [key(*id)])?;
         let last: Option<i64> = tx.query_row("SELECT MAX(number) FROM generation", [], |r| r.get(0))?;
         let number = if plan.intent == crate::plan::Intent::Repair { last.unwrap_or(0) } else { last.unwrap_or(0) + 1 };
         if plan.intent != crate::plan::Intent::Repair {
@@ -505,6 +516,17 @@ fn connect(dir: &Path) -> rusqlite::Result<(Connection, u32)> {
     db.pragma_update(None, "foreign_keys", true)?;
     let found = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
     Ok((db, found))
+}
+
+/// Brings a store of an earlier version to this one; a copy of it as it was stays beside it.
+fn migrate(db: &Connection, dir: &Path, from: u32) -> StateResult<()> {
+    let copy = dir.join(format!("state.db.format-{from}"));
+    // Left of a migration that was interrupted.
+    let _ = std::fs::remove_file(&copy);
+    db.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
+    let missing = MIGRATIONS.iter().skip(from.saturating_sub(1) as usize).copied().collect::<String>();
+    db.execute_batch(&format!("BEGIN; {missing} PRAGMA user_version = {FORMAT}; COMMIT;"))?;
+    Ok(())
 }
 
 /// One engine at a time works on a store: the daemon's, or that of early boot.

@@ -2,6 +2,7 @@
 //! their answers are checked by whoever started them.
 
 pub mod evidence;
+pub mod packages;
 pub mod probe;
 pub mod rehearse;
 pub mod sandbox;

@@ -70,7 +70,14 @@ impl Host {
         host
     }
 
-    /// The same with the programs that guards are shipped for; those that are services do not run.
+    /// A host with our package and nothing else but what it is reached by.
+    #[must_use]
+    #[track_caller]
+    pub fn reached(release: Release) -> Host {
+        Host::boot(&Image::bare(release))
+    }
+
+    /// As `installed`, with the programs that guards are shipped for; those that are services do not run.
     #[must_use]
     #[track_caller]
     pub fn with_programs(release: Release) -> Host {

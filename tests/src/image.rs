@@ -13,6 +13,12 @@ use crate::run::{self, Output};
 const STACK: &str = "openssh-server,git,polkitd,age,man-db,nginx,sqlite3,strace,python3,dbus";
 /// What a web application runs on, for the scenarios that need a real one.
 const WEB: &str = "gunicorn,python3-django,postgresql,curl";
+/// What a bare host needs so that one can push to it.
+const REACHED: &str = "openssh-server,git,polkitd,age";
+/// What the packages of a host's manifest are taken from: a Django site with its database, cache and firewall.
+const OFFERED: &str = "python3-venv,python3-dev,libpq-dev,postgresql,postgresql-contrib,nginx,curl,ufw,redis-server,file";
+/// The same for pip.
+const WHEELS: &str = "Django,gunicorn,psycopg2-binary";
 /// Settings of hosts with our package: nothing happens by itself.
 const QUIET: &str = "watch = false\n";
 /// The programs that guards are shipped for, as far as [`STACK`] has them not.
@@ -116,6 +122,29 @@ impl Image {
                 host.apt(&format!("update -qq && apt-get install -y -qq {} && apt-get clean", WEB.replace(',', " ")));
             });
             web.with_deb("web-deb", &deb())
+        });
+        made.clone()
+    }
+
+    /// The package under test on a host that has nothing else, and can have what the tutorial of a Django site names.
+    #[track_caller]
+    pub(crate) fn bare(release: Release) -> Image {
+        static BARES: [OnceLock<Image>; 2] = [const { OnceLock::new() }; 2];
+        let made = BARES[release as usize].get_or_init(|| {
+            let lock = lock("base", release);
+            mirror(release, &format!("{REACHED},{OFFERED}"), &digest(&[REACHED.as_bytes(), OFFERED.as_bytes()]));
+            let wheeled = home().join(format!(".wheels-{}-{}", release.name(), digest(&[WHEELS.as_bytes()])));
+            if !wheeled.exists() {
+                testhost(&["mirror", "--release", release.name(), "--pip", WHEELS], b"").ok();
+                File::create(&wheeled).unwrap_or_else(|e| panic!("{}: {e}", wheeled.display()));
+            }
+            drop(lock);
+            let reached = Image::base(release).derive("reached", &[REACHED.as_bytes()], |host| {
+                host.apt(&format!("update -qq && apt-get install -y -qq {}", REACHED.replace(',', " ")));
+                // As on a host that has never heard of another package.
+                host.sh("apt-get clean && rm -rf /var/lib/apt/lists/*").ok();
+            });
+            reached.with_deb("bare", &deb())
         });
         made.clone()
     }

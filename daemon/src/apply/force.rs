@@ -1,5 +1,6 @@
 //! What a person decides about a stuck transaction: that what stood there before comes back, whatever stands there now.
 
+use super::run::back_now;
 use super::undo::links_back;
 use super::{Ground, bring_back_unit, bring_down_unit};
 use crate::change::{Change, Object, Wake};
@@ -52,6 +53,7 @@ fn one_back(open: &Open, step: usize, change: &Change, ground: &mut Ground<'_>) 
         Change::Entry { path, before, .. } => object_back(open, step, path, before, ground),
         Change::Dir { path, before, .. } => ground.touch.set_directory(path, *before),
         Change::Unit { unit, .. } => bring_back_unit(change, open.plan.patience(unit), ground.touch),
+        Change::Run(run) => return back_now(step, run, ground).map_err(|error| format!("{}: {error}", change.target())),
     };
     back.map_err(|error| format!("{}: {error}", change.target()))
 }

@@ -1,10 +1,12 @@
 //! The way back: every object as it was, then every unit, then the processes that had read what is no longer there. The
 //! same code after a failure, after a crash, and (objects only) in early boot. It goes on where it fails, and says where.
 
+use super::run::run_back;
 use super::{Ground, Part, drop_planned, foreign, hush, stopped_first};
 use crate::change::{Change, Object, UnitFacts, Wake};
 use crate::host::{HostResult, Patience, Slot, Touch};
-use crate::journal::{Event, Phase};
+use crate::journal::{Event, Phase as State};
+use crate::kind::Phase;
 use crate::path::ManagedPath;
 use crate::plan::Step;
 use crate::report::Progress;
@@ -39,7 +41,7 @@ pub enum Undone {
 /// # Errors
 /// The store's; what the host refuses is in the answer instead.
 pub fn undo(open: &Open, cause: &Cause<'_>, ground: &mut Ground<'_>) -> Result<Undone, StateError> {
-    if ground.state.phase_of(open.id)? == Phase::Planned {
+    if ground.state.phase_of(open.id)? == State::Planned {
         // It never began: its first record found no room.
         if let Err(error) = drop_planned(open.id, &open.staging, ground) {
             tracing::warn!("staging of transaction {}: {error}, ignoring", open.id);
@@ -49,24 +51,30 @@ pub fn undo(open: &Open, cause: &Cause<'_>, ground: &mut Ground<'_>) -> Result<U
     ground.state.begin_undo(open.id, cause.reason, cause.hold)?;
     crate::failpoint!("undoing");
     bring_down(open, ground);
-    let remains = restore(open, WithManager::Yes, ground);
+    let mut remains = run_back(open, |phase| !phase.is_foundation(), ground)?;
+    remains.extend(restore(open, WithManager::Yes, ground));
     ground.state.advance_with(open.id, Event::Restore, &remains)?;
     crate::failpoint!("restored");
     let open = Open { remains, ..open.clone() };
     finish_restored(&open, ground)
 }
 
-/// Ends a transaction whose objects are all restored: units, owed wakes, then the end.
+/// Ends a transaction whose objects are all restored: what programs made and early boot could not take back, units, owed wakes, what all
+/// of it stood on, then the end.
 ///
 /// # Errors
 /// The store's.
 pub fn finish_restored(open: &Open, ground: &mut Ground<'_>) -> Result<Undone, StateError> {
     let mut remains = open.remains.clone();
+    if remains.is_empty() {
+        remains.extend(run_back(open, |phase| !phase.is_foundation(), ground)?);
+    }
     let asleep = wake_up(open, ground)?;
     if !asleep.is_empty() && ground.touch.is_going_down() {
         return Ok(Undone::Owed(asleep));
     }
     remains.extend(asleep);
+    remains.extend(run_back(open, Phase::is_foundation, ground)?);
     if !remains.is_empty() {
         ground.state.advance_with(open.id, Event::Stick, &remains)?;
         crate::failpoint!("stuck");
@@ -181,6 +189,7 @@ fn backward(slot: Slot, change: &Change, manager: WithManager, touch: &mut dyn T
             if live == wanted { Ok(()) } else { touch.set_directory(path, wanted) }
         }
         Change::Unit { .. } => links_back(change, touch),
+        Change::Run(_) => Ok(()),
     }
 }
 

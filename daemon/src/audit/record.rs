@@ -297,6 +297,10 @@ impl ChangeRecord {
             Change::Entry { before, after, .. } => (object(before, secret), object(after, secret)),
             Change::Dir { before, after, .. } => (directory(before.as_ref()), directory(after.as_ref())),
             Change::Unit { before, after, .. } => (unit(before), unit(after)),
+            Change::Run(run) => {
+                let before = run.before.clone().unwrap_or_else(|| "not known yet".to_owned());
+                ((before, None), (run.after.clone(), None))
+            }
         };
         Self {
             sign: change.sign(),

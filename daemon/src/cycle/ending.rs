@@ -118,6 +118,11 @@ impl Failure {
         let at_fault = !matches!(error, ApplyError::Host(HostError::Foreign { .. }));
         Self { reason: error.to_string(), at_fault, is_told: false }
     }
+
+    /// What stands on a foundation that is laid already could not be planned, or did not pass its rehearsal.
+    pub(super) fn of_stop(stop: Stop) -> Self {
+        Self { reason: stop.reason, at_fault: stop.hold, is_told: false }
+    }
 }
 
 impl From<StateError> for Stop {

@@ -102,7 +102,7 @@ impl Engine {
             uncovering,
             guards: &self.guards,
         };
-        if !matches!(order, Order::Revert { .. }) {
+        if !matches!(order, Order::Revert { .. }) && !material.claims.iter().any(is_foundation) {
             self.refuse_blind_probes(order.intent(), &material)?;
         }
         let mut plan = plan::make(material).map_err(|e| Stop::refused(e.to_string()))?;
@@ -241,7 +241,7 @@ impl Engine {
     /// put something in one place must not keep the rest from being healed.
     fn claims(&mut self, manifest: &Manifest, intent: Intent, drifted: Drifted) -> Result<(Claims, Left), Stop> {
         let live = if intent == Intent::Repair { None } else { self.state.live()? };
-        let (mut claims, mut impossible, mut left) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut claims, mut impossible, mut not_yet, mut left) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for resource in &manifest.resources {
             let Some(kind) = kind::find(&resource.kind) else {
                 return Err(Stop::refused(format!("this version knows no kind `{}`", resource.kind)));
@@ -256,8 +256,16 @@ impl Engine {
                 Err(kind::KindError::Host(error @ (HostError::Io { .. } | HostError::Timeout { .. }))) => {
                     return Err(error.into());
                 }
+                Err(kind::KindError::NotYet(why)) => not_yet.push(format!("{}: {why}", resource.origin)),
                 Err(error) if intent == Intent::Repair => tracing::error!("not healed: {error}"),
                 Err(error) => impossible.push(format!("{}: {error}", resource.origin)),
+            }
+        }
+        // What is still to come may bring it: with that in place all is planned once more.
+        if !claims.iter().any(is_foundation) {
+            match intent {
+                Intent::Repair => not_yet.iter().for_each(|why| tracing::error!("not healed: {why}")),
+                _ => impossible.append(&mut not_yet),
             }
         }
         if impossible.is_empty() { Ok((claims, left)) } else { Err(Stop::refused(impossible.join("\n"))) }
@@ -291,6 +299,11 @@ impl Engine {
         };
         Some((old, new))
     }
+}
+
+/// Whether something has to be there before the rest can be seen as it is.
+fn is_foundation((phase, _, claims): &(Phase, String, Vec<Claim>)) -> bool {
+    phase.is_foundation() && claims.iter().any(|claim| !claim.change.is_noop())
 }
 
 /// What was secret once is not shown in any later change of it either: it is the old content, or will be. Nor is what we find

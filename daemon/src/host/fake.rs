@@ -3,6 +3,7 @@
 //! Renames and contents are durable only once they are synced, so that a power cut shows a forgotten sync.
 
 mod jobs;
+mod programs;
 mod units;
 
 use std::cell::RefCell;
@@ -159,6 +160,7 @@ impl Fake {
             for dir in ["/etc", "/etc/systemd", "/etc/systemd/system", "/usr", "/srv", "/home", "/home/ana"] {
                 w.dir(dir);
             }
+            w.file(crate::packages::STATUS, "");
             let account = |name: &str, uid, home: &str| Account { name: name.to_owned(), uid, gid: uid, home: home.to_owned() };
             w.accounts =
                 vec![account("root", 0, "/root"), account("www-data", 33, "/var/www"), account("ana", 1000, "/home/ana")];

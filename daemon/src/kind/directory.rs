@@ -56,11 +56,7 @@ impl Spec for DirectorySpec {
                     "{path} is declared absent but is not empty: empty it by hand; data is never deleted with a directory"
                 )));
             }
-            return Ok(vec![Claim {
-                change: Change::Dir { path, before, after: None },
-                reason: "unwanted".to_owned(),
-                implied: false,
-            }]);
+            return Ok(vec![Claim::new(Change::Dir { path, before, after: None }, "unwanted")]);
         }
         let mut claims = implied_directories(&path, sight)?;
         let mode = self.mode.as_deref().map(parse_mode).transpose().map_err(|m| KindError::Impossible(m.message))?;
@@ -79,7 +75,7 @@ impl Spec for DirectorySpec {
             Some(now) if now.mode != after.mode => format!("mode {:04o} → {:04o}", now.mode, after.mode),
             Some(now) => format!("owner {}:{} → {}:{}", now.uid, now.gid, after.uid, after.gid),
         };
-        claims.push(Claim { change: Change::Dir { path, before, after: Some(after) }, reason, implied: false });
+        claims.push(Claim::new(Change::Dir { path, before, after: Some(after) }, reason));
         Ok(claims)
     }
 }

@@ -111,11 +111,7 @@ impl Spec for FileSpec {
             )));
         }
         let reason = reason(&seen.object, &after);
-        claims.push(Claim {
-            change: Change::Entry { path, before: seen.object, after, secret: self.secret },
-            reason,
-            implied: false,
-        });
+        claims.push(Claim::new(Change::Entry { path, before: seen.object, after, secret: self.secret }, reason));
         Ok(claims)
     }
 }

@@ -69,7 +69,7 @@ impl Spec for LinkSpec {
             )));
         }
         let reason = reason(&seen, &after);
-        claims.push(Claim { change: Change::Entry { path, before: seen, after, secret: false }, reason, implied: false });
+        claims.push(Claim::new(Change::Entry { path, before: seen, after, secret: false }, reason));
         Ok(claims)
     }
 }

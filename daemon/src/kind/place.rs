@@ -45,7 +45,7 @@ pub(super) fn owner_of(
     let (mut uid, mut gid) = home_owner(path, &accounts).map_or((0, 0), |a| (a.uid, a.gid));
     if let Some(owner) = owner {
         let account = accounts.iter().find(|a| a.name == owner).ok_or_else(|| {
-            KindError::Impossible(format!(
+            KindError::NotYet(format!(
                 "{path}: the user `{owner}` is neither on this host nor declared: create it, or correct `owner`"
             ))
         })?;
@@ -53,7 +53,7 @@ pub(super) fn owner_of(
     }
     if let Some(group) = group {
         gid = sight.host.group(group)?.ok_or_else(|| {
-            KindError::Impossible(format!(
+            KindError::NotYet(format!(
                 "{path}: the group `{group}` is neither on this host nor declared: create it, or correct `group`"
             ))
         })?;
@@ -90,7 +90,7 @@ pub(super) fn implied_directories(path: &ManagedPath, sight: &Sight<'_>) -> Resu
         .map(|path| {
             let (uid, gid) = owner_of(&path, None, None, sight)?;
             let after = Some(DirFacts { mode: 0o755, uid, gid });
-            Ok(Claim { change: Change::Dir { path, before: None, after }, reason: "implied".to_owned(), implied: true })
+            Ok(Claim { implied: true, ..Claim::new(Change::Dir { path, before: None, after }, "implied") })
         })
         .collect()
 }

@@ -123,7 +123,7 @@ impl Spec for UnitSpec {
             }
         }
         let reason = parts.join(", ");
-        Ok(vec![Claim { change: Change::Unit { unit: self.name.clone(), before, after: wanted }, reason, implied: false }])
+        Ok(vec![Claim::new(Change::Unit { unit: self.name.clone(), before, after: wanted }, reason)])
     }
 }
 

@@ -15,8 +15,7 @@ use crate::kind::{self, KINDS, Kind, Undeclared};
 use crate::probe::Probe;
 
 /// Words of the language that this version does not understand yet.
-const PLANNED: [&str; 11] =
-    ["vars", "include", "packages", "package", "user", "group", "ufw", "postgres_role", "postgres_database", "venv", "command"];
+const PLANNED: [&str; 9] = ["vars", "include", "user", "group", "ufw", "postgres_role", "postgres_database", "venv", "command"];
 /// What other tools call what we have too.
 const OTHER_WORDS: [(&str, &str); 6] = [
     ("dir", "directory"),

@@ -97,7 +97,7 @@ impl Given {
             origin: Origin { file: "reconciled.toml".to_owned(), line: 1, column: 1 },
         };
         let manifest = Manifest { resources: self.units.iter().map(resource).collect(), ..Manifest::default() };
-        let claim = |change: &Change| Claim { change: change.clone(), reason: "why".to_owned(), implied: false };
+        let claim = |change: &Change| Claim::new(change.clone(), "why");
         let claims = self.wanted.iter().enumerate().map(|(i, change)| {
             let (phase, kind) = if change.path().is_some() { (Phase::Files, "file") } else { (Phase::Units, "unit") };
             let target = change.target();

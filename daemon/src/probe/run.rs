@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::verdict::{NETWORK_TEXT_LIMIT, Verdict, clean};
 use super::{Course, Probe, Step};
-use crate::host::{HostError, HostResult, Job, Look, Ran, Sandbox, UnitSeen};
+use crate::host::{HostError, HostResult, Job, Look, Ran, Sandbox, Surroundings, UnitSeen};
 use crate::timespan::TimeSpan;
 
 /// Slack of the worker beyond the worst case of its probes: its start and end.
@@ -135,7 +135,7 @@ fn command_job(probe: &Probe, argv: &[String]) -> Job {
         purpose: "probe",
         argv: argv.to_vec(),
         input: Vec::new(),
-        sandbox: Sandbox::Live { user: probe.user.clone() },
+        sandbox: Sandbox::Live { user: probe.user.clone(), surroundings: Surroundings::default() },
         limit: probe.timeout.0,
         output_limit: COMMAND_OUTPUT_LIMIT,
     }

@@ -28,7 +28,12 @@ fn change(path: &str, before: &str) -> Change {
 }
 
 fn plan(intent: Intent, commit: &str, claimed: &[Change], released: &[&str]) -> Plan {
-    let step = |change: &Change| Step { resource: "file:/etc/x".to_owned(), reason: "new".to_owned(), change: change.clone() };
+    let step = |change: &Change| Step {
+        resource: "file:/etc/x".to_owned(),
+        reason: "new".to_owned(),
+        phase: crate::kind::Phase::Files,
+        change: change.clone(),
+    };
     Plan {
         intent,
         actor: "ana".to_owned(),

@@ -1,5 +1,6 @@
 //! The journal's rows: a transaction from `planned` to its end, the wakes that it owes, and its outcome until that is on record.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -26,12 +27,56 @@ impl State {
             params![Phase::Planned.word(), plan_json, staging],
         )?;
         let id = tx.last_insert_rowid();
-        for (seq, wake) in plan.wakes.iter().enumerate() {
-            let seq = i64::try_from(seq).unwrap_or(i64::MAX);
-            tx.execute("INSERT INTO owed (txn, seq, wake) VALUES (?1, ?2, ?3)", params![id, seq, json("wake", wake)?])?;
-        }
+        insert_owed(&tx, id, &plan.wakes)?;
         tx.commit()?;
         Ok(id.unsigned_abs())
+    }
+
+    /// Gives a transaction that is `acting` the rest of its plan: what it stands on is there, and the rest could be seen. Steps that are
+    /// done keep their numbers.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn extend(&mut self, id: u64, plan: &Plan, staging: &[PathBuf]) -> StateResult<()> {
+        let (plan_json, staging) = (json("plan", plan)?, json("staging", &staging)?);
+        let tx = self.db.transaction()?;
+        tx.execute("UPDATE txn SET plan = ?2, staging = ?3 WHERE id = ?1", params![key(id), plan_json, staging])?;
+        insert_owed(&tx, key(id), &plan.wakes)?;
+        Ok(tx.commit()?)
+    }
+
+    /// Notes that these steps have begun; durable when this returns.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn begin_steps(&mut self, id: u64, steps: &[usize]) -> StateResult<()> {
+        let tx = self.db.transaction()?;
+        for step in steps {
+            tx.execute("INSERT OR IGNORE INTO begun (txn, step) VALUES (?1, ?2)", params![key(id), key(*step as u64)])?;
+        }
+        Ok(tx.commit()?)
+    }
+
+    /// Notes that these steps are taken back.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn end_steps(&mut self, id: u64, steps: &[usize]) -> StateResult<()> {
+        self.write(|tx| {
+            steps.iter().try_for_each(|step| {
+                tx.execute("DELETE FROM begun WHERE txn = ?1 AND step = ?2", params![key(id), key(*step as u64)]).map(drop)
+            })
+        })
+    }
+
+    /// The steps that have begun and are not taken back.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn begun(&self, id: u64) -> StateResult<BTreeSet<usize>> {
+        let mut query = self.db.prepare("SELECT step FROM begun WHERE txn = ?1")?;
+        let rows = query.query_map([key(id)], |r| r.get::<_, i64>(0))?;
+        rows.map(|row| Ok(usize::try_from(row?).unwrap_or(usize::MAX))).collect()
     }
 
     /// Moves a transaction on; durable when this returns.
@@ -183,6 +228,14 @@ impl State {
         let Some(id) = self.setting(Setting::Unrecorded)?.and_then(|id| id.parse::<u64>().ok()) else { return Ok(None) };
         Ok(self.newest_transaction()?.filter(|t| t.id == id))
     }
+}
+
+fn insert_owed(tx: &rusqlite::Transaction<'_>, id: i64, wakes: &[Wake]) -> StateResult<()> {
+    for (seq, wake) in wakes.iter().enumerate() {
+        let seq = i64::try_from(seq).unwrap_or(i64::MAX);
+        tx.execute("INSERT INTO owed (txn, seq, wake) VALUES (?1, ?2, ?3)", params![id, seq, json("wake", wake)?])?;
+    }
+    Ok(())
 }
 
 fn attempt(db: &mut Connection, step: &impl Fn(&rusqlite::Transaction<'_>) -> rusqlite::Result<()>) -> rusqlite::Result<()> {

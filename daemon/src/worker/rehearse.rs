@@ -295,7 +295,7 @@ fn one(files: &Files, step: usize, change: &Change, contents: &BTreeMap<Digest, 
             files.stage(slot, path, after, content)?;
             files.swap(slot, path, before, after)
         }
-        Change::Unit { .. } => Ok(()),
+        Change::Unit { .. } | Change::Run(_) => Ok(()),
     }
 }
 

@@ -79,6 +79,10 @@ fn cases() -> Vec<Case> {
     ];
     let changed: Vec<(&str, &str)> = all.iter().map(|(p, t)| (*p, if *t == "one" { "two" } else { *t })).collect();
     cases.push(Case::new("everything appears", &[START], all));
+    let upon_packages = format!("packages = [\"nginx\", \"redis-server\"]\n{everything}");
+    let founded: Vec<(&str, &str)> =
+        all.iter().map(|(p, t)| (*p, if *p == "reconciled.toml" { upon_packages.as_str() } else { *t })).collect();
+    cases.push(Case::new("everything appears upon packages", &[START], &founded));
     cases.push(Case::new("everything goes", all, &[START]));
     cases.push(Case::new("one file changes", all, &changed));
     let masked = "[[unit]]\nname = \"worker.service\"\nmasked = true\n\
@@ -316,7 +320,7 @@ fn any_part_of_the_steps_can_be_taken_back() {
                 }
             }
             rig.engine.recover().unwrap();
-            assert!(!is_open(&rig), "{}", case.name);
+            assert!(!is_open(&rig), "{}: {:?}", case.name, rig.engine.state.open_transaction());
             rig.picture().must_be(&before, &case.name);
             rig.sound();
         }

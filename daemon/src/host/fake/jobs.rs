@@ -40,6 +40,7 @@ impl World {
                 exited(code, Vec::new(), &output)
             }
             ("evidence", _) => exited(0, self.evidence.clone(), ""),
+            ("run", _) => self.program(job),
             ("probe", Some("probe")) => exited(0, self.probe(&job.input), ""),
             _ => exited(i32::from(job.argv.first().is_some_and(|p| p.ends_with("false"))), Vec::new(), ""),
         })

@@ -9,7 +9,7 @@ use zbus::OwnedObjectPath;
 use super::processes::children_of;
 use super::systemd::{AWAY, Manager, bus_error};
 use crate::change::{Proof, Wake};
-use crate::host::{HostError, HostResult, Job, Patience, Process, Sandbox, UnitSeen};
+use crate::host::{HostError, HostResult, Job, Patience, Process, Sandbox, Surroundings, UnitSeen};
 
 /// Limit of a job of a unit that has none itself.
 const JOB_LIMIT: Duration = Duration::from_secs(150);
@@ -249,7 +249,7 @@ impl Manager {
             purpose: "wake",
             argv: argv.to_vec(),
             input: Vec::new(),
-            sandbox: Sandbox::Live { user: None },
+            sandbox: Sandbox::Live { user: None, surroundings: Surroundings::default() },
             limit: RUN_LIMIT,
             output_limit: RUN_OUTPUT,
         };

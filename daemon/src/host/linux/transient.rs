@@ -11,7 +11,7 @@ use tokio::net::unix::pipe;
 use zbus::{Fd, Variant};
 
 use super::systemd::{Manager, bus_error, number, string};
-use crate::host::{HostError, HostResult, Job, Ran, Sandbox};
+use crate::host::{HostError, HostResult, Job, Ran, Sandbox, Surroundings};
 
 /// Added to a job's own limit before we stop waiting for systemd to end it.
 const GRACE: Duration = Duration::from_secs(15);
@@ -135,8 +135,11 @@ impl Manager {
 fn sandbox(kind: &Sandbox) -> Vec<(&'static str, Variant<'static>)> {
     let user = |name: &str| vec![("User", Variant::from(name.to_owned()))];
     match kind {
-        Sandbox::Live { user: None } => Vec::new(),
-        Sandbox::Live { user: Some(name) } => user(name),
+        Sandbox::Live { user: name, surroundings } => {
+            let mut set = name.as_deref().map(user).unwrap_or_default();
+            set.extend(surrounded(surroundings));
+            set
+        }
         Sandbox::Rehearsal => rehearsal(),
         Sandbox::Probe => confined(CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH, &["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"]),
         Sandbox::Evidence => confined(CAP_DAC_READ_SEARCH | CAP_SYS_PTRACE, &[]),
@@ -156,6 +159,23 @@ fn sandbox(kind: &Sandbox) -> Vec<(&'static str, Variant<'static>)> {
             set
         }
     }
+}
+
+fn surrounded(surroundings: &Surroundings) -> Vec<(&'static str, Variant<'static>)> {
+    let Surroundings { group, directory, environment, environment_files } = surroundings.clone();
+    let mut set = Vec::new();
+    set.extend(group.map(|group| ("Group", Variant::from(group))));
+    set.extend(directory.map(|directory| ("WorkingDirectory", Variant::from(directory))));
+    if !environment.is_empty() {
+        set.push(("Environment", Variant::from(environment)));
+    }
+    if !environment_files.is_empty() {
+        // A file that is named with `-` may be missing.
+        let files: Vec<(String, bool)> =
+            environment_files.iter().map(|file| (file.trim_start_matches('-').to_owned(), file.starts_with('-'))).collect();
+        set.push(("EnvironmentFiles", Variant::from(files)));
+    }
+    set
 }
 
 const CAP_DAC_OVERRIDE: u64 = 1 << 1;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{baseline, run};
 use crate::change::DirFacts;
-use crate::host::{Account, HostError, HostResult, Job, LogEnd, Look, Process, Ran, Sandbox, Seen, UnitSeen};
+use crate::host::{Account, HostError, HostResult, Job, LogEnd, Look, Process, Ran, Sandbox, Seen, Surroundings, UnitSeen};
 use crate::path::ManagedPath;
 use crate::probe::{Probe, Verdict};
 
@@ -182,7 +182,7 @@ fn commands() {
         let verdict = all(&host, &[probe("db", &argv)]).remove(0);
         assert_eq!((verdict.passed, text(&verdict)), (passed, format!("db: {finding} (command /usr/bin/pg_isready -q)")));
         let jobs = host.jobs.borrow();
-        assert_eq!(jobs[0].sandbox, Sandbox::Live { user: Some("postgres".to_owned()) });
+        assert_eq!(jobs[0].sandbox, Sandbox::Live { user: Some("postgres".to_owned()), surroundings: Surroundings::default() });
         assert_eq!(jobs[0].limit, Duration::from_secs(2));
     }
 }

@@ -1,0 +1,223 @@
+//! Changes that programs make, forward and back. The executor's one rule holds, with the answer of a question in place of a look.
+
+use super::{ApplyError, Ground, Staged};
+use crate::change::{Call, Change, DONE, Run, TO_DO};
+use crate::host::{HostError, Job, Ran, Sandbox, Surroundings};
+use crate::kind::Phase;
+use crate::plan::{Plan, Step};
+use crate::report::Progress;
+use crate::state::{Open, StateError};
+
+/// Most output of a program that is kept, in bytes.
+const OUTPUT: usize = 4 << 20;
+/// Last lines of a program that failed, for the message.
+const LINES: usize = 20;
+
+/// A step that a program makes, with its place in the plan.
+type Numbered<'p> = (usize, &'p Run);
+
+/// Makes the changes of some phases, in order; those next to each other that one call can do are done by one.
+pub(super) fn run_forward(staged: &Staged, is_meant: impl Fn(Phase) -> bool, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    for batch in batches(&staged.plan.steps, |step| is_meant(step.phase)) {
+        forward(staged.id, &staged.plan, &batch, ground)?;
+    }
+    Ok(())
+}
+
+/// The one rule, forward.
+fn forward(id: u64, plan: &Plan, batch: &[Numbered<'_>], ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    let mut todo = Vec::new();
+    for (&(number, run), answer) in batch.iter().zip(ask(batch, ground)?) {
+        if answer == run.after {
+            continue;
+        }
+        if let Some(before) = run.before.as_ref().filter(|before| **before != answer) {
+            return Err(foreign(run, before, &answer).into());
+        }
+        todo.push((number, run));
+    }
+    if todo.is_empty() {
+        return Ok(());
+    }
+    let numbers: Vec<usize> = todo.iter().map(|(number, _)| *number).collect();
+    ground.state.begin_steps(id, &numbers)?;
+    crate::failpoint!("begun");
+    let calls: Vec<&Call> = todo.iter().map(|(_, run)| &run.forward).collect();
+    let ran = call(&calls, ground)?;
+    crate::failpoint!("step");
+    let targets = targets(&todo);
+    if !ran.ok() {
+        return Err(ApplyError::Judged(plan.secrets.conceal(&format!("{targets}: {}", last_words(&ran)))));
+    }
+    for ((_, run), answer) in todo.iter().zip(ask(&todo, ground)?) {
+        if answer != run.after {
+            let text = format!("{}: it was done without an error, and is {answer} instead of {}", run.target, run.after);
+            return Err(ApplyError::Judged(plan.secrets.conceal(&text)));
+        }
+    }
+    (ground.say)(Progress::Good { text: targets });
+    Ok(())
+}
+
+/// Takes back what has begun of some phases, last change first. Returns what could not be taken back, and why.
+pub(super) fn run_back(
+    open: &Open,
+    is_meant: impl Fn(Phase) -> bool,
+    ground: &mut Ground<'_>,
+) -> Result<Vec<String>, StateError> {
+    let begun = ground.state.begun(open.id)?;
+    let mut remains = Vec::new();
+    for batch in batches(&open.plan.steps, |step| is_meant(step.phase)).into_iter().rev() {
+        let batch: Vec<Numbered<'_>> = batch.into_iter().filter(|(number, _)| begun.contains(number)).collect();
+        if batch.is_empty() {
+            continue;
+        }
+        // One more try: what was in the way may have been a matter of a moment.
+        let back = backward(&batch, ground).or_else(|_| backward(&batch, ground));
+        crate::failpoint!("step-back");
+        match back {
+            Err(error) => {
+                let remain = |run: &Run| open.plan.secrets.conceal(&format!("{}: {error}", run.target));
+                remains.extend(batch.iter().map(|(_, run)| remain(run)));
+            }
+            Ok(stays) => {
+                if stays {
+                    let text = format!("{}: done, and nothing takes it back", targets(&batch));
+                    (ground.say)(Progress::Note { text });
+                }
+                let numbers: Vec<usize> = batch.iter().map(|(number, _)| *number).collect();
+                ground.state.end_steps(open.id, &numbers)?;
+            }
+        }
+    }
+    Ok(remains)
+}
+
+/// Takes one back, because a person says so.
+pub(super) fn back_now(step: usize, run: &Run, ground: &mut Ground<'_>) -> Result<(), String> {
+    backward(&[(step, run)], ground).map(drop).map_err(|error| error.to_string())
+}
+
+/// The one rule, backward; whether it stays done.
+fn backward(batch: &[Numbered<'_>], ground: &mut Ground<'_>) -> Result<bool, ApplyError> {
+    let is_back = |(&(_, run), answer): (&Numbered<'_>, &String)| run.before.as_ref() == Some(answer);
+    let calls: Option<Vec<&Call>> = batch.iter().map(|(_, run)| run.backward.as_ref()).collect();
+    let Some(calls) = calls else {
+        // It may have failed before it did anything.
+        let answers = ask(batch, ground).unwrap_or_default();
+        return Ok(batch.iter().zip(&answers).any(|pair| pair.1 == &pair.0.1.after));
+    };
+    let answers = ask(batch, ground);
+    if answers.is_ok_and(|answers| batch.iter().zip(&answers).all(is_back)) {
+        return Ok(false);
+    }
+    let ran = call(&calls, ground)?;
+    if !ran.ok() {
+        return Err(ApplyError::Judged(last_words(&ran)));
+    }
+    for (&(_, run), answer) in batch.iter().zip(ask(batch, ground)?) {
+        if let Some(before) = run.before.as_ref().filter(|before| **before != answer) {
+            return Err(foreign(run, before, &answer).into());
+        }
+    }
+    Ok(false)
+}
+
+/// Steps that programs make, put together where one call can do them.
+fn batches(steps: &[Step], is_meant: impl Fn(&Step) -> bool) -> Vec<Vec<Numbered<'_>>> {
+    let mut batches: Vec<Vec<Numbered<'_>>> = Vec::new();
+    for (number, step) in steps.iter().enumerate().filter(|(_, step)| is_meant(step)) {
+        let Change::Run(run) = &step.change else { continue };
+        match batches.last_mut() {
+            Some(batch) if batch.last().is_some_and(|(_, last)| last.goes_with(run)) => batch.push((number, run)),
+            _ => batches.push(vec![(number, run)]),
+        }
+    }
+    batches
+}
+
+fn targets(batch: &[Numbered<'_>]) -> String {
+    batch.iter().map(|(_, run)| run.target.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn foreign(run: &Run, expected: &str, found: &str) -> HostError {
+    HostError::Foreign { path: run.target.clone(), expected: expected.to_owned(), found: found.to_owned() }
+}
+
+/// The answers of a batch, one for each.
+fn ask(batch: &[Numbered<'_>], ground: &mut Ground<'_>) -> Result<Vec<String>, ApplyError> {
+    let calls: Vec<&Call> = batch.iter().map(|(_, run)| &run.ask).collect();
+    let ran = call(&calls, ground)?;
+    let Some((_, first)) = batch.first() else { return Ok(Vec::new()) };
+    if first.ask.by_exit {
+        return Ok(vec![if ran.ok() { DONE } else { TO_DO }.to_owned()]);
+    }
+    let said = String::from_utf8_lossy(&ran.stdout);
+    let answers: Vec<String> = match batch.len() {
+        1 => vec![said.trim_end().to_owned()],
+        _ => said.lines().map(str::to_owned).collect(),
+    };
+    if !ran.ok() || answers.len() != batch.len() {
+        return Err(ApplyError::Judged(format!("{}: what is there cannot be told: {}", targets(batch), last_words(&ran))));
+    }
+    Ok(answers)
+}
+
+/// Runs what calls that go together say, as one.
+fn call(calls: &[&Call], ground: &mut Ground<'_>) -> Result<Ran, ApplyError> {
+    let Some(first) = calls.first() else {
+        return Err(HostError::Unfit("nothing to call".to_owned()).into());
+    };
+    let input = match &first.input {
+        None => Vec::new(),
+        Some(digest) => ground
+            .state
+            .objects()
+            .get(digest)?
+            .ok_or_else(|| ApplyError::Judged(format!("what {} reads is not in the store any more", first.argv.join(" "))))?,
+    };
+    let operands = calls.iter().flat_map(|call| call.operands.iter().cloned());
+    let job = job_of(first, first.argv.iter().cloned().chain(operands).collect(), input);
+    Ok(ground.touch.run(&job, &mut |_| true)?)
+}
+
+fn job_of(call: &Call, argv: Vec<String>, input: Vec<u8>) -> Job {
+    let surroundings = Surroundings {
+        group: call.group.clone(),
+        directory: call.directory.clone(),
+        environment: call.environment.clone(),
+        environment_files: call.environment_files.clone(),
+    };
+    Job {
+        purpose: "run",
+        argv,
+        input,
+        sandbox: Sandbox::Live { user: call.user.clone(), surroundings },
+        limit: call.limit(),
+        output_limit: OUTPUT,
+    }
+}
+
+/// What a program said last, and how it ended.
+fn last_words(ran: &Ran) -> String {
+    let text = [&ran.stdout, &ran.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat();
+    let lines: Vec<String> = text.lines().filter(|line| !line.trim().is_empty()).map(crate::path::escape).collect();
+    let end = match (ran.code, ran.result.as_str()) {
+        (_, "timeout") => "it took too long and was stopped".to_owned(),
+        (Some(code), _) => format!("exit code {code}"),
+        (None, result) => format!("ended by {result}"),
+    };
+    let last = &lines[lines.len().saturating_sub(LINES)..];
+    if last.is_empty() { end } else { format!("{end}\n{}", last.join("\n")) }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::{Ground, Run, call};
+
+    /// Makes one step, as far as it can be made without the steps before it.
+    pub(crate) fn do_one(id: u64, step: usize, run: &Run, ground: &mut Ground<'_>) {
+        ground.state.begin_steps(id, &[step]).unwrap();
+        let _ = call(&[&run.forward], ground);
+    }
+}

@@ -1,0 +1,68 @@
+//! A plan that stands on packages or accounts that are not there yet: they come first, then all is looked at again.
+
+use super::ending::Failure;
+use super::seeing::Drifted;
+use super::{Engine, Order, Pass, Say, Stop, Wanted, ending, seeing, show};
+use crate::apply::{self, Ground, Staged};
+use crate::plan::Plan;
+use crate::policy;
+use crate::rehearse::{self, Rehearsed};
+use crate::report::Progress;
+
+impl Engine {
+    /// Stages a plan; before that it lays the foundation and plans the rest, where there is one to lay.
+    pub(super) fn stage(
+        &mut self,
+        order: &Order,
+        rehearsed: Rehearsed,
+        drifted: Drifted,
+        pass: &mut Pass,
+        say: Say<'_>,
+    ) -> Result<Staged, Stop> {
+        if !rehearsed.plan().needs_foundation() {
+            let staged = apply::stage(rehearsed, &mut self.ground(say)).map_err(|e| Stop::before_live(&e))?;
+            pass.lap("stage");
+            return Ok(staged);
+        }
+        let staged = apply::stage(rehearsed.foundation(), &mut self.ground(say)).map_err(|e| Stop::before_live(&e))?;
+        pass.lap("stage");
+        let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
+        let audit = &mut self.audit;
+        let founded = apply::found(staged, &mut ground, &mut |_| ending::record_intent(audit, &pass.record));
+        pass.lap("install");
+        let founded = match founded {
+            Ok(founded) => founded,
+            Err(failed) => return Err(self.take_back(failed.staged.into_parts(), Failure::of(&failed.error), pass, say)),
+        };
+        let rest = match self.rest(order, &rehearsed.into_plan(), drifted, pass, say) {
+            Ok(rest) => rest,
+            Err(stop) => return Err(self.take_back(founded.into_parts(), Failure::of_stop(stop), pass, say)),
+        };
+        match founded.extend(rest, &mut self.ground(say)) {
+            Ok(staged) => {
+                pass.lap("stage");
+                Ok(staged)
+            }
+            Err(failed) => Err(self.take_back(failed.staged.into_parts(), Failure::of(&failed.error), pass, say)),
+        }
+    }
+
+    /// Plans and rehearses what stands on the foundation.
+    fn rest(&mut self, order: &Order, first: &Plan, drifted: Drifted, pass: &mut Pass, say: Say<'_>) -> Result<Rehearsed, Stop> {
+        let wanted = Wanted { commit: first.commit.clone(), manifest: first.manifest.clone() };
+        let allow_empty = wanted.manifest.allow_empty;
+        let plan = self.plan(order, wanted, drifted)?;
+        if plan.needs_foundation() {
+            let left: Vec<String> = plan.foundation().steps.iter().map(|step| step.change.target()).collect();
+            return Err(Stop::refused(format!("{}: not as wanted although it was installed", left.join(", "))));
+        }
+        say(Progress::Note { text: "with that in place, the rest:".to_owned() });
+        show(&plan, say);
+        pass.record.changes.extend(self.change_records(&plan));
+        pass.lap("plan");
+        let approved = policy::judge(plan, order.right(), allow_empty).map_err(|reasons| Stop::denied(&reasons))?;
+        let rehearsed = rehearse::rehearse(approved, &*self.host, &seeing::stored(&self.state), &mut pass.record.guards, say)?;
+        pass.lap("rehearse");
+        Ok(rehearsed)
+    }
+}
