@@ -134,6 +134,26 @@ pub struct Mistake {
 pub struct Sight<'a> {
     /// The host.
     pub host: &'a dyn Look,
+    /// The repository's secrets, open, by name.
+    pub secrets: &'a BTreeMap<String, Vec<u8>>,
+    /// All that is declared: what one resource names of another.
+    pub resources: &'a [Resource],
+}
+
+impl<'a> Sight<'a> {
+    /// A secret of the repository.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn secret(&self, name: &str) -> Result<&'a [u8], KindError> {
+        let secret = self.secrets.get(name).map(Vec::as_slice);
+        secret.ok_or_else(|| {
+            let name = crate::path::escape(name);
+            KindError::Impossible(format!(
+                "there is no secret `{name}`: seal it with `sudo reconcilectl secret seal >secrets/{name}.age`, and commit that"
+            ))
+        })
+    }
 }
 
 impl fmt::Debug for Sight<'_> {

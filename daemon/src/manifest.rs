@@ -75,6 +75,9 @@ pub struct Manifest {
     /// File contents by digest.
     #[serde(skip)]
     pub contents: BTreeMap<Digest, Vec<u8>>,
+    /// Secrets of the repository, open, by name.
+    #[serde(skip)]
+    pub secrets: BTreeMap<String, Vec<u8>>,
     /// An empty repository is meant.
     #[serde(skip)]
     pub allow_empty: bool,

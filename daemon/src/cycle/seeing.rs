@@ -246,7 +246,8 @@ impl Engine {
             let Some(kind) = kind::find(&resource.kind) else {
                 return Err(Stop::refused(format!("this version knows no kind `{}`", resource.kind)));
             };
-            match kind.claims(resource, &Sight { host: &*self.host }) {
+            match kind.claims(resource, &Sight { host: &*self.host, secrets: &manifest.secrets, resources: &manifest.resources })
+            {
                 Ok(mut found) => {
                     if drifted != Drifted::All {
                         self.leave_drift(resource, &mut found, (intent, drifted, live.as_ref()), &mut left);

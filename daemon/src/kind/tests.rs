@@ -15,7 +15,7 @@ fn claims(list: &[(&str, &str)], host: impl FnOnce(&mut World)) -> Vec<String> {
     host(&mut fake.world());
     let snapshot = Snapshot { entries: entries(list), ..Snapshot::default() };
     let manifest = manifest::read(&snapshot).unwrap_or_else(|e| panic!("{list:?}: {e:?}"));
-    let sight = Sight { host: &fake };
+    let sight = Sight { host: &fake, secrets: &manifest.secrets, resources: &manifest.resources };
     let mut said = Vec::new();
     for resource in &manifest.resources {
         match find(&resource.kind).unwrap().claims(resource, &sight) {
