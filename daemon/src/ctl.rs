@@ -4,6 +4,7 @@ mod audit;
 mod explain;
 mod init;
 mod key;
+mod secret;
 mod status;
 pub mod validate;
 
@@ -54,6 +55,9 @@ enum Verb {
     /// Manage the keys that may push
     #[command(subcommand)]
     Key(key::Verb),
+    /// Seal secrets for this host
+    #[command(subcommand)]
+    Secret(secret::Verb),
     /// Show how things stand
     ///
     /// Exits with 1 while a revision is held, and with 5 while a rollback is stuck.
@@ -176,6 +180,7 @@ fn run(verb: Verb) -> u8 {
     match verb {
         Verb::Init => say(init::init()),
         Verb::Key(verb) => say(key::run(verb)),
+        Verb::Secret(verb) => say(secret::run(&verb)),
         Verb::Status { json } => status::status(json),
         Verb::History { json } => status::history(json),
         Verb::Plan { revision } => follow(async |m, out| m.plan(&revision, out).await),

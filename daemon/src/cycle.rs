@@ -7,6 +7,7 @@ mod definitions;
 mod drifting;
 mod ending;
 mod foundation;
+mod opening;
 mod patience;
 mod recovery;
 mod seeing;
@@ -340,7 +341,9 @@ impl Engine {
     /// What the order asks for: a revision out of git, or the content of a generation. `None`: nothing was ever live.
     fn wanted(&mut self, order: &Order, live: Option<&Generation>) -> Result<Option<Wanted>, Stop> {
         match order {
-            Order::Repair { .. } => Ok(live.map(|g| Wanted { commit: g.commit.clone(), manifest: g.manifest.clone() })),
+            Order::Repair { .. } => {
+                Ok(live.map(|g| Wanted { commit: g.commit.clone(), manifest: self.reopened(g.manifest.clone()) }))
+            }
             Order::Revert { back_to: None, .. } => {
                 self.state.set_setting(Setting::Desired, None)?;
                 let manifest = Manifest { allow_empty: true, ..Manifest::default() };
@@ -352,7 +355,7 @@ impl Engine {
                     .ok_or_else(|| Stop::usage(format!("there is no generation {generation}; see reconcilectl history")))?;
                 self.state
                     .set_setting(Setting::Desired, Some(&wanted.commit.id).filter(|id| !id.is_empty()).map(String::as_str))?;
-                Ok(Some(Wanted { commit: wanted.commit, manifest: wanted.manifest }))
+                Ok(Some(Wanted { commit: wanted.commit, manifest: self.reopened(wanted.manifest) }))
             }
             Order::Deploy { commit, .. } => {
                 self.refuse_held(commit)?;
@@ -379,8 +382,9 @@ impl Engine {
                 base.map_or("", source::short)
             )));
         }
+        let secrets = opening::open(&received.snapshot, &*self.host)?;
         let manifest = manifest::read(&received.snapshot).map_err(|mistakes| Stop::invalid(&mistakes, &received.snapshot))?;
-        Ok(Wanted { commit: received.snapshot.commit, manifest })
+        Ok(Wanted { commit: received.snapshot.commit, manifest: manifest.with_secrets(secrets) })
     }
 }
 
@@ -390,6 +394,7 @@ fn is_settled(plan: &Plan, live: Option<&Generation>) -> bool {
         g.commit.id == plan.commit.id
             && g.manifest.resources == plan.manifest.resources
             && g.manifest.probes == plan.manifest.probes
+            && g.manifest.sealed == plan.manifest.sealed
     };
     plan.is_empty() && plan.released.is_empty() && (plan.intent == Intent::Repair || live.is_some_and(same))
 }

@@ -219,6 +219,13 @@ pub enum Sandbox {
     Probe,
     /// Any file and any process can be seen, no socket reached, nothing written: who listens, who may read what.
     Evidence,
+    /// A user that nobody else is, without network; what is sealed to this host can be opened.
+    Opener {
+        /// With the host's key ([`crate::worker::secrets::IDENTITY`]).
+        with_key: bool,
+        /// Credentials that PID 1 opens, by name (systemd-creds(1)).
+        credentials: Vec<(String, Vec<u8>)>,
+    },
     /// As it is: a guard in place, a command.
     Live {
         /// Whose identity; `None` is root.

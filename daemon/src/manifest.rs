@@ -75,6 +75,9 @@ pub struct Manifest {
     /// File contents by digest.
     #[serde(skip)]
     pub contents: BTreeMap<Digest, Vec<u8>>,
+    /// What the repository's secrets hold, by name: contents of the generation as those of files are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sealed: BTreeMap<String, Digest>,
     /// Secrets of the repository, open, by name.
     #[serde(skip)]
     pub secrets: BTreeMap<String, Vec<u8>>,

@@ -5,37 +5,55 @@ use crate::path::ManagedPath;
 /// Shorter words of a secret file are no secrets: they would hide every message.
 const QUOTABLE: usize = 6;
 
-/// The secret files that a plan concerns, with what stood and will stand in them.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Secrets {
-    files: Vec<(ManagedPath, String)>,
+/// One thing that is not to be quoted.
+#[derive(Clone, PartialEq, Eq)]
+struct Hidden {
+    /// `file:/etc/shop.env`, `secret:db_password`.
+    name: String,
+    /// Where it stands, as far as that is not to be quoted either.
+    place: Option<String>,
+    content: String,
 }
+
+/// The secrets that a plan concerns: of its repository, and what stood and will stand in secret files.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secrets(Vec<Hidden>);
 
 /// Never the contents: whatever holds secrets may be printed for a person.
 impl std::fmt::Debug for Secrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.files.iter().map(|(path, _)| path)).finish()
+        f.debug_list().entries(self.0.iter().map(|hidden| &hidden.name)).finish()
     }
 }
 
 impl Secrets {
     /// Adds a content of a secret file.
-    pub fn add(&mut self, path: &ManagedPath, content: &[u8]) {
-        self.files.push((path.clone(), String::from_utf8_lossy(content).into_owned()));
+    pub fn add_file(&mut self, path: &ManagedPath, content: &[u8]) {
+        self.add(format!("file:{path}"), Some(path.to_string()), content);
     }
 
-    /// Replaces each line that names a secret file, or quotes one of its lines or longer words.
+    /// Adds a secret of the repository.
+    pub fn add_secret(&mut self, name: &str, content: &[u8]) {
+        self.add(format!("secret:{name}"), None, content);
+    }
+
+    fn add(&mut self, name: String, place: Option<String>, content: &[u8]) {
+        self.0.push(Hidden { name, place, content: String::from_utf8_lossy(content).into_owned() });
+    }
+
+    /// Replaces each line that names a secret file, or quotes one of the lines or longer words of a secret.
     #[must_use]
     pub fn conceal(&self, text: &str) -> String {
-        if self.files.is_empty() {
+        if self.0.is_empty() {
             return text.to_owned();
         }
         text.split('\n').map(|line| self.conceal_line(line)).collect::<Vec<_>>().join("\n")
     }
 
     fn conceal_line(&self, line: &str) -> String {
-        match self.files.iter().find(|(path, content)| line.contains(path.as_str()) || quotes(line, content)) {
-            Some((path, _)) => format!("file:{path}: what was said of it is not shown, the file is secret"),
+        let is_named = |hidden: &Hidden| hidden.place.as_ref().is_some_and(|place| line.contains(place.as_str()));
+        match self.0.iter().find(|hidden| is_named(hidden) || quotes(line, &hidden.content)) {
+            Some(hidden) => format!("{}: what was said of it is not shown, it is secret", hidden.name),
             None => line.to_owned(),
         }
     }
@@ -57,12 +75,15 @@ mod tests {
         let mut secrets = Secrets::default();
         assert_eq!(secrets.conceal("as it is\nand this"), "as it is\nand this");
         let path = ManagedPath::new("/etc/shop.env").unwrap();
-        secrets.add(&path, b"# of\nKEY=hunter2hunter2\npin: ab1:cd2\n");
-        let hidden = "file:/etc/shop.env: what was said of it is not shown, the file is secret";
+        secrets.add_file(&path, b"# of\nKEY=hunter2hunter2\npin: ab1:cd2\n");
+        let hidden = "file:/etc/shop.env: what was said of it is not shown, it is secret";
         for said in ["got hunter2hunter2!", "in /etc/shop.env:2", "x pin: ab1:cd2"] {
             assert_eq!(secrets.conceal(said), hidden, "{said}");
         }
         assert_eq!(secrets.conceal("KEY is wrong\nhunter2hunter2"), format!("KEY is wrong\n{hidden}"));
         assert!(!format!("{secrets:?}").contains("hunter2"));
+        secrets.add_secret("db_password", b"correct horse battery staple\n");
+        assert_eq!(secrets.conceal("the horse is tired"), "the horse is tired");
+        assert!(secrets.conceal("with correct horse battery staple").starts_with("secret:db_password: what was said"));
     }
 }

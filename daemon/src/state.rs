@@ -3,6 +3,7 @@
 
 mod objects;
 mod reserve;
+mod seal;
 mod transaction;
 
 use std::collections::BTreeMap;
@@ -212,13 +213,14 @@ impl State {
             Err(error) if needs_room(&error) && std::fs::remove_file(dir.join("reserve")).is_ok() => connect(dir)?,
             result => result?,
         };
+        let objects = Objects::new(dir.join("objects"))?;
         match found {
             FORMAT => {}
             0 => db.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;"))?,
-            older if older < FORMAT => migrate(&db, dir, older)?,
+            older if older < FORMAT => migrate(&db, dir, older, &objects)?,
             found => return Err(StateError::Version { found }),
         }
-        Ok(Self { db, objects: Objects::new(dir.join("objects"))?, reserve: Reserve::keep(dir.join("reserve")), _lock: lock })
+        Ok(Self { db, objects, reserve: Reserve::keep(dir.join("reserve")), _lock: lock })
     }
 
     /// The contents of generations and displaced files.
@@ -519,11 +521,12 @@ fn connect(dir: &Path) -> rusqlite::Result<(Connection, u32)> {
 }
 
 /// Brings a store of an earlier version to this one; a copy of it as it was stays beside it.
-fn migrate(db: &Connection, dir: &Path, from: u32) -> StateResult<()> {
+fn migrate(db: &Connection, dir: &Path, from: u32, objects: &Objects) -> StateResult<()> {
     let copy = dir.join(format!("state.db.format-{from}"));
     // Left of a migration that was interrupted.
     let _ = std::fs::remove_file(&copy);
     db.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
+    objects.seal_all()?;
     let missing = MIGRATIONS.iter().skip(from.saturating_sub(1) as usize).copied().collect::<String>();
     db.execute_batch(&format!("BEGIN; {missing} PRAGMA user_version = {FORMAT}; COMMIT;"))?;
     Ok(())

@@ -19,6 +19,7 @@ pub fn main(arguments: Vec<String>) -> ExitCode {
         ["worker", "rehearse"] => worker::rehearse::main(),
         ["worker", "evidence"] => worker::evidence::main(),
         ["worker", "probe"] => worker::probe::main(),
+        ["worker", "secrets"] => worker::secrets::main(),
         ["worker", "packages", rest @ ..] => worker::packages::main(rest),
         ["recover"] => daemon::recover(),
         ["serve", ..] => push::serve(&arguments[2..]),

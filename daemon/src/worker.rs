@@ -6,6 +6,7 @@ pub mod packages;
 pub mod probe;
 pub mod rehearse;
 pub mod sandbox;
+pub mod secrets;
 pub mod source;
 
 /// Where this program is installed: transient units start it from there.

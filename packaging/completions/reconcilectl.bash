@@ -55,6 +55,9 @@ _reconcilectl() {
             reconcilectl,rollback)
                 cmd="reconcilectl__subcmd__rollback"
                 ;;
+            reconcilectl,secret)
+                cmd="reconcilectl__subcmd__secret"
+                ;;
             reconcilectl,status)
                 cmd="reconcilectl__subcmd__status"
                 ;;
@@ -85,6 +88,12 @@ _reconcilectl() {
             reconcilectl__subcmd__key,remove)
                 cmd="reconcilectl__subcmd__key__subcmd__remove"
                 ;;
+            reconcilectl__subcmd__secret,recipient)
+                cmd="reconcilectl__subcmd__secret__subcmd__recipient"
+                ;;
+            reconcilectl__subcmd__secret,seal)
+                cmd="reconcilectl__subcmd__secret__subcmd__seal"
+                ;;
             *)
                 ;;
         esac
@@ -92,7 +101,7 @@ _reconcilectl() {
 
     case "${cmd}" in
         reconcilectl)
-            opts="-h -V --help --version init key status plan explain sync history diff rollback retry pause resume confirm resolve validate audit"
+            opts="-h -V --help --version init key secret status plan explain sync history diff rollback retry pause resume confirm resolve validate audit"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -410,6 +419,48 @@ _reconcilectl() {
         reconcilectl__subcmd__rollback)
             opts="-h --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        reconcilectl__subcmd__secret)
+            opts="-h --help seal recipient"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        reconcilectl__subcmd__secret__subcmd__recipient)
+            opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        reconcilectl__subcmd__secret__subcmd__seal)
+            opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

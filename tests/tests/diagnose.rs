@@ -346,7 +346,7 @@ scenario! {
         repo.write("files/srv/main.py", "import os\nraise ValueError(os.environ['KEY'])\n");
         service(&repo, "shop", "EnvironmentFile=/etc/shop.env\nExecStart=/usr/bin/python3 /srv/main.py", more);
         let push = repo.commit_and_push();
-        because(host, &push, "file:/etc/shop.env: what was said of it is not shown, the file is secret");
+        because(host, &push, "file:/etc/shop.env: what was said of it is not shown, it is secret");
         let said = format!("{}{}{}", push.output, host.ctl("explain").ok(), host.read("/var/lib/reconciled/audit/audit.jsonl"));
         assert!(!said.contains(secret), "{said}");
     }

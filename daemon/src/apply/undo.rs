@@ -214,8 +214,7 @@ fn keep_before(slot: Slot, step: &Step, ground: &mut Ground<'_>) -> String {
         Ok((Object::File(facts), content)) => {
             let objects = ground.state.objects();
             match objects.put(&facts.digest, &content).and_then(|()| objects.sync()) {
-                Ok(()) if step.change.is_secret() => "; what stood there before is kept for reconcilectl resolve".to_owned(),
-                Ok(()) => format!("; what stood there before is kept as object {}", facts.digest),
+                Ok(()) => format!("; what stood there before is kept: reconcilectl resolve {path} --restore brings it back"),
                 Err(error) => format!("; what stood there before could not be kept outside staging: {error}"),
             }
         }

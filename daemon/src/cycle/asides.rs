@@ -27,7 +27,7 @@ impl Engine {
             };
             return Ok(Report::short(Verdict::Failed, &why));
         };
-        let plan = match self.difference(Wanted { commit: wanted.commit, manifest: wanted.manifest }, actor) {
+        let plan = match self.difference(Wanted { commit: wanted.commit, manifest: self.reopened(wanted.manifest) }, actor) {
             Ok(plan) => plan,
             Err(report) => return Ok(report),
         };
@@ -58,7 +58,7 @@ impl Engine {
     /// The store's.
     pub fn report_drift(&mut self, actor: &str, say: Say<'_>) -> StateResult<Report> {
         let Some(live) = self.state.live()? else { return Ok(Report::short(Verdict::NothingToDo, "")) };
-        let plan = match self.difference(Wanted { commit: live.commit, manifest: live.manifest }, actor) {
+        let plan = match self.difference(Wanted { commit: live.commit, manifest: self.reopened(live.manifest) }, actor) {
             Ok(plan) => plan,
             Err(report) => return Ok(report),
         };

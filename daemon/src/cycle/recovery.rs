@@ -28,6 +28,7 @@ impl Engine {
         }
         self.record_lost_outcome()?;
         let Some(mut open) = self.state.open_transaction()? else { return Ok(()) };
+        open.plan.manifest = self.reopened(open.plan.manifest);
         open.plan.secrets = self.secrets_of(&open.plan);
         let say: &mut dyn FnMut(Progress) = &mut |p| tracing::info!("{}", p.text());
         let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };

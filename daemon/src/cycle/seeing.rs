@@ -169,17 +169,18 @@ impl Engine {
             .collect()
     }
 
-    /// What stands and will stand in the secret files that a plan concerns.
+    /// The secrets of a plan's repository, and what stands and will stand in the secret files that it concerns.
     pub(super) fn secrets_of(&self, plan: &Plan) -> Secrets {
         let mut secrets = Secrets::default();
+        plan.manifest.secrets.iter().for_each(|(name, content)| secrets.add_secret(name, content));
         for change in plan.steps.iter().map(|step| &step.change).chain(plan.claimed.values()) {
             let Change::Entry { path, before, after, secret: true } = change else { continue };
-            secrets.add(path, b"");
+            secrets.add_file(path, b"");
             for object in [before, after] {
                 let Object::File(facts) = object else { continue };
                 let content = plan.manifest.contents.get(&facts.digest).cloned();
                 if let Some(content) = content.or_else(|| stored(&self.state)(&facts.digest).ok()) {
-                    secrets.add(path, &content);
+                    secrets.add_file(path, &content);
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! Contents by SHA-256: what generations carry and what they displaced. Readable by root alone; verified when read.
+//! Contents by SHA-256: what generations carry and what they displaced. Readable by root alone, sealed with the key of this host, and
+//! verified when read.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -7,6 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::seal::Seal;
 use super::{StateError, StateResult};
 use crate::digest::Digest;
 
@@ -18,13 +20,17 @@ const FEW: usize = 64;
 #[derive(Debug)]
 pub struct Objects {
     dir: PathBuf,
+    seal: Seal,
     /// Written under a temporary name, not yet durable.
     pending: RefCell<BTreeSet<Digest>>,
 }
 
 impl Objects {
     pub(super) fn new(dir: PathBuf) -> StateResult<Self> {
-        let store = Self { dir, pending: RefCell::default() };
+        let key = dir.with_file_name("seal.key");
+        let seal = Seal::with_key_in(&key)
+            .map_err(|source| StateError::Io { what: format!("the key of the object store ({})", key.display()), source })?;
+        let store = Self { dir, seal, pending: RefCell::default() };
         match fs::DirBuilder::new().mode(0o700).create(&store.dir) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(store.error("make the object store", e)),
             _ => Ok(store),
@@ -32,7 +38,7 @@ impl Objects {
     }
 
     fn place(&self, digest: &Digest) -> PathBuf {
-        let hex = digest.to_string();
+        let hex = self.seal.name(digest).to_string();
         self.dir.join(&hex[..2]).join(&hex[2..])
     }
 
@@ -60,7 +66,7 @@ impl Objects {
                 fs::DirBuilder::new().recursive(true).mode(0o700).create(shelf)?;
             }
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-            file.write_all(content)
+            file.write_all(&self.seal.seal(content)?)
         };
         write().map_err(|e| self.error("keep an object", e))?;
         self.pending.borrow_mut().insert(*digest);
@@ -76,16 +82,43 @@ impl Objects {
     /// # Errors
     /// Those of the file system; damage.
     pub fn get(&self, digest: &Digest) -> StateResult<Option<Vec<u8>>> {
-        let content = match fs::read(self.place(digest)) {
-            Ok(content) => content,
+        let sealed = match fs::read(self.place(digest)) {
+            Ok(sealed) => sealed,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(self.error("read an object", e)),
         };
-        if Digest::of(&content) != *digest {
+        let Some(content) = self.seal.open(&sealed).filter(|content| Digest::of(content) == *digest) else {
             let damage = std::io::Error::new(std::io::ErrorKind::InvalidData, format!("object {} is damaged", digest.short()));
             return Err(self.error("read an object", damage));
-        }
+        };
         Ok(Some(content))
+    }
+
+    /// Seals what an earlier version kept as it was, under its own digest.
+    ///
+    /// # Errors
+    /// Those of the file system; it may be done again.
+    pub(super) fn seal_all(&self) -> StateResult<()> {
+        let sealing = || -> std::io::Result<Vec<PathBuf>> {
+            let mut open = Vec::new();
+            for shelf in fs::read_dir(&self.dir)? {
+                let shelf = shelf?;
+                for object in fs::read_dir(shelf.path())? {
+                    let object = object?;
+                    let name = [shelf.file_name(), object.file_name()].map(|part| part.to_string_lossy().into_owned()).concat();
+                    let content = fs::read(object.path())?;
+                    let digest = Digest::of(&content);
+                    if digest.to_string() == name {
+                        self.put(&digest, &content).map_err(std::io::Error::other)?;
+                        open.push(object.path());
+                    }
+                }
+            }
+            Ok(open)
+        };
+        let open = sealing().map_err(|e| self.error("seal objects", e))?;
+        self.sync()?;
+        open.iter().try_for_each(fs::remove_file).map_err(|e| self.error("seal objects", e))
     }
 
     /// Makes all that was kept durable. An object has its name only from then on: what has a name is whole.

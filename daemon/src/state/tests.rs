@@ -1,7 +1,7 @@
 //! The store: what it keeps, what it refuses, what it never forgets.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
@@ -278,11 +278,47 @@ fn objects_are_what_their_names_say() {
         assert_eq!(state.objects().get(digest).unwrap().as_ref(), Some(content));
     }
     assert_eq!(state.objects().get(&Digest::of(b"unknown")).unwrap(), None);
+    let places = places(dir.path());
+    assert_eq!(places.len(), contents.len());
+    // Neither what they hold nor whether it is what somebody guesses can be told without the key.
+    for (digest, content) in &contents {
+        let is_told = |place: &PathBuf| {
+            place.ends_with(&digest.to_string()[2..])
+                || (content.len() > 7 && std::fs::read(place).unwrap().windows(content.len()).any(|part| part == content))
+        };
+        assert!(!places.iter().any(is_told));
+    }
+    places.iter().for_each(|place| std::fs::write(place, "something else").unwrap());
     let (digest, _) = contents.iter().find(|(_, content)| content.len() == 50).unwrap();
-    let hex = digest.to_string();
-    let place = dir.path().join("objects").join(&hex[..2]).join(&hex[2..]);
-    std::fs::write(&place, "something else").unwrap();
     assert!(state.objects().get(digest).unwrap_err().to_string().contains("damaged"));
+}
+
+fn places(store: &Path) -> Vec<PathBuf> {
+    let shelves = std::fs::read_dir(store.join("objects")).unwrap().map(|shelf| shelf.unwrap().path());
+    shelves.flat_map(|shelf| std::fs::read_dir(shelf).unwrap().map(|object| object.unwrap().path())).collect()
+}
+
+#[test]
+fn a_store_of_the_first_format_is_brought_to_this_one() {
+    let dir = scratch();
+    let content = b"kept as it was";
+    let digest = Digest::of(content);
+    drop(State::open(dir.path()).unwrap());
+    // As the first format had it: no table of begun steps, contents unsealed under their own digests.
+    meddle(dir.path(), "DROP TABLE begun; PRAGMA user_version = 1;");
+    std::fs::remove_file(dir.path().join("seal.key")).unwrap();
+    let hex = digest.to_string();
+    std::fs::create_dir_all(dir.path().join("objects").join(&hex[..2])).unwrap();
+    std::fs::write(dir.path().join("objects").join(&hex[..2]).join(&hex[2..]), content).unwrap();
+
+    let mut state = State::open(dir.path()).unwrap();
+    assert_eq!(state.objects().get(&digest).unwrap().as_deref(), Some(&content[..]));
+    assert!(!places(dir.path()).iter().any(|place| place.ends_with(&hex[2..])));
+    let id = state.begin(&plan(Intent::Deploy, "1", &[], &[]), &[]).unwrap();
+    state.begin_steps(id, &[3, 1]).unwrap();
+    state.end_steps(id, &[3]).unwrap();
+    assert_eq!(state.begun(id).unwrap().into_iter().collect::<Vec<_>>(), [1]);
+    assert!(dir.path().join("state.db.format-1").exists());
 }
 
 #[test]

@@ -12,9 +12,13 @@ use zbus::{Fd, Variant};
 
 use super::systemd::{Manager, bus_error, number, string};
 use crate::host::{HostError, HostResult, Job, Ran, Sandbox, Surroundings};
+use crate::worker::secrets::IDENTITY;
 
 /// Added to a job's own limit before we stop waiting for systemd to end it.
 const GRACE: Duration = Duration::from_secs(15);
+
+/// What `*.age` files are sealed to (sshd_config(5), `HostKey`).
+const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key";
 
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 
@@ -135,6 +139,7 @@ impl Manager {
 fn sandbox(kind: &Sandbox) -> Vec<(&'static str, Variant<'static>)> {
     let user = |name: &str| vec![("User", Variant::from(name.to_owned()))];
     match kind {
+        Sandbox::Opener { with_key, credentials } => opener(*with_key, credentials),
         Sandbox::Live { user: name, surroundings } => {
             let mut set = name.as_deref().map(user).unwrap_or_default();
             set.extend(surrounded(surroundings));
@@ -159,6 +164,19 @@ fn sandbox(kind: &Sandbox) -> Vec<(&'static str, Variant<'static>)> {
             set
         }
     }
+}
+
+fn opener(with_key: bool, credentials: &[(String, Vec<u8>)]) -> Vec<(&'static str, Variant<'static>)> {
+    let mut set = confined(0, &[]);
+    set.push(("DynamicUser", true.into()));
+    set.push(("PrivateNetwork", true.into()));
+    if with_key {
+        set.push(("LoadCredential", Variant::from(vec![(IDENTITY.to_owned(), HOST_KEY.to_owned())])));
+    }
+    if !credentials.is_empty() {
+        set.push(("SetCredentialEncrypted", Variant::from(credentials.to_vec())));
+    }
+    set
 }
 
 fn surrounded(surroundings: &Surroundings) -> Vec<(&'static str, Variant<'static>)> {
