@@ -270,6 +270,7 @@ pub fn apply(
         wake_and_start(&staged, ground)?;
         if !staged.plan.forgiving {
             settle::settle(&staged.plan, ground)?;
+            settle::stand_by(&staged.plan, ground)?;
         }
         crate::failpoint!("settled");
         Ok(())

@@ -115,7 +115,7 @@ impl Order {
             | Self::Preview { actor, .. }
             | Self::Rollback { actor, .. }
             | Self::Repair { actor, .. } => actor,
-            Self::Revert { .. } => "confirm-window",
+            Self::Revert { .. } => crate::lifeline::ACTOR,
         }
     }
 }

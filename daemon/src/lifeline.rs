@@ -10,6 +10,9 @@ use crate::change::Change;
 use crate::plan::Plan;
 use crate::units;
 
+/// Who takes back what nobody has confirmed, on record.
+pub const ACTOR: &str = "confirm-window";
+
 /// The lifelines of a host: places in the file tree, and units with their files.
 #[derive(Clone, Debug, Default)]
 pub struct Lifelines {
@@ -34,6 +37,12 @@ impl Lifelines {
             }
         }
         Ok(Self { paths: paths.build().map_err(|e| format!("lifelines: {e}"))?, units: names })
+    }
+
+    /// The units among them.
+    #[must_use]
+    pub fn units(&self) -> &BTreeSet<String> {
+        &self.units
     }
 
     /// What of a plan changes a lifeline: targets, in order.

@@ -97,11 +97,33 @@ impl Manifest {
             let rest = line.split_once(resource.name.as_str())?.1;
             is_end(rest).then_some((resource, rest))
         });
-        let Some((resource, rest)) = found.max_by_key(|(resource, _)| resource.name.len()) else { return line.to_owned() };
+        let Some((resource, rest)) = found.max_by_key(|(resource, _)| resource.name.len()) else {
+            return self
+                .quoted_in(line)
+                .map_or_else(|| line.to_owned(), |place| format!("{line} ({})", crate::path::escape(&place)));
+        };
         let Some(source) = self.source_of(resource) else { return line.to_owned() };
         let number: String = rest.strip_prefix(':').unwrap_or_default().chars().take_while(char::is_ascii_digit).collect();
         let place = if number.is_empty() { source.to_owned() } else { format!("{source}:{number}") };
         if line.contains(&place) { line.to_owned() } else { format!("{line} ({})", crate::path::escape(&place)) }
+    }
+
+    /// The one place of the repository that names what a line quotes or is about to bind: a certificate that is missing, an address that is
+    /// not this host's.
+    fn quoted_in(&self, line: &str) -> Option<String> {
+        let quoted = line.split('"').skip(1).step_by(2).find(|part| part.starts_with('/'));
+        let bound = line.split_once("bind() to ").and_then(|(_, rest)| rest.split(' ').next());
+        let what = quoted.or(bound)?;
+        let mut places = self.resources.iter().filter(|resource| resource.kind == "file").flat_map(|resource| {
+            let digest = resource.spec["source"].get(0).and_then(|digest| digest.as_str()?.parse::<Digest>().ok());
+            let text = digest.and_then(|digest| self.contents.get(&digest)).and_then(|bytes| std::str::from_utf8(bytes).ok());
+            let file = self.source_of(resource).unwrap_or_default();
+            let names = |text: &str| text.split(|c: char| c.is_whitespace() || ";\"'".contains(c)).any(|word| word == what);
+            let lines = text.unwrap_or_default().lines().enumerate().filter(move |(_, text)| names(text));
+            lines.map(move |(number, _)| format!("{file}:{}", number + 1))
+        });
+        let place = places.next().filter(|place| !place.starts_with(':'))?;
+        places.next().is_none().then_some(place)
     }
 
     /// The file of the repository behind a file, or behind what a link leads to.

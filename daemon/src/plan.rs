@@ -77,6 +77,10 @@ pub struct Plan {
     pub released: Vec<String>,
     /// Units that this plan touches: the only ones that are judged.
     pub touched: Vec<String>,
+    /// Units that run and that it does not touch, but may stop all the same: what needs a touched one, what conflicts with it. True of those
+    /// that have to stay up: declared to be active, or what the host is reached by.
+    #[serde(default)]
+    pub bystanders: BTreeMap<String, bool>,
     /// Those of them that were failing before it: that they still do after an undo is no failure of the undo.
     #[serde(default)]
     pub ailing: Vec<String>,
@@ -143,6 +147,10 @@ pub struct Material<'a> {
     pub former: Vec<Resource>,
     /// Services that have to start anew for another reason than their definitions, and why.
     pub pending: BTreeMap<String, String>,
+    /// What paths mean to PID 1.
+    pub places: units::Places,
+    /// Units that the host is reached by.
+    pub lifelines: BTreeSet<String>,
     /// Unit files that go and bring another file of the same unit to light, the vendor's.
     pub uncovering: BTreeSet<ManagedPath>,
     /// The host's guards.
@@ -192,6 +200,8 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
         definitions,
         former,
         pending,
+        places,
+        lifelines,
         uncovering,
         guards,
     } = material;
@@ -220,27 +230,22 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
     steps.iter_mut().for_each(|step| renew_links(step, &units, &definitions));
     steps.retain(|step| !step.change.is_noop());
     let paths: Vec<&ManagedPath> = steps.iter().filter_map(|s| entry_path(&s.change)).collect();
-    let judged: Vec<String> = changed_units(&steps, &units).iter().map(|u| units::verifiable(u)).collect();
-    let calls = guards.calls(&changed_paths(&steps), &judged);
+    let judged: Vec<String> = changed_units(&steps, &units, &places, &uncovering).iter().map(|u| units::verifiable(u)).collect();
+    let calls = guards.calls(&changed_paths(&steps, &places), &judged);
     let scene = wakes::Scene {
         units: &units,
         definitions: &definitions,
         former: &former,
         pending: &pending,
+        places: &places,
         uncovering: &uncovering,
         guards,
     };
     let (wakes, why): (Vec<_>, Vec<_>) = wakes::owed(&steps, &manifest, &scene).into_iter().unzip();
     let touched = touched(&steps, &wakes);
+    let bystanders = bystanders(&units, &steps, &touched, &manifest, &lifelines);
     let ailing = touched.iter().filter(|u| units.get(*u).is_some_and(UnitSeen::is_failing)).cloned().collect();
-    let mut notes = manifest.notes.clone();
-    notes.extend(let_go.iter().cloned());
-    notes.extend(
-        paths
-            .iter()
-            .find(|p| p.as_str().starts_with("/run/"))
-            .map(|p| format!("{p}: what is below /run lasts until the next boot")),
-    );
+    let notes = notes(&manifest, &let_go, &paths);
     Ok(Plan {
         intent,
         actor,
@@ -253,12 +258,20 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
         claimed,
         released,
         touched,
+        bystanders,
         ailing,
         let_go,
         forgiving: false,
         secrets: Secrets::default(),
         notes,
     })
+}
+
+/// Remarks of the manifest, on what is let go, and on what does not last.
+fn notes(manifest: &Manifest, let_go: &[String], paths: &[&ManagedPath]) -> Vec<String> {
+    let lasts_not = paths.iter().find(|path| path.as_str().starts_with("/run/"));
+    let lasts_not = lasts_not.map(|path| format!("{path}: what is below /run lasts until the next boot"));
+    manifest.notes.iter().chain(let_go).cloned().chain(lasts_not).collect()
 }
 
 /// Claims as steps.
@@ -318,6 +331,7 @@ pub fn concerned_units<'a, 'r>(
     changes: impl Iterator<Item = &'a Change>,
     declared: impl Iterator<Item = &'r Resource>,
     guards: &Guards,
+    places: &units::Places,
 ) -> BTreeSet<String> {
     let mut names: BTreeSet<String> = declared.filter(|r| r.kind == UnitSpec::KIND).map(|r| r.name.clone()).collect();
     for change in changes {
@@ -325,7 +339,7 @@ pub fn concerned_units<'a, 'r>(
             names.insert(unit.clone());
         }
         let Some(path) = entry_path(change) else { continue };
-        names.extend(units::of_path(path).and_then(|file| file.unit().map(str::to_owned)));
+        names.extend(places.of_path(path).and_then(|file| file.unit().map(str::to_owned)));
         if !change.is_noop() {
             names.extend(guards.of(path).filter_map(|g| g.wake.as_ref()).map(|w| w.unit.clone()));
         }
@@ -335,8 +349,8 @@ pub fn concerned_units<'a, 'r>(
 
 /// Units that these changes concern without naming them, as globs: instances of templates, and those whose names begin so.
 #[must_use]
-pub fn concerned_patterns<'a>(changes: impl Iterator<Item = &'a Change>) -> BTreeSet<String> {
-    let pattern = |change: &Change| units::of_path(entry_path(change)?)?.others();
+pub fn concerned_patterns<'a>(changes: impl Iterator<Item = &'a Change>, places: &units::Places) -> BTreeSet<String> {
+    let pattern = |change: &Change| places.of_path(entry_path(change)?)?.others();
     changes.filter(|c| !c.is_noop()).filter_map(pattern).collect()
 }
 
@@ -463,28 +477,63 @@ fn entry_path(change: &Change) -> Option<&ManagedPath> {
     }
 }
 
-/// The paths of files and links that change, and whether anything is there afterwards.
-fn changed_paths(steps: &[Step]) -> Vec<(&ManagedPath, bool)> {
+/// The paths of files and links that change, with the links in unit directories that lead to them, and whether anything is there afterwards.
+fn changed_paths<'s>(steps: &'s [Step], places: &'s units::Places) -> Vec<(&'s ManagedPath, bool)> {
     let changed = steps.iter().filter_map(|step| match &step.change {
         Change::Entry { path, after, .. } => Some((path, *after != Object::Absent)),
         _ => None,
     });
-    changed.collect()
+    changed
+        .flat_map(|(path, remains)| [Some(path), places.link_to(path)].into_iter().flatten().map(move |p| (p, remains)))
+        .collect()
 }
 
-/// Units whose files appear or change (not those that go). Of those that share a drop-in, the ones that are known.
-fn changed_units(steps: &[Step], known: &BTreeMap<String, UnitSeen>) -> BTreeSet<String> {
+/// Units whose files appear or change, and that will be there. Of those that share a drop-in, the ones that are known.
+fn changed_units(
+    steps: &[Step],
+    known: &BTreeMap<String, UnitSeen>,
+    places: &units::Places,
+    uncovering: &BTreeSet<ManagedPath>,
+) -> BTreeSet<String> {
     let changed = steps.iter().filter_map(|step| match &step.change {
-        Change::Entry { path, after, .. } => Some((units::of_path(path)?, after)),
+        Change::Entry { path, after, .. } => Some((places.of_path(path)?, path, after)),
         _ => None,
     });
-    changed
+    let changed: Vec<(UnitFile, &ManagedPath, &Object)> = changed.collect();
+    let of = |gone: bool| {
+        let own = changed
+            .iter()
+            .filter(move |(file, _, after)| matches!(file, UnitFile::Fragment(_)) && (**after == Object::Absent) == gone);
+        own.filter(move |(_, path, _)| !gone || !uncovering.contains(*path)).map(|(file, _, _)| file)
+    };
+    let goes = |unit: &String| of(true).any(|file| file.defines(unit)) && !of(false).any(|file| file.defines(unit));
+    let named = changed.iter().map(|(file, _, after)| (file.clone(), *after));
+    named
         .flat_map(|(file, after)| match (file, after) {
             (UnitFile::Fragment(_), Object::Absent) | (UnitFile::Other, _) => Vec::new(),
             (UnitFile::Fragment(unit) | UnitFile::DropIn(unit), _) => vec![unit],
             (file @ UnitFile::CommonDropIn(_), _) => known.keys().filter(|unit| file.defines(unit)).cloned().collect(),
         })
+        .filter(|unit| !goes(unit))
         .collect()
+}
+
+/// What runs, is not touched, and may stop all the same.
+fn bystanders(
+    units: &BTreeMap<String, UnitSeen>,
+    steps: &[Step],
+    touched: &[String],
+    manifest: &Manifest,
+    lifelines: &BTreeSet<String>,
+) -> BTreeMap<String, bool> {
+    let declared = manifest.resources.iter().filter(|r| r.kind == UnitSpec::KIND);
+    let specs = declared.filter_map(|r| serde_json::from_value::<UnitSpec>(r.spec.clone()).ok());
+    let wanted: BTreeSet<String> = specs.filter(|spec| spec.wanted().active == Some(true)).map(|spec| spec.name).collect();
+    if !steps.iter().any(|step| matches!(step.change, Change::Unit { .. })) && touched.is_empty() {
+        return BTreeMap::new();
+    }
+    let runs = units.iter().filter(|(unit, seen)| seen.is_active() && !touched.contains(unit) && !units::is_ours(unit));
+    runs.map(|(unit, _)| (unit.clone(), wanted.contains(unit) || lifelines.contains(unit))).collect()
 }
 
 fn touched(steps: &[Step], wakes: &[Wake]) -> Vec<String> {
@@ -538,6 +587,7 @@ impl Plan {
             guards: Vec::new(),
             released: Vec::new(),
             touched: Vec::new(),
+            bystanders: BTreeMap::new(),
             ailing: Vec::new(),
             let_go: Vec::new(),
             ..self.clone()

@@ -5,6 +5,9 @@ pub mod effect;
 pub mod files;
 pub mod inputs;
 
+use std::collections::BTreeMap;
+
+use crate::change::{Change, Object};
 use crate::path::ManagedPath;
 
 /// Directories that PID 1 reads units from (systemd.unit(5)) and that an administrator may write to.
@@ -88,6 +91,39 @@ pub fn of_path(path: &ManagedPath) -> Option<UnitFile> {
     })
 }
 
+/// What paths mean to PID 1 on one host: also files elsewhere that links in a unit directory lead to (systemctl(1), `link`).
+#[derive(Debug, Default)]
+pub struct Places {
+    /// The link in a unit directory that leads to a path.
+    linked: BTreeMap<ManagedPath, ManagedPath>,
+}
+
+impl Places {
+    /// With the links that these changes leave, or find as they are.
+    #[must_use]
+    pub fn of<'a>(changes: impl Iterator<Item = &'a Change>) -> Self {
+        let linked = changes.filter_map(|change| {
+            let Change::Entry { path, after: Object::Link { target }, .. } = change else { return None };
+            of_path(path).filter(|file| *file != UnitFile::Other)?;
+            let led = ManagedPath::new(&crate::path::joined(path.parent()?.as_str(), target)?).ok()?;
+            of_path(&led).is_none().then(|| (led, path.clone()))
+        });
+        Self { linked: linked.collect() }
+    }
+
+    /// What a path means to PID 1; `None` when nothing.
+    #[must_use]
+    pub fn of_path(&self, path: &ManagedPath) -> Option<UnitFile> {
+        of_path(path).or_else(|| of_path(self.linked.get(path)?))
+    }
+
+    /// The link in a unit directory that leads to a path.
+    #[must_use]
+    pub fn link_to(&self, path: &ManagedPath) -> Option<&ManagedPath> {
+        self.linked.get(path)
+    }
+}
+
 /// Our own units: they are never restarted or stopped by a plan.
 #[must_use]
 pub fn is_ours(unit: &str) -> bool {
@@ -132,8 +168,11 @@ fn is_common(name: &str) -> bool {
 pub fn behind(path: &ManagedPath) -> Vec<ManagedPath> {
     let Some(UnitFile::Fragment(unit)) = of_path(path) else { return Vec::new() };
     let after = UNIT_DIRECTORIES.iter().skip_while(|dir| path.as_str() != format!("{dir}/{unit}")).skip(1);
+    let own = after.map(|dir| format!("{dir}/{unit}"));
+    // An instance without a file of its own is what its template says.
+    let template = template_of(&unit).into_iter().flat_map(|template| UNIT_DIRECTORIES.map(|dir| format!("{dir}/{template}")));
     // `/lib` is a link to what stands before it in the list.
-    after.filter(|dir| !dir.starts_with("/lib/")).filter_map(|dir| ManagedPath::new(&format!("{dir}/{unit}")).ok()).collect()
+    own.chain(template).filter(|place| !place.starts_with("/lib/")).filter_map(|place| ManagedPath::new(&place).ok()).collect()
 }
 
 /// Whether a unit name is a template, which is never started itself.

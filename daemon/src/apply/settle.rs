@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{ApplyError, Ground};
-use crate::change::Change;
+use crate::change::{Change, Wake};
 use crate::host::{HostResult, Process, Touch, UnitSeen};
 use crate::plan::Plan;
 
@@ -46,7 +46,8 @@ pub(super) fn settle(plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyEr
         let is_down = (failing && !spared) || ((wanted_up || woken) && seen.is_down());
         if is_down || book.die() {
             let mut text = if is_down {
-                format!("{unit} did not stay up: it is {} ({}), {}", seen.active, seen.sub, why_down(&seen))
+                let was_reloaded = plan.wakes.iter().any(|wake| matches!(wake, Wake::Reload { unit: u, .. } if u == unit));
+                format!("{unit} did not stay up: it is {} ({}), {}", seen.active, seen.sub, why_down(&seen, before, was_reloaded))
             } else {
                 format!("{unit} is active, but its workers die: {} of them in {} s", book.known.len(), SETTLE.as_secs())
             };
@@ -54,6 +55,21 @@ pub(super) fn settle(plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyEr
                 text.push_str(&format!("\n  {unit}: {line}"));
             }
             return Err(ApplyError::Judged(plan.secrets.conceal(&text)));
+        }
+    }
+    Ok(())
+}
+
+/// What this plan does not touch and has to stay up still does. What failed by itself meanwhile is nobody's fault here; what was stopped, something
+/// that was started has stopped (systemd.unit(5), `Conflicts=`).
+pub(super) fn stand_by(plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    for (unit, _) in plan.bystanders.iter().filter(|(_, has_to_stay)| **has_to_stay) {
+        let seen = ground.touch.unit(unit)?;
+        if seen.active == "inactive" && seen.result == "success" {
+            let text = format!(
+                "{unit} was running and is not to be stopped, and is stopped now: a unit that this push starts conflicts with it, or it needs one that has stopped"
+            );
+            return Err(ApplyError::Judged(text));
         }
     }
     Ok(())
@@ -86,12 +102,18 @@ impl Workers {
     }
 }
 
-fn why_down(seen: &UnitSeen) -> String {
+fn why_down(seen: &UnitSeen, restarts: u32, was_reloaded: bool) -> String {
+    if seen.restarts > restarts && seen.is_active() {
+        return "but it had ended meanwhile, and systemd has started it again".to_owned();
+    }
     if seen.active != "inactive" || seen.result != "success" {
         return format!("result {}", seen.result);
     }
     if !seen.condition {
         return "a condition in its unit file is not met".to_owned();
+    }
+    if was_reloaded {
+        return "its reload ended it: what ExecReload= does has to leave it running".to_owned();
     }
     "it ran to its end: write RemainAfterExit=yes in its [Service] if that is what it does, or manage only `enabled`".to_owned()
 }

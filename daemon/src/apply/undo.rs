@@ -246,7 +246,25 @@ fn wake_up(open: &Open, ground: &mut Ground<'_>) -> Result<Vec<String>, StateErr
             wake_again(open, *seq, wake, ground, &mut failed)?;
         }
     }
+    bystanders_again(open, ground, &mut failed);
     Ok(failed)
+}
+
+/// What ran before and stopped with a unit that was restarted, or because of one that was started, runs again.
+fn bystanders_again(open: &Open, ground: &mut Ground<'_>, failed: &mut Vec<String>) {
+    let mut stopped: Vec<&String> = Vec::new();
+    for unit in open.plan.bystanders.keys() {
+        if ground.touch.unit(unit).is_ok_and(|seen| seen.active == "inactive") {
+            stopped.push(unit);
+        }
+    }
+    stopped.sort_by_key(|unit| !units::is_trigger(unit));
+    for unit in stopped {
+        let up = UnitFacts { active: Some(true), ..UnitFacts::default() };
+        if let Err(error) = ground.touch.set_unit(unit, &up, open.plan.patience(unit)) {
+            failed.push(open.plan.secrets.conceal(&format!("unit:{unit}: {error}")));
+        }
+    }
 }
 
 fn unit_again(open: &Open, change: &Change, ground: &mut Ground<'_>, failed: &mut Vec<String>) {

@@ -8,6 +8,7 @@ use super::Problem;
 use super::audit::{cannot_read, open, own};
 use crate::audit::{self, Event, Record, UtcTime};
 use crate::diagnose::Finding;
+use crate::lifeline;
 use crate::path::escape;
 
 /// Why a revision did not go live.
@@ -43,7 +44,11 @@ pub(super) fn explain(revision: Option<&str>, json: bool) -> Result<String, Prob
 /// The record that tells most of the newest failure. A held revision that was pushed again has a newer record, which only says
 /// that it is held.
 fn pick<R: BufRead>(log: impl Fn() -> Result<R, Problem>, revision: Option<&str>) -> Result<Option<Record>, Problem> {
-    let failed = |record: &Record| matches!(record.what.event, Event::Refused | Event::RolledBack | Event::Stuck);
+    // What nobody confirmed is held by a record of its own: it had gone live.
+    let failed = |record: &Record| {
+        matches!(record.what.event, Event::Refused | Event::RolledBack | Event::Stuck)
+            || (record.what.event == Event::Held && record.what.actor == lifeline::ACTOR)
+    };
     let asked = |record: &Record| {
         let commit = record.what.commit.as_deref().unwrap_or_default();
         failed(record) && revision.is_none_or(|revision| commit.starts_with(revision))
@@ -137,6 +142,9 @@ mod tests {
         assert_eq!(seq(3, None), Some(2));
         assert_eq!(seq(4, None), Some(1), "why it is held, not that it is");
         assert_eq!(seq(5, None), Some(5));
+        let mut held = record(6, Event::Held, "abe3", "generation 3 was not confirmed in time", false);
+        crate::lifeline::ACTOR.clone_into(&mut held.what.actor);
+        assert_eq!(picked(&[log[2].clone(), held], Some("abe3")).map(|record| record.seq), Some(6));
         assert_eq!((seq(5, Some("abd")), seq(5, Some("abe3")), seq(5, Some("f"))), (Some(2), None, None));
     }
 

@@ -7,6 +7,7 @@ use crate::change::{Change, Object};
 use crate::digest::Digest;
 use crate::guard::Guards;
 use crate::host::{HostResult, Look, UnitSeen};
+use crate::manifest::Resource;
 use crate::path::ManagedPath;
 use crate::plan::Defined;
 use crate::units::effect::{Difference, Effect};
@@ -23,7 +24,9 @@ const NOTHING: &str = "/dev/null";
 pub(super) struct Shelf<'a> {
     host: &'a dyn Look,
     changes: BTreeMap<&'a str, &'a Object>,
-    managed: BTreeSet<&'a str>,
+    /// What is managed, as it will be.
+    managed: BTreeMap<&'a str, &'a Object>,
+    places: &'a units::Places,
     contents: &'a dyn Fn(&Digest) -> HostResult<Vec<u8>>,
     listed: RefCell<BTreeMap<String, Vec<String>>>,
 }
@@ -37,14 +40,19 @@ enum When {
 
 impl<'a> Shelf<'a> {
     /// What these changes make of this host, with those that change nothing; `contents` gives those of files that are to come.
-    pub(super) fn new(host: &'a dyn Look, changes: &[&'a Change], contents: &'a dyn Fn(&Digest) -> HostResult<Vec<u8>>) -> Self {
+    pub(super) fn new(
+        host: &'a dyn Look,
+        changes: &[&'a Change],
+        places: &'a units::Places,
+        contents: &'a dyn Fn(&Digest) -> HostResult<Vec<u8>>,
+    ) -> Self {
         let entry = |change: &&'a Change| match change {
             Change::Entry { path, after, .. } => Some((path.as_str(), after)),
             _ => None,
         };
-        let managed = changes.iter().filter_map(entry).map(|(path, _)| path).collect();
+        let managed = changes.iter().filter_map(entry).collect();
         let changes = changes.iter().filter(|c| !c.is_noop()).filter_map(entry).collect();
-        Self { host, changes, managed, contents, listed: RefCell::default() }
+        Self { host, changes, managed, places, contents, listed: RefCell::default() }
     }
 
     /// Everything that a plan has to know of these units' files, and of all services that run where other files change.
@@ -76,22 +84,48 @@ impl<'a> Shelf<'a> {
     }
 
     /// Why a service that runs should start anew, whoever is at fault: its unit files, or files that they name, changed after its start.
-    pub(super) fn newer_than_its_process(&self, unit: &str, seen: &UnitSeen, guards: &Guards) -> Option<String> {
-        self.newer_files(unit, seen).or_else(|| self.newer_inputs(unit, seen, guards))
+    pub(super) fn newer_than_its_process(
+        &self,
+        unit: &str,
+        seen: &UnitSeen,
+        guards: &Guards,
+        former: &[Resource],
+    ) -> Option<String> {
+        self.newer_files(unit, seen, former).or_else(|| self.newer_inputs(unit, seen, guards))
     }
 
-    /// Unit files of other hands: of ours it is known which change needed what.
-    fn newer_files(&self, unit: &str, seen: &UnitSeen) -> Option<String> {
+    /// Unit files of other hands. Of those that we wrote it is known which change needed what; one that is as it should be and was not before
+    /// somebody else has written.
+    fn newer_files(&self, unit: &str, seen: &UnitSeen, former: &[Resource]) -> Option<String> {
         let paths = files::of_unit(unit, &|dir| self.names(dir, When::Now));
         let texts: BTreeMap<&str, String> = paths.iter().filter_map(|p| Some((p.as_str(), self.text(p, When::Now)?))).collect();
         let without =
             |left_out: &str| Definition::read(texts.iter().filter(|(p, _)| **p != left_out).map(|(_, text)| text.as_str()));
         let whole = without("");
-        let of_others = paths.iter().filter(|path| path.starts_with("/etc/") && !self.managed.contains(path.as_str()));
-        of_others.into_iter().find_map(|path| {
-            let asks = Difference::between(unit, &without(path), &whole).effect >= Effect::Restart;
+        let is_ours = |path: &str| self.managed.contains_key(path);
+        let of_others =
+            |path: &&String| !path.starts_with("/usr/") && !["generator", "system.control"].iter().any(|dir| path.contains(dir));
+        paths.iter().filter(of_others).filter(|path| !self.changes.contains_key(path.as_str())).find_map(|path| {
+            let before = match is_ours(path) {
+                false => without(path),
+                true => {
+                    let text = self.former_text(path, former)?;
+                    let texts = texts.iter().map(|(p, now)| if *p == path { text.as_str() } else { now.as_str() });
+                    Definition::read(texts)
+                }
+            };
+            let asks = Difference::between(unit, &before, &whole).effect >= Effect::Restart;
             (asks && self.is_newer(&ManagedPath::new(path).ok()?, seen)).then(|| format!("{path} changed after it had started"))
         })
+    }
+
+    /// What the live generation has of a file, where that is another content than now.
+    fn former_text(&self, path: &str, former: &[Resource]) -> Option<String> {
+        let resource = former.iter().find(|resource| resource.kind == "file" && resource.name == path)?;
+        let digest: Digest = resource.spec.get("source")?.get(0)?.as_str()?.parse().ok()?;
+        let is_now = matches!(self.object(path), Some(Object::File(facts)) if facts.digest == digest);
+        let content = if is_now { return None } else { (self.contents)(&digest).ok()? };
+        Some(String::from_utf8_lossy(&content).into_owned())
     }
 
     fn is_newer(&self, path: &ManagedPath, seen: &UnitSeen) -> bool {
@@ -133,7 +167,7 @@ impl<'a> Shelf<'a> {
     /// Changed paths that mean nothing to PID 1 itself.
     fn others(&self) -> Vec<ManagedPath> {
         let paths = self.changes.keys().filter_map(|path| ManagedPath::new(path).ok());
-        paths.filter(|path| units::of_path(path).is_none()).collect()
+        paths.filter(|path| self.places.of_path(path).is_none()).collect()
     }
 
     /// What the process of a service has read that is about to change: (path, how the unit names it).
@@ -143,8 +177,28 @@ impl<'a> Shelf<'a> {
             self.changes.contains_key(mark.as_str()) || matches!(self.object(&mark), Some(Object::File(_)))
         };
         let inputs = inputs::of_service(unit, definition, &is_venv);
-        let named = |path: &ManagedPath| inputs.iter().find(|input| input.covers(path)).map(|input| input.what.clone());
+        let leads_there = |input: &&inputs::Input, path: &ManagedPath| {
+            let Some(root) = input.root() else { return input.covers(path) };
+            let is_link_on_its_way = matches!(self.changes.get(path.as_str()), Some(Object::Link { .. }))
+                && root.strip_prefix(path.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            input.covers(path) || is_link_on_its_way || self.behind_links(root).is_some_and(|real| input.at(real).covers(path))
+        };
+        let named = |path: &ManagedPath| inputs.iter().find(|input| leads_there(input, path)).map(|input| input.what.clone());
         changed.iter().filter_map(|path| Some((path.clone(), named(path)?))).collect()
+    }
+
+    /// Where a path leads by managed links; `None` when by none.
+    fn behind_links(&self, path: &str) -> Option<String> {
+        /// More links than these in a row are a loop.
+        const LINKS: usize = 8;
+        let step = |path: &String| {
+            self.managed.iter().find_map(|(link, object)| {
+                let Object::Link { target } = object else { return None };
+                let rest = path.strip_prefix(link).filter(|rest| rest.is_empty() || rest.starts_with('/'))?;
+                crate::path::joined(link.rsplit_once('/')?.0, &format!("{target}{rest}"))
+            })
+        };
+        std::iter::successors(step(&path.to_owned()), step).take(LINKS).last()
     }
 
     fn read(&self, unit: &str, when: When) -> Definition {
@@ -211,13 +265,17 @@ fn lines_of<'t>(text: &'t str, word: &str) -> BTreeSet<&'t str> {
 
 /// The units whose definitions these changes may alter, of those that are known; sockets that are about to start, whose files say
 /// which service is theirs; and those that may have made the instance of a template for a client.
-pub(super) fn touched_definitions<'a>(changes: &[&Change], known: impl Iterator<Item = &'a String>) -> BTreeSet<String> {
+pub(super) fn touched_definitions<'a>(
+    changes: &[&Change],
+    known: impl Iterator<Item = &'a String>,
+    places: &units::Places,
+) -> BTreeSet<String> {
     let mut files = Vec::new();
     let mut units = BTreeSet::new();
     for change in changes.iter().filter(|c| !c.is_noop()) {
         match change {
             Change::Unit { unit, .. } => drop(units.insert(unit.clone())),
-            change => files.extend(change.path().and_then(units::of_path)),
+            change => files.extend(change.path().and_then(|path| places.of_path(path))),
         }
     }
     units.extend(known.filter(|unit| files.iter().any(|file| file.defines(unit))).cloned());

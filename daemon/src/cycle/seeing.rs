@@ -60,13 +60,14 @@ impl Engine {
         }
         let former = self.state.live()?.map(|live| live.manifest.resources).unwrap_or_default();
         let uncovering = self.uncovering(&changes)?;
-        let mut units = self.units_concerned(&changes, manifest.resources.iter().chain(&former))?;
+        let places = units::Places::of(changes.iter().copied());
+        let mut units = self.units_concerned(&changes, manifest.resources.iter().chain(&former), &places)?;
         let content = |digest: &Digest| match manifest.contents.get(digest) {
             Some(content) => Ok(content.clone()),
             None => stored(&self.state)(digest),
         };
-        let shelf = Shelf::new(&*self.host, &changes, &content);
-        let definitions = shelf.define(&touched_definitions(&changes, units.keys()))?;
+        let shelf = Shelf::new(&*self.host, &changes, &places, &content);
+        let definitions = shelf.define(&touched_definitions(&changes, units.keys(), &places))?;
         for (name, seen) in &mut units {
             seen.stale |= shelf.has_other_drop_ins(name, seen);
             if !seen.stale {
@@ -77,7 +78,7 @@ impl Engine {
                 seen.stale = *looks <= STALE_LOOKS;
             }
         }
-        let mut pending = self.pending(&shelf, &manifest, &units);
+        let mut pending = self.pending(&shelf, &manifest, &units, &former);
         if order.intent() == Intent::Repair {
             // A push restarts; a look only tells, since whoever changed that may have a reason not to.
             left.extend(std::mem::take(&mut pending).into_iter().map(|(unit, why)| {
@@ -99,6 +100,8 @@ impl Engine {
             definitions,
             former,
             pending,
+            places,
+            lifelines: self.lifelines.units().clone(),
             uncovering,
             guards: &self.guards,
         };
@@ -118,9 +121,10 @@ impl Engine {
         &self,
         changes: &[&Change],
         declared: impl Iterator<Item = &'r Resource>,
+        places: &units::Places,
     ) -> Result<BTreeMap<String, UnitSeen>, Stop> {
-        let mut names = plan::concerned_units(changes.iter().copied(), declared, &self.guards);
-        for pattern in plan::concerned_patterns(changes.iter().copied()) {
+        let mut names = plan::concerned_units(changes.iter().copied(), declared, &self.guards, places);
+        for pattern in plan::concerned_patterns(changes.iter().copied(), places) {
             names.extend(self.host.units_like(&pattern)?);
         }
         let mut units = BTreeMap::new();
@@ -142,6 +146,11 @@ impl Engine {
                 break;
             }
         }
+        // A unit that starts can stop what the host is reached by (`Conflicts=`).
+        let is_of_unit = |change: &Change| change.unit().is_some() || change.path().is_some_and(|p| places.of_path(p).is_some());
+        if changes.iter().any(|change| !change.is_noop() && is_of_unit(change)) {
+            self.see_units(self.lifelines.units().iter().cloned(), &mut units)?;
+        }
         Ok(units)
     }
 
@@ -157,14 +166,20 @@ impl Engine {
     }
 
     /// Declared services whose processes are older than what they have read.
-    fn pending(&self, shelf: &Shelf<'_>, manifest: &Manifest, units: &BTreeMap<String, UnitSeen>) -> BTreeMap<String, String> {
+    fn pending(
+        &self,
+        shelf: &Shelf<'_>,
+        manifest: &Manifest,
+        units: &BTreeMap<String, UnitSeen>,
+        former: &[Resource],
+    ) -> BTreeMap<String, String> {
         let tables = manifest.resources.iter().filter(|r| r.kind == UnitSpec::KIND && r.name.ends_with(".service"));
         let specs = tables.filter_map(|r| serde_json::from_value::<UnitSpec>(r.spec.clone()).ok());
         specs
             .filter(|spec| spec.wanted().active == Some(true) && spec.on_change.is_none())
             .filter_map(|spec| {
                 let seen = units.get(&spec.name).filter(|seen| seen.is_active())?;
-                Some((spec.name.clone(), shelf.newer_than_its_process(&spec.name, seen, &self.guards)?))
+                Some((spec.name.clone(), shelf.newer_than_its_process(&spec.name, seen, &self.guards, former)?))
             })
             .collect()
     }
@@ -230,7 +245,15 @@ impl Engine {
         for change in changes {
             let Change::Entry { path, after: Object::Absent, .. } = change else { continue };
             for behind in units::behind(path) {
-                if self.host.object(&behind)?.object != Object::Absent {
+                let planned = changes.iter().find_map(|change| match change {
+                    Change::Entry { path, after, .. } if *path == behind => Some(after),
+                    _ => None,
+                });
+                let remains = match planned {
+                    Some(after) => *after != Object::Absent,
+                    None => self.host.object(&behind)?.object != Object::Absent,
+                };
+                if remains {
                     uncovering.insert(path.clone());
                 }
             }

@@ -38,7 +38,8 @@ pub(super) fn upstream(line: &str) -> Option<&str> {
     let url = field(line, "upstream")?;
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     match rest.strip_prefix("unix:") {
-        Some(path) => path.split(':').next(),
+        // `unix:/run/x.sock:/uri`; without a URI of its own the request's is put behind the path.
+        Some(path) => path.split(':').next().map(|path| path.strip_suffix('/').unwrap_or(path)),
         None => rest.split('/').next(),
     }
 }

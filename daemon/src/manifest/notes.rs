@@ -12,11 +12,55 @@ use crate::source::{Snapshot, SourceEntry};
 use crate::units::{self, UnitFile};
 
 /// Folders of the language that are planned.
-const PLANNED: [&str; 3] = ["roles", "hosts", "secrets"];
+const PLANNED: [&str; 2] = ["roles", "hosts"];
 /// Longest text that might be a link.
 const LINK_LIMIT: usize = 255;
 /// Endings of what editors and patch tools leave behind.
 const LEFTOVERS: [&str; 5] = ["~", ".swp", ".orig", ".rej", ".bak"];
+
+/// Which names are read in a directory, as its reader has it.
+#[derive(Clone, Copy)]
+enum Read {
+    /// Those that end so.
+    Ending(&'static str),
+    /// Those of letters, digits, `-` and `_` (run-parts(8), cron(8)).
+    RunParts,
+    /// Those without a dot, and that do not end in `~` (sudoers(5)).
+    NoDot,
+}
+
+/// Directories that a program reads whole, but for some names.
+const READ_WHOLE: [(&str, Read); 14] = [
+    ("/etc/cron.d", Read::RunParts),
+    ("/etc/cron.hourly", Read::RunParts),
+    ("/etc/cron.daily", Read::RunParts),
+    ("/etc/cron.weekly", Read::RunParts),
+    ("/etc/cron.monthly", Read::RunParts),
+    ("/etc/sudoers.d", Read::NoDot),
+    ("/etc/ssh/sshd_config.d", Read::Ending(".conf")),
+    ("/etc/nginx/conf.d", Read::Ending(".conf")),
+    ("/etc/tmpfiles.d", Read::Ending(".conf")),
+    ("/etc/sysusers.d", Read::Ending(".conf")),
+    ("/etc/sysctl.d", Read::Ending(".conf")),
+    ("/etc/modules-load.d", Read::Ending(".conf")),
+    ("/etc/systemd/journald.conf.d", Read::Ending(".conf")),
+    ("/etc/profile.d", Read::Ending(".sh")),
+];
+
+/// Why the program that a directory is for does not read a file in it.
+fn unread(path: &str) -> Option<String> {
+    let (dir, name) = path.rsplit_once('/')?;
+    let (_, read) = READ_WHOLE.iter().find(|(known, _)| *known == dir)?;
+    let why = match read {
+        Read::Ending(ending) if !name.ends_with(ending) => format!("does not end in {ending}"),
+        Read::RunParts if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) => {
+            "has other characters than letters, digits, - and _".to_owned()
+        }
+        Read::NoDot if name.contains('.') || name.ends_with('~') => "has a dot, or ends in ~".to_owned(),
+        _ => return None,
+    };
+    Some(format!("nobody reads it: its name {why}"))
+}
 
 /// All remarks, in a fixed order.
 pub(super) fn all(snapshot: &Snapshot, tree: &Tree<'_>, manifest: &Manifest) -> Vec<String> {
@@ -35,6 +79,7 @@ pub(super) fn all(snapshot: &Snapshot, tree: &Tree<'_>, manifest: &Manifest) -> 
         if let Some(unit) = unnamed_unit(path, &names) {
             notes.push(format!("{shown}: no [[unit]] names {}: it is neither enabled nor started", escape(&unit)));
         }
+        notes.extend(unread(path).map(|why| format!("{shown}: {why}")));
         notes.extend(suspicion(path, content, spec).map(|what| format!("{shown}: {what}")));
     }
     notes

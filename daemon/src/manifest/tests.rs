@@ -393,7 +393,7 @@ fn notes_fail_nothing() {
     noted("files/etc/key", "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n", "secret = true");
     noted("roles/web/reconciled.toml", "", "roles/ is ignored");
     noted("hosts/web1/files/etc/x", "", "hosts/ is ignored");
-    noted("secrets/x.age", "", "secrets/ is ignored");
+    noted("files/etc/cron.d/job.conf", "# x\n", "nobody reads it: its name has other characters");
 
     let quiet = format!("units = [\"w.service\", \"t@1.service\", \"j.timer\"]\n{PROBE}");
     let unit = |name: &str| format!("files/etc/systemd/system/{name}");

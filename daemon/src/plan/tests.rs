@@ -105,7 +105,10 @@ impl Given {
             let resource = if name.starts_with("/same") { format!("{kind}:{name}#{i}") } else { format!("{kind}:{name}") };
             (phase, resource, vec![claim(change)])
         });
+        let places = crate::units::Places::of(self.wanted.iter());
         make(Material {
+            places,
+            lifelines: BTreeSet::new(),
             intent: Intent::Deploy,
             actor: "ana".to_owned(),
             commit: Commit::default(),
@@ -353,11 +356,17 @@ fn only_what_the_plan_touches_is_judged_and_looked_at() {
     assert!(given.plan().starts_units());
     assert!(!Given::wanted(vec![entry(SITE, Some("a"), Some("b"))]).running("nginx.service", "").plan().starts_units());
 
-    let names = concerned_units(given.wanted.iter(), given.plan().manifest.resources.iter(), &shipped_guards());
+    let names = concerned_units(
+        given.wanted.iter(),
+        given.plan().manifest.resources.iter(),
+        &shipped_guards(),
+        &crate::units::Places::default(),
+    );
     assert_eq!(names.into_iter().collect::<Vec<_>>(), ["app.service", "nginx.service", "other.service"]);
     // What does not change is looked at all the same: PID 1 may know it as it was. What only a guard names is not.
     let same = [entry(SITE, Some("a"), Some("a")), entry(FRAGMENT, Some("a"), Some("a"))];
-    let names = concerned_units(same.iter(), given.plan().manifest.resources.iter(), &shipped_guards());
+    let names =
+        concerned_units(same.iter(), given.plan().manifest.resources.iter(), &shipped_guards(), &crate::units::Places::default());
     assert_eq!(names.into_iter().collect::<Vec<_>>(), ["app.service", "other.service"]);
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Scene<'a> {
     pub(super) former: &'a [Resource],
     /// Services that have to start anew for another reason than their definitions, and why.
     pub(super) pending: &'a BTreeMap<String, String>,
+    /// What paths mean to PID 1.
+    pub(super) places: &'a units::Places,
     /// Unit files whose removal leaves another file of the same unit.
     pub(super) uncovering: &'a BTreeSet<ManagedPath>,
     /// The host's guards.
@@ -60,7 +62,7 @@ pub(super) fn owed(steps: &[Step], manifest: &Manifest, scene: &Scene<'_>) -> Ve
         matches!(&step.change, Change::Unit { before, after, .. }
             if moves(before.enabled, after.enabled) || moves(before.masked, after.masked) || after.anew)
     };
-    let manager = changed.iter().any(|(path, _)| units::of_path(path).is_some()) || steps.iter().any(links_change);
+    let manager = changed.iter().any(|(path, _)| scene.places.of_path(path).is_some()) || steps.iter().any(links_change);
     let stale = scene.units.iter().filter(|(unit, seen)| seen.stale && !asks.by_unit.contains_key(*unit));
     let stale: Vec<String> = stale.map(|(unit, _)| format!("{unit}: PID 1 knows its files as they were")).collect();
     asks.into_wakes(manager, stale)
@@ -150,26 +152,29 @@ impl Asks {
 
     /// Units whose own files change.
     fn definitions(&mut self, changed: &[(&ManagedPath, bool)], scene: &Scene<'_>) {
-        let of_file = |(path, removed): &(&ManagedPath, bool)| self.units_of_file(path, *removed, scene.units);
+        let of_file = |(path, removed): &(&ManagedPath, bool)| self.units_of_file(path, *removed, scene);
         let touched: BTreeSet<String> = changed.iter().flat_map(of_file).collect();
         for unit in touched {
             let difference = match scene.definitions.get(&unit) {
                 Some(defined) => Difference::between(&unit, &defined.now, &defined.then),
-                None => Difference { effect: Effect::Restart, why: "its unit file changed".to_owned() },
+                None => Difference { effect: Effect::Restart, why: "its unit file changed".to_owned(), of_schedule: false },
             };
+            if difference.of_schedule && scene.units.get(&unit).is_some_and(|seen| seen.sub == "elapsed") {
+                self.ask(&unit, Effect::Restart, format!("it has elapsed, and {}", difference.why));
+            }
             self.ask_as_declared(&unit, difference.effect, difference.why);
         }
     }
 
     /// The units whose definition a file is part of; of those of a whole type the ones that are declared.
-    fn units_of_file(&self, path: &ManagedPath, removed: bool, units: &BTreeMap<String, UnitSeen>) -> Vec<String> {
+    fn units_of_file(&self, path: &ManagedPath, removed: bool, scene: &Scene<'_>) -> Vec<String> {
         let is_declared = |unit: &str| self.specs.contains_key(unit) || self.former.contains_key(unit);
-        match units::of_path(path) {
+        match scene.places.of_path(path) {
             // A fragment that goes takes its unit with it (`plan::stops`).
             Some(UnitFile::Fragment(_)) if removed => Vec::new(),
             Some(file) => {
                 let is_meant = |unit: &&String| file.defines(unit) && (!file.is_of_type() || is_declared(unit));
-                units.keys().filter(is_meant).cloned().collect()
+                scene.units.keys().filter(is_meant).cloned().collect()
             }
             None => Vec::new(),
         }

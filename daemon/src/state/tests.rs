@@ -46,6 +46,7 @@ fn plan(intent: Intent, commit: &str, claimed: &[Change], released: &[&str]) -> 
         claimed: claimed.iter().map(|c| (c.target(), c.clone())).collect(),
         released: released.iter().map(|r| (*r).to_owned()).collect(),
         touched: Vec::new(),
+        bystanders: BTreeMap::new(),
         ailing: Vec::new(),
         let_go: Vec::new(),
         forgiving: false,

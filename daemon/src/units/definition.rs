@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::inputs::words;
+
 /// A setting's section and key: `("Service", "ExecStart")`.
 pub type Setting = (String, String);
 
@@ -43,6 +45,24 @@ const SINGLE: [&str; 30] = [
     "RemainAfterExit",
     "Accept",
     "Service",
+];
+
+/// Settings whose values are sets: neither order nor lines matter (systemd.unit(5)).
+const SETS: [&str; 14] = [
+    "After",
+    "Before",
+    "Wants",
+    "Requires",
+    "Requisite",
+    "BindsTo",
+    "PartOf",
+    "Upholds",
+    "Conflicts",
+    "WantedBy",
+    "RequiredBy",
+    "Documentation",
+    "Alias",
+    "Also",
 ];
 
 /// Settings that mean something when they are empty: no capability at all (systemd.exec(5)).
@@ -101,12 +121,44 @@ impl Definition {
         self.value(section, key) == Some(YES)
     }
 
-    /// The settings that are not the same in another definition.
+    /// The settings that do not mean the same in another definition.
     #[must_use]
     pub fn differing(&self, other: &Self) -> Vec<Setting> {
         let all: std::collections::BTreeSet<&Setting> = self.settings.keys().chain(other.settings.keys()).collect();
-        all.into_iter().filter(|setting| self.settings.get(*setting) != other.settings.get(*setting)).cloned().collect()
+        all.into_iter().filter(|setting| self.meaning(setting) != other.meaning(setting)).cloned().collect()
     }
+
+    /// What a setting's values come to: of an environment the variables, of command lines their words, of sets what is in them.
+    fn meaning(&self, setting: &Setting) -> Vec<String> {
+        let values = self.settings.get(setting).map_or(&[][..], Vec::as_slice);
+        let of_words = |value: &String| words(value);
+        match setting.1.as_str() {
+            "Environment" => {
+                let assigned = values.iter().flat_map(of_words);
+                let variables: BTreeMap<String, String> = assigned
+                    .map(|word| {
+                        word.split_once('=')
+                            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                            .unwrap_or((word, String::new()))
+                    })
+                    .collect();
+                variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+            }
+            key if SETS.contains(&key) => {
+                let set: std::collections::BTreeSet<String> = values.iter().flat_map(of_words).collect();
+                set.into_iter().collect()
+            }
+            // Prefixes of the program (`-`, `+`, …) are a part of its word's meaning.
+            key if key.starts_with("Exec") => {
+                values.iter().map(|value| format!("{}\0{}", prefixes(value), words(value).join("\0"))).collect()
+            }
+            _ => values.to_vec(),
+        }
+    }
+}
+
+fn prefixes(line: &str) -> &str {
+    &line[..line.len() - line.trim_start_matches(['@', '-', ':', '+', '!', '|']).len()]
 }
 
 /// Lines without comments and blank ones, continued lines joined by a space.
@@ -192,6 +244,23 @@ mod tests {
             (["nonsense", "=x"], ""),
         ] {
             assert_eq!(left(&texts), values, "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn the_same_in_other_words() {
+        for (one, other, same) in [
+            ("Environment=A=1 B=2", "Environment=B=2\nEnvironment='A=1'", true),
+            ("Environment=A=0\nEnvironment=A=1", "Environment=A=1", true),
+            ("Environment=A=1", "Environment=A=2", false),
+            ("ExecStart=/bin/sleep 1", "ExecStart=\"/bin/sleep\"   '1'", true),
+            ("ExecStart=/bin/sleep 1", "ExecStart=-/bin/sleep 1", false),
+            ("ExecStart=/bin/sleep 1 2", "ExecStart=/bin/sleep '1 2'", false),
+            ("ExecStartPre=/bin/a\nExecStartPre=/bin/b", "ExecStartPre=/bin/b\nExecStartPre=/bin/a", false),
+            ("Wants=a.service b.service", "Wants=b.service\nWants=a.service", true),
+        ] {
+            let read = |text: &str| Definition::read([format!("[Service]\n{text}").as_str()]);
+            assert_eq!(read(one).differing(&read(other)).is_empty(), same, "{one:?} and {other:?}");
         }
     }
 

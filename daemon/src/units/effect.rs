@@ -25,6 +25,8 @@ pub struct Difference {
     pub effect: Effect,
     /// Why: `ExecStart changed`, `only its comments changed`.
     pub why: String,
+    /// It is about when a timer elapses.
+    pub of_schedule: bool,
 }
 
 /// What a change of one setting asks for.
@@ -40,11 +42,13 @@ enum Rule {
     HowToStop,
     /// It is remounted.
     Remount,
+    /// PID 1 goes by it from the next daemon-reload on, unless the timer has elapsed: that has no next time until it is started anew.
+    Schedule,
     /// A process has it from its start.
     Process,
 }
 
-use Rule::{HowToReload, HowToStop, Manager, Remount, Words};
+use Rule::{HowToReload, HowToStop, Manager, Remount, Schedule, Words};
 
 /// Settings that a running process does not have from its start, by section; any other is [`Rule::Process`].
 ///
@@ -76,8 +80,8 @@ const RULES: &[(&str, &[&str], Rule)] = &[
         Manager,
     ),
     ("Mount", &["Options"], Remount),
-    ("Mount", &["TimeoutSec", "DirectoryMode"], Manager),
-    ("Timer", ANY, Manager),
+    ("Mount", &["TimeoutSec", "DirectoryMode", "LazyUnmount", "ForceUnmount", "SloppyOptions", "ReadWriteOnly"], Manager),
+    ("Timer", ANY, Schedule),
     ("Path", ANY, Manager),
     ("Slice", ANY, Manager),
 ];
@@ -127,10 +131,10 @@ impl Difference {
     pub fn between(unit: &str, old: &Definition, new: &Definition) -> Self {
         let changed = old.differing(new);
         if changed.is_empty() {
-            return Self { effect: Effect::Nothing, why: "says what it said before".to_owned() };
+            return Self { effect: Effect::Nothing, why: "says what it said before".to_owned(), of_schedule: false };
         }
         let effect = |setting: &Setting| match rule(setting) {
-            Words | Manager | HowToStop => Effect::DaemonReload,
+            Words | Manager | HowToStop | Schedule => Effect::DaemonReload,
             HowToReload if new.values("Service", "ExecReload").is_empty() => Effect::DaemonReload,
             HowToReload | Remount => Effect::Reload,
             Rule::Process => Effect::Restart,
@@ -141,10 +145,11 @@ impl Difference {
         let difference = Self {
             effect: if most == Effect::Restart && stops_otherwise { Effect::StopStart } else { most },
             why: format!("{} changed", listed(&asking)),
+            of_schedule: changed.iter().any(|setting| rule(setting) == Schedule),
         };
         match spared(unit, new) {
             Some(why) if difference.effect >= Effect::Restart => {
-                Self { effect: Effect::DaemonReload, why: format!("{}, but {why}", difference.why) }
+                Self { effect: Effect::DaemonReload, why: format!("{}, but {why}", difference.why), ..difference }
             }
             _ => difference,
         }
@@ -245,6 +250,7 @@ mod tests {
             ("a.slice", "[Unit]\nWants=a.service", "[Unit]\nWants=b.service", DaemonReload),
             ("a.slice", "[Slice]\nMemoryMax=1G", "[Slice]\nMemoryMax=2G", DaemonReload),
             ("srv.mount", "[Mount]\nWhat=tmpfs\nOptions=size=1M", "[Mount]\nWhat=tmpfs\nOptions=size=2M", Reload),
+            ("srv.mount", "[Mount]\nWhat=tmpfs", "[Mount]\nWhat=tmpfs\nLazyUnmount=yes", DaemonReload),
             ("srv.mount", "[Mount]\nWhat=tmpfs\nOptions=size=1M", "[Mount]\nWhat=other\nOptions=size=2M", Restart),
             ("dbus.service", "[Service]\nNice=1", "[Service]\nNice=2", DaemonReload),
             ("user@1000.service", "[Service]\nNice=1", "[Service]\nNice=2", DaemonReload),

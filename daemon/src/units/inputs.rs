@@ -25,6 +25,9 @@ enum Extent {
 /// Directories whose programs come with packages, and trees that are too wide to mean one service.
 const COMMON: [&str; 8] = ["/", "/usr", "/usr/local", "/etc", "/home", "/root", "/var", "/srv"];
 
+/// Where credentials are looked for that are named without a path (systemd.exec(5), `LoadCredential=`).
+const CREDENTIAL_STORES: [&str; 2] = ["/etc/credstore", "/etc/credstore.encrypted"];
+
 /// How an argument is called.
 const ARGUMENT: &str = "argument";
 
@@ -46,6 +49,25 @@ impl Input {
             Extent::File(file) => Some(file),
             Extent::Glob(_) | Extent::Tree(_) => None,
         }
+    }
+
+    /// Where it is; of a glob nothing is said.
+    #[must_use]
+    pub fn root(&self) -> Option<&str> {
+        match &self.extent {
+            Extent::File(root) | Extent::Tree(root) => Some(root),
+            Extent::Glob(_) => None,
+        }
+    }
+
+    /// The same somewhere else: where links lead.
+    #[must_use]
+    pub fn at(&self, root: String) -> Self {
+        let extent = match &self.extent {
+            Extent::Tree(_) => Extent::Tree(root),
+            Extent::File(_) | Extent::Glob(_) => Extent::File(root),
+        };
+        Self { what: self.what.clone(), is_argument: self.is_argument, extent }
     }
 
     fn file(setting: &str, path: &str) -> Option<Self> {
@@ -72,30 +94,53 @@ pub fn of_service(unit: &str, definition: &Definition, is_venv: &dyn Fn(&str) ->
     let absolute = |text: &str| expanded(unit, text).filter(|path| path.starts_with('/'));
     let mut inputs = Vec::new();
     for line in definition.values("Service", "ExecStart") {
-        let words: Vec<String> = words(line).iter().filter_map(|word| absolute(word)).collect();
+        // `--config=/etc/shop.conf` names a file too.
+        let value = |word: &str| word.strip_prefix('-').and_then(|word| word.split_once('=')).map(|(_, value)| value.to_owned());
+        let named = words(line).into_iter().map(|word| value(&word).unwrap_or(word));
+        let words: Vec<String> = named.filter_map(|word| absolute(&word)).collect();
         let Some((program, arguments)) = words.split_first() else { continue };
         inputs.extend(Input::file("program", program));
         let root = program.rsplit_once("/bin/").map(|(root, _)| root).filter(|root| is_venv(root));
         inputs.extend(root.and_then(|root| Input::tree("virtual environment", root)));
         inputs.extend(arguments.iter().filter_map(|path| Input::file(ARGUMENT, path)));
     }
+    inputs.extend(credentials(definition, &absolute));
+    for key in ["BindPaths", "BindReadOnlyPaths"] {
+        // A file that is replaced is another one: the mount goes on showing the old one.
+        let binds = definition.values("Service", key).iter().flat_map(|line| words(line));
+        let sources = binds.filter_map(|bind| absolute(bind.split(':').next()?.trim_start_matches('-')));
+        inputs.extend(sources.filter_map(|path| Input::file(key, &path)));
+    }
     let directory = definition.value("Service", "WorkingDirectory").map(|d| d.trim_start_matches('-'));
     inputs.extend(directory.and_then(absolute).and_then(|path| Input::tree("WorkingDirectory", &path)));
     for file in definition.values("Service", "EnvironmentFile") {
         inputs.extend(absolute(file.trim_start_matches('-')).and_then(|path| Input::file("EnvironmentFile", &path)));
     }
-    for key in ["LoadCredential", "LoadCredentialEncrypted"] {
-        let paths = definition.values("Service", key).iter().filter_map(|value| value.split_once(':'));
-        for path in paths.filter_map(|(_, path)| absolute(path)) {
-            inputs.extend(Input::file(key, &path));
-            inputs.extend(Input::tree(key, &path));
+    inputs
+}
+
+/// Credentials by path, and those that are found by their names, or by a glob over names.
+fn credentials(definition: &Definition, absolute: &dyn Fn(&str) -> Option<String>) -> Vec<Input> {
+    let mut inputs = Vec::new();
+    for key in ["LoadCredential", "LoadCredentialEncrypted", "ImportCredential"] {
+        for value in definition.values("Service", key) {
+            match value.split_once(':').filter(|_| key != "ImportCredential").map(|(_, path)| absolute(path)) {
+                Some(path) => {
+                    inputs.extend(path.as_deref().and_then(|path| Input::file(key, path)));
+                    inputs.extend(path.as_deref().and_then(|path| Input::tree(key, path)));
+                }
+                None => {
+                    let name = value.split(':').next().unwrap_or(value);
+                    inputs.extend(CREDENTIAL_STORES.iter().filter_map(|store| Input::file(key, &format!("{store}/{name}"))));
+                }
+            }
         }
     }
     inputs
 }
 
 /// The words of a command line, without the prefixes of its program (systemd.service(5), "Command Lines").
-fn words(line: &str) -> Vec<String> {
+pub(super) fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let (mut word, mut quote, mut is_word) = (String::new(), None, false);
     for c in line.trim_start_matches(['@', '-', ':', '+', '!', '|']).chars() {
@@ -183,6 +228,12 @@ mod tests {
             ("LoadCredential=db:/etc/shop/db", "/etc/shop/db", "LoadCredential /etc/shop/db"),
             ("LoadCredential=all:/etc/shop/creds", "/etc/shop/creds/db", "LoadCredential /etc/shop/creds"),
             ("LoadCredential=from-the-manager", "/etc/from-the-manager", ""),
+            ("LoadCredential=tok", "/etc/credstore/tok", "LoadCredential /etc/credstore/tok"),
+            ("ImportCredential=tok*", "/etc/credstore/token", "ImportCredential /etc/credstore/tok*"),
+            ("BindReadOnlyPaths=-/etc/a.conf:/etc/b.conf:norbind /etc/c", "/etc/a.conf", "BindReadOnlyPaths /etc/a.conf"),
+            ("BindPaths=/etc/a /etc/c", "/etc/c", "BindPaths /etc/c"),
+            ("ExecStart=/bin/x --conf=/etc/x.conf", "/etc/x.conf", "argument /etc/x.conf"),
+            ("ExecStart=/bin/x A=/etc/x.conf", "/etc/x.conf", ""),
             ("ExecStartPre=/srv/shop/prepare", "/srv/shop/prepare", ""),
         ] {
             assert_eq!(named(lines, path).join("|"), expected, "{lines:?} and {path}");

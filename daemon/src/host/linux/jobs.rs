@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use zbus::OwnedObjectPath;
 
 use super::processes::children_of;
-use super::systemd::{AWAY, Manager, bus_error};
+use super::systemd::{AWAY, Manager, bus_error, strings};
 use crate::change::{Proof, Wake};
 use crate::host::{HostError, HostResult, Job, Patience, Process, Sandbox, Surroundings, UnitSeen};
 
@@ -192,10 +192,26 @@ impl Manager {
         if seen.load != "loaded" {
             text.push_str(&format!(", load state {}", seen.load));
         }
-        for line in self.journal(unit, 5).unwrap_or_default() {
-            text.push_str(&format!("\n  {unit}: {line}"));
+        let failed = if what.ends_with("dependency") { self.failed_before(unit).unwrap_or_default() } else { Vec::new() };
+        for needed in &failed {
+            text.push_str(&format!("; it needs {needed}, which has failed"));
+        }
+        for unit in failed.iter().map(String::as_str).chain([unit]) {
+            for line in self.journal(unit, 5).unwrap_or_default() {
+                text.push_str(&format!("\n  {unit}: {line}"));
+            }
         }
         text
+    }
+
+    /// What a unit needs and that has failed: a job `dependency` says no more than that there is one (systemd.unit(5), `Requires=`).
+    fn failed_before(&self, unit: &str) -> HostResult<Vec<String>> {
+        let needed = self.ask(&format!("what {unit} needs"), async || {
+            let properties = self.properties(unit).await?;
+            Ok(["Requires", "BindsTo", "Requisite"].iter().flat_map(|key| strings(&properties, key)).collect::<Vec<_>>())
+        })?;
+        let has_failed = |name: &String| self.unit(name).is_ok_and(|seen| seen.active == "failed");
+        Ok(needed.into_iter().filter(has_failed).collect())
     }
 
     /// Starts a unit, also one that has hit its start limit; its sockets too, which the limit takes down with it, and of a socket

@@ -368,6 +368,6 @@ fn flag(properties: &HashMap<String, OwnedVariant>, key: &str) -> bool {
     properties.get(key).and_then(|v| bool::try_from(v.clone()).ok()).unwrap_or_default()
 }
 
-fn strings(properties: &HashMap<String, OwnedVariant>, key: &str) -> Vec<String> {
+pub(super) fn strings(properties: &HashMap<String, OwnedVariant>, key: &str) -> Vec<String> {
     properties.get(key).and_then(|v| Vec::<String>::try_from(v.clone()).ok()).unwrap_or_default()
 }

@@ -87,7 +87,7 @@ fn collect(block: &[Directive], depth: usize, read: &mut Read) {
 /// The path before what ends it in `unix:/run/x.sock:/uri`.
 pub(super) fn socket(rest: &str) -> Option<&str> {
     let end = rest.find(|c: char| c.is_whitespace() || ":\";".contains(c)).unwrap_or(rest.len());
-    Some(&rest[..end]).filter(|path| path.starts_with('/'))
+    Some(rest[..end].trim_end_matches('/')).filter(|path| path.starts_with('/'))
 }
 
 fn server(directive: &Directive) -> Server {
