@@ -2,17 +2,19 @@
 //! file, clock or environment is read here.
 //!
 //! ```text
-//!  reconciled.toml ─► document ─► table (one table, its mistakes explained) ─┐
-//!  files/ ──────────► tree ───────────────────────────────► overlay ─────────┴─► claims ─► Manifest, notes
+//!  layers ─► reconciled.toml ─► syntax ─► document ─► table (one table, its mistakes explained) ─┐
+//!         ─► files/ ────────────────────► tree ─────────────────────────► overlay ──────────────┴─► claims ─► Manifest, notes
 //! ```
 
 mod claims;
 mod diagnostic;
 mod document;
+mod layers;
 mod notes;
 mod overlay;
 mod probes;
 mod suggest;
+mod syntax;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -29,6 +31,7 @@ use self::diagnostic::{Faults, Text};
 use self::document::Document;
 use self::tree::Tree;
 use crate::digest::Digest;
+use crate::facts::Facts;
 use crate::kind::{FileSpec, Spec as _};
 use crate::probe::Probe;
 use crate::source::{Snapshot, SourceEntry};
@@ -145,23 +148,43 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Reads what a repository declares.
+/// For whom a repository is read.
+#[derive(Clone, Default)]
+pub struct Context {
+    /// The name that chooses the layer below `hosts/`.
+    pub host: String,
+    /// What the host says of itself.
+    pub facts: Facts,
+    /// What its secrets hold, by name.
+    pub secrets: BTreeMap<String, Vec<u8>>,
+}
+
+/// Never the secrets.
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secrets: Vec<_> = self.secrets.keys().collect();
+        f.debug_struct("Context").field("host", &self.host).field("facts", &self.facts).field("secrets", &secrets).finish()
+    }
+}
+
+/// Reads what a repository declares for a host.
 ///
 /// # Errors
 /// All mistakes that were found, in order, at most a screenful.
-pub fn read(snapshot: &Snapshot) -> Result<Manifest, Vec<Diagnostic>> {
+pub fn read(snapshot: &Snapshot, context: &Context) -> Result<Manifest, Vec<Diagnostic>> {
     let mut faults = Faults::default();
-    let mut text = Text::new(MANIFEST, manifest_text(snapshot, &mut faults));
-    let document = document::read(&mut text, &mut faults);
-    let tree = tree::read(snapshot, &mut faults);
-    let manifest = assemble(document, &tree, &text, &mut faults);
+    let mut text = Text::default();
+    let mut layers = layers::read(snapshot, &context.host, &mut text, &mut faults);
+    let mut tree = tree::read(snapshot, &layers, &mut faults);
+    let document = document::read(&mut layers, &text, &mut faults);
+    let manifest = assemble(document, &mut tree, &text, &mut faults);
     if !faults.is_empty() {
         return Err(faults.into_sorted(MANIFEST));
     }
     if manifest.resources.is_empty() && !manifest.allow_empty {
         return Err(vec![nothing()]);
     }
-    let notes = notes::all(snapshot, &tree, &manifest);
+    let notes = notes::all(snapshot, &context.host, &tree, &manifest);
     Ok(Manifest { notes, ..manifest })
 }
 
@@ -179,34 +202,13 @@ fn nothing() -> Diagnostic {
     Diagnostic::of_file(MANIFEST, message).help("add a file under files/ or a table, or set allow_empty = true")
 }
 
-/// The text of the manifest; a repository without one only has its tree.
-fn manifest_text<'a>(snapshot: &'a Snapshot, faults: &mut Faults) -> &'a str {
-    let content = match snapshot.entries.get(MANIFEST) {
-        None => return "",
-        Some(SourceEntry::Link { .. }) => {
-            faults.push(Diagnostic::of_file(MANIFEST, "the manifest is a symbolic link").help("put the file itself there"));
-            return "";
-        }
-        Some(SourceEntry::File { content, .. }) => content,
-    };
-    if content.len() > MANIFEST_LIMIT {
-        let message = format!("the manifest is larger than {MANIFEST_LIMIT} bytes");
-        faults.push(Diagnostic::of_file(MANIFEST, &message).help("put long contents under files/"));
-        return "";
-    }
-    std::str::from_utf8(content).unwrap_or_else(|error| {
-        let line = content[..error.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
-        let fault = Diagnostic::of_file(MANIFEST, "not UTF-8 text").help("save it as UTF-8");
-        faults.push(Diagnostic { line, column: 1, ..fault });
-        ""
-    })
-}
-
 /// Puts tables and tree together and checks the whole.
-fn assemble(document: Document, tree: &Tree<'_>, text: &Text<'_>, faults: &mut Faults) -> Manifest {
+fn assemble(document: Document, tree: &mut Tree<'_>, text: &Text<'_>, faults: &mut Faults) -> Manifest {
     let (tables, others): (Vec<_>, Vec<_>) = document.declared.into_iter().partition(|d| d.kind == FileSpec::KIND);
-    let mut claims = overlay::merge(tree, &tables, text, faults);
+    let replaced = overlay::take_replaced(tree, &tables, text);
+    let mut claims = overlay::merge(tree, &tables, &replaced, text, faults);
     claims.extend(others.iter().map(|d| Claim::of_table(d, d.spec.clone(), text, Content::None)));
+    claims::settle(&mut claims);
     claims::check(&claims, text, faults);
     let mut manifest = Manifest { allow_empty: document.allow_empty, ..Manifest::default() };
     for Claim { resource, content, .. } in claims {

@@ -1,12 +1,12 @@
 //! Diagnostics as a person sees them.
 
-use super::repo;
+use super::{repo, web1};
 use crate::manifest::{read, source_of};
 
 /// All diagnostics of a repository, rendered without colour.
 fn rendered(entries: &[(&str, &str)]) -> String {
     let snapshot = repo(entries);
-    let faults = read(&snapshot).unwrap_err();
+    let faults = read(&snapshot, &web1()).unwrap_err();
     // Ends of lines are no matter of taste: the renderer pads some.
     let text: Vec<String> = faults.iter().map(|f| f.render(source_of(&snapshot, f), false)).collect();
     text.join("\n\n").lines().map(str::trim_end).collect::<Vec<_>>().join("\n")

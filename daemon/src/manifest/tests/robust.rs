@@ -1,6 +1,6 @@
 //! Nothing that a repository can hold makes the reader panic, take long, or show what it must not.
 
-use super::{good, repo};
+use super::{good, repo, web1};
 use crate::kind::KINDS;
 use crate::manifest::{Diagnostic, read, source_of};
 use crate::path::escape;
@@ -72,7 +72,7 @@ fn edited_manifests_never_panic() {
             }
         }
         snapshot.entries.insert("reconciled.toml".to_owned(), SourceEntry::File { content: bytes, executable: false });
-        match read(&snapshot) {
+        match read(&snapshot, &web1()) {
             Ok(_) => accepted += 1,
             Err(faults) => {
                 refused += 1;
@@ -105,7 +105,7 @@ fn secrets_are_never_shown() {
         "[[file]]\npath = \"/etc/key\"\nsecret = true\ncontent = \"\"\"\na\n271828\n\"\"\"\nmode = 1\n",
     ] {
         let snapshot = repo(&[("reconciled.toml", manifest), ("files/etc/a", "")]);
-        for fault in read(&snapshot).unwrap_err() {
+        for fault in read(&snapshot, &web1()).unwrap_err() {
             let text = shown(&snapshot, &fault);
             assert!(!text.contains("271828"), "{text}");
         }
@@ -119,12 +119,12 @@ fn large_repositories_are_read_in_no_time() {
     let globs: String = (0..200).map(|i| format!("[[file]]\npath = \"/srv/*/{i}*.t{{x,y}}t\"\nlinks = \"break\"\n")).collect();
     entries.push(("reconciled.toml", &globs));
     let began = std::time::Instant::now();
-    let faults = read(&repo(&entries)).unwrap_err();
+    let faults = read(&repo(&entries), &web1()).unwrap_err();
     assert!(faults.len() <= 21);
     entries.pop();
     assert_eq!(good(&entries).resources.len(), 20_000);
     let one_line = format!("units = [{}]\n", "\"a\",".repeat(200_000));
-    assert_eq!(read(&repo(&[("reconciled.toml", &one_line)])).unwrap_err().len(), 21);
+    assert_eq!(read(&repo(&[("reconciled.toml", &one_line)]), &web1()).unwrap_err().len(), 21);
     let took = began.elapsed();
     assert!(took.as_secs() < 60, "{took:?}");
 }

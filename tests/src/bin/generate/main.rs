@@ -119,7 +119,7 @@ mod tests {
                 ("files/etc/shop/settings.ini", file("")),
             ];
             let entries = entries.map(|(path, entry)| (path.to_owned(), entry)).into();
-            let read = manifest::read(&Snapshot { entries, ..Snapshot::default() });
+            let read = manifest::read(&Snapshot { entries, ..Snapshot::default() }, &manifest::Context::default());
             assert!(read.is_ok(), "{example}: {read:?}");
         }
     }
