@@ -204,9 +204,14 @@ fn run(verb: Verb) -> u8 {
         Verb::Validate { settings: true, .. } => say(check_settings()),
         Verb::Validate { directory, strict, host, .. } => {
             let directory = directory.unwrap_or_else(|| PathBuf::from("."));
-            let (text, ok) = validate::validate(&directory, &validate::context(host), strict, std::io::stdout().is_terminal());
-            print(&text);
-            if ok { 0 } else { USAGE }
+            let color = std::io::stdout().is_terminal();
+            match validate::run(&directory, &validate::context(host), strict, color) {
+                Ok((text, ok)) => {
+                    print(&text);
+                    if ok { 0 } else { USAGE }
+                }
+                Err(error) => say(Err(Problem::new(error.to_string()))),
+            }
         }
         Verb::Audit(verb) => say(audit::run(verb)),
     }

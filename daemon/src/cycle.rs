@@ -388,6 +388,9 @@ impl Engine {
         let context = self.context(secrets);
         let manifest =
             manifest::read(&received.snapshot, &context).map_err(|mistakes| Stop::invalid(&mistakes, &received.snapshot))?;
+        if let Some(name) = manifest.unopened.first() {
+            return Err(Stop::refused(format!("the secret `{}` was not opened", crate::path::escape(name))));
+        }
         Ok(Wanted { commit: received.snapshot.commit, manifest: manifest.with_secrets(context.secrets) })
     }
 

@@ -360,7 +360,8 @@ impl Start {
                 }
             }
         };
-        std::thread::Builder::new().name("engine".to_owned()).spawn(body).map_err(|e| format!("no thread for the engine: {e}"))
+        let thread = std::thread::Builder::new().name("engine".to_owned()).stack_size(crate::manifest::STACK);
+        thread.spawn(body).map_err(|e| format!("no thread for the engine: {e}"))
     }
 
     fn begin(self) -> Result<Clerk, String> {

@@ -62,9 +62,20 @@ pub fn context(host: Option<String>) -> Context {
     Context { host, facts, secrets: BTreeMap::new() }
 }
 
-/// Judges a work tree: what to print, and whether it is valid. With `strict`, notes make it invalid.
-#[must_use]
-pub fn validate(dir: &Path, context: &Context, strict: bool, color: bool) -> (String, bool) {
+/// Judges a work tree on a thread with all the stack that this may take. With `strict`, notes make it invalid.
+///
+/// # Errors
+/// When there can be no such thread.
+pub fn run(dir: &Path, context: &Context, strict: bool, color: bool) -> io::Result<(String, bool)> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(manifest::STACK);
+        let judging = thread.spawn_scoped(scope, || validate(dir, context, strict, color))?;
+        judging.join().map_err(|_| io::Error::other("the reader of the manifest failed"))
+    })
+}
+
+/// What to print, and whether it is valid.
+fn validate(dir: &Path, context: &Context, strict: bool, color: bool) -> (String, bool) {
     match read_directory(dir) {
         Ok(snapshot) if !is_repository(&snapshot) => {
             let dir = escape(&dir.display().to_string());

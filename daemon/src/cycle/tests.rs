@@ -3,6 +3,7 @@
 mod faults;
 mod orders;
 mod rehearsals;
+mod rendered;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

@@ -9,6 +9,7 @@ use super::diagnostic::{Diagnostic, Faults, Text};
 use super::document::Declared;
 use super::tree::{Entry, unfit_target};
 use super::{Origin, Resource};
+use crate::digest::Digest;
 use crate::kind::{self, DirectorySpec, LinkSpec, Spec as _};
 use crate::path::ManagedPath;
 
@@ -21,6 +22,22 @@ pub(super) enum Content<'a> {
     None,
     File(&'a [u8]),
     Text(String),
+}
+
+impl Content<'_> {
+    pub(super) fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::None => None,
+            Self::File(bytes) => Some(bytes),
+            Self::Text(text) => Some(text.as_bytes()),
+        }
+    }
+
+    /// Digest and size, as a declaration has them.
+    pub(super) fn source(&self) -> Option<Value> {
+        let bytes = self.bytes()?;
+        serde_json::to_value((Digest::of(bytes), bytes.len() as u64)).ok()
+    }
 }
 
 /// A resource and where it was declared.

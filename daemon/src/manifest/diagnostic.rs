@@ -180,6 +180,13 @@ struct Page<'a> {
 }
 
 impl<'a> Text<'a> {
+    /// One file alone.
+    pub(super) fn alone(file: &'a str, text: &'a str) -> Self {
+        let mut whole = Self::default();
+        whole.add(0, file, text);
+        whole
+    }
+
     /// Puts a manifest behind the others; returns where it begins.
     pub(super) fn add(&mut self, layer: usize, file: &'a str, text: &'a str) -> usize {
         let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(i, _)| i + 1)).collect();

@@ -13,11 +13,13 @@ use super::probes;
 use super::suggest::nearest;
 use super::syntax::{Key, Value};
 use super::table::{self, Table, with_article};
+use super::template::Renderer;
+use super::vars::VARS;
 use crate::kind::{self, KINDS, Kind};
 use crate::probe::Probe;
 
 /// Words of the language that this version does not understand yet.
-const PLANNED: [&str; 8] = ["vars", "user", "group", "ufw", "postgres_role", "postgres_database", "venv", "command"];
+const PLANNED: [&str; 7] = ["user", "group", "ufw", "postgres_role", "postgres_database", "venv", "command"];
 /// What other tools call what we have too.
 const OTHER_WORDS: [(&str, &str); 6] = [
     ("dir", "directory"),
@@ -29,6 +31,8 @@ const OTHER_WORDS: [(&str, &str); 6] = [
 ];
 pub(super) const PROBE: &str = "probe";
 const ALLOW_EMPTY: &str = "allow_empty";
+/// Begins an expression.
+const EXPRESSION: &str = "{{";
 /// The key and the word of a thing that is to be gone.
 const STATE: &str = "state";
 const ABSENT: &str = "absent";
@@ -56,8 +60,8 @@ pub(super) struct Document {
 }
 
 /// Reads the manifests, the later over the earlier.
-pub(super) fn read<'a>(layers: &mut [Layer<'a>], text: &Text<'a>, faults: &mut Faults) -> Document {
-    let mut reader = Reader { text, faults, layer: 0, tables: Vec::new(), first: BTreeMap::new(), allow_empty: false };
+pub(super) fn read<'a>(layers: &mut [Layer<'a>], text: &Text<'a>, renderer: &mut Renderer, faults: &mut Faults) -> Document {
+    let mut reader = Reader { text, renderer, faults, layer: 0, tables: Vec::new(), first: BTreeMap::new(), allow_empty: false };
     for (index, layer) in layers.iter_mut().enumerate() {
         reader.layer = index;
         let mut entries: Vec<_> = std::mem::take(&mut layer.root).into_iter().collect();
@@ -75,7 +79,7 @@ pub(super) fn read<'a>(layers: &mut [Layer<'a>], text: &Text<'a>, faults: &mut F
 
 /// Keys that only the top level has.
 fn above() -> Vec<&'static str> {
-    KINDS.iter().filter_map(|row| row.short()).chain([ALLOW_EMPTY, INCLUDE, "vars"]).collect()
+    KINDS.iter().filter_map(|row| row.short()).chain([ALLOW_EMPTY, INCLUDE, VARS]).collect()
 }
 
 /// Whose a table is.
@@ -120,6 +124,7 @@ struct Written<'a> {
 
 struct Reader<'a, 't, 'f> {
     text: &'t Text<'a>,
+    renderer: &'f mut Renderer,
     faults: &'f mut Faults,
     /// The layer that is read.
     layer: usize,
@@ -153,7 +158,8 @@ impl<'a> Reader<'a, '_, '_> {
             let help = "remove it; until then do this by hand";
             return self.fault(span, &format!("`{word}` is known, but not supported by this version"), help);
         }
-        let words = || KINDS.iter().flat_map(|r| [Some(r.kind()), r.short()]).flatten().chain([PROBE, INCLUDE, ALLOW_EMPTY]);
+        let words =
+            || KINDS.iter().flat_map(|r| [Some(r.kind()), r.short()]).flatten().chain([PROBE, VARS, INCLUDE, ALLOW_EMPTY]);
         let list = words().collect::<Vec<_>>().join(", ");
         let meant = OTHER_WORDS.iter().find(|(other, _)| *other == word.trim_end_matches('s')).map(|(_, ours)| *ours);
         let help = match meant.or_else(|| nearest(word, words())) {
@@ -223,7 +229,10 @@ impl<'a> Reader<'a, '_, '_> {
 
     /// A table stands by itself, or lies over that of an earlier layer with the same name. Of two in one layer both stay: what is
     /// wrong with that is said where claims are compared.
-    fn add(&mut self, sort: Sort, value: Value<'a>) {
+    fn add(&mut self, sort: Sort, mut value: Value<'a>) {
+        if !self.carry_out(&mut value) {
+            return;
+        }
         let written = Written { sort, layer: self.layer, value };
         let name = written.value.get_ref().get(sort.key()).and_then(|name| name.get_ref().as_str());
         if let Some(name) = name {
@@ -239,6 +248,26 @@ impl<'a> Reader<'a, '_, '_> {
             }
         }
         self.tables.push(written);
+    }
+
+    /// Carries out the expressions in all strings of a value; whether that could be done. What could not is left out: its
+    /// meaning is not judged.
+    fn carry_out(&mut self, value: &mut Value<'a>) -> bool {
+        let span = value.span();
+        match value.get_mut() {
+            DeValue::String(written) if written.contains(EXPRESSION) => match self.renderer.value(written) {
+                Ok(text) => *written = text.into(),
+                Err(blunder) => {
+                    let at = within(&span, self.text.slice(&span), written, &blunder.range);
+                    self.fault(&at, &blunder.message, &blunder.help);
+                    return false;
+                }
+            },
+            DeValue::Array(items) => return items.iter_mut().fold(true, |done, item| self.carry_out(item) && done),
+            DeValue::Table(table) => return table.iter_mut().fold(true, |done, (_, item)| self.carry_out(item) && done),
+            _ => {}
+        }
+        true
     }
 
     fn fault(&mut self, span: &Range<usize>, message: &str, help: &str) {
@@ -261,6 +290,12 @@ impl<'a> Written<'a> {
             }
         }
     }
+}
+
+/// Some bytes of a string, where it stands in the file as it is meant: without escapes. Otherwise all of it.
+fn within(span: &Range<usize>, source: &str, written: &str, range: &Range<usize>) -> Range<usize> {
+    let start = source.find(written).filter(|_| !written.is_empty()).map(|at| span.start + at);
+    start.map_or_else(|| span.clone(), |start| start + range.start..start + range.end)
 }
 
 fn is_absent(table: &Value<'_>) -> bool {

@@ -28,6 +28,8 @@ pub(super) struct Layer<'a> {
     pub(super) prefix: String,
     /// Its manifest; empty when there is none.
     pub(super) root: DeTable<'a>,
+    /// It is no TOML: what it says is not known.
+    pub(super) broken: bool,
 }
 
 /// Reads the manifests of all layers, in the order in which they win: the last one most.
@@ -59,11 +61,11 @@ pub(super) fn hosts(snapshot: &Snapshot) -> BTreeSet<&str> {
 fn layer<'a>(snapshot: &'a Snapshot, index: usize, prefix: String, text: &mut Text<'a>, faults: &mut Faults) -> Layer<'a> {
     let found = snapshot.entries.get_key_value(&format!("{prefix}{MANIFEST}"));
     let content = found.and_then(|(file, entry)| Some((file, manifest_text(file, entry, faults)?)));
-    let root = content.map(|(file, content)| {
+    let root = content.and_then(|(file, content)| {
         let begin = text.add(index, file, content);
         syntax::parse(content, begin, text, faults)
     });
-    Layer { prefix, root: root.unwrap_or_default() }
+    Layer { prefix, broken: found.is_some() && root.is_none(), root: root.unwrap_or_default() }
 }
 
 fn manifest_text<'a>(file: &str, entry: &'a SourceEntry, faults: &mut Faults) -> Option<&'a str> {

@@ -7,11 +7,11 @@ use globset::GlobMatcher;
 use serde_json::Value;
 
 use super::claims::{Claim, Content};
-use super::diagnostic::{Faults, Text, clip};
+use super::diagnostic::{Diagnostic, Faults, Text, clip};
 use super::document::Declared;
 use super::suggest::nearest;
+use super::template::{Rendered, Renderer};
 use super::tree::{Entry, Tree};
-use crate::digest::Digest;
 use crate::kind::{Drift, FileSpec, LinkSpec, LinksPolicy, Spec as _, State};
 use crate::source::SourceEntry;
 
@@ -35,9 +35,9 @@ pub(super) fn merge<'a>(
     tables: &'a [Declared],
     replaced: &BTreeSet<String>,
     text: &Text<'_>,
-    faults: &mut Faults,
+    (renderer, faults): (&mut Renderer, &mut Faults),
 ) -> Vec<Claim<'a>> {
-    let mut merging = Merging { tree, text, faults, replaced, exact: BTreeMap::new(), globs: Vec::new() };
+    let mut merging = Merging { tree, text, renderer, faults, replaced, exact: BTreeMap::new(), globs: Vec::new() };
     let alone = merging.sort(tables);
     let mut used = BTreeSet::new();
     let mut claims: Vec<Claim<'a>> = tree.iter().filter_map(|(path, entry)| merging.place(path, *entry, &mut used)).collect();
@@ -66,6 +66,7 @@ fn brought(table: &Declared) -> Option<(&'static str, &Range<usize>)> {
 struct Merging<'m, 'a, 't, 'f> {
     tree: &'m Tree<'a>,
     text: &'m Text<'t>,
+    renderer: &'f mut Renderer,
     faults: &'f mut Faults,
     /// Files that were in the tree until a table took their place.
     replaced: &'m BTreeSet<String>,
@@ -145,13 +146,39 @@ impl<'a> Merging<'_, 'a, '_, '_> {
                     links: LinksPolicy::Refuse,
                     state: State::Present,
                     drift: Drift::default(),
-                    source: Some((Digest::of(content), content.len() as u64)),
+                    source: None,
                 };
                 let mut spec = serde_json::to_value(spec).ok()?;
-                for (key, table) in wishes {
-                    spec[key] = table.spec[key].clone();
+                for (key, table) in &wishes {
+                    spec[*key] = table.spec[*key].clone();
                 }
-                Some(Claim::of_tree(FileSpec::KIND, path, spec, &entry, Content::File(content)))
+                let content = if entry.template {
+                    let rendered = self.render(&entry, content, spec["secret"] == true)?;
+                    if rendered.secret {
+                        spec["secret"] = Value::Bool(true);
+                        if !wishes.contains_key("mode") {
+                            spec["mode"] = Value::from(if *executable { "0700" } else { "0600" });
+                        }
+                    }
+                    Content::Text(rendered.text)
+                } else {
+                    Content::File(content)
+                };
+                spec["source"] = content.source()?;
+                Some(Claim::of_tree(FileSpec::KIND, path, spec, &entry, content))
+            }
+        }
+    }
+
+    /// A template carried out. What is wrong with one that is declared secret is said without a word of it.
+    fn render(&mut self, entry: &Entry<'a>, content: &[u8], is_secret: bool) -> Option<Rendered> {
+        match self.renderer.file(entry.source, content) {
+            Ok(rendered) => Some(rendered),
+            Err(blunder) => {
+                let blunder = if is_secret { blunder.discreet() } else { blunder };
+                let fault = self.renderer.diagnose(&blunder, entry.source, content);
+                self.faults.push(Diagnostic { private: is_secret, ..fault });
+                None
             }
         }
     }
@@ -210,8 +237,9 @@ impl<'a> Merging<'_, 'a, '_, '_> {
         let content = spec.as_object_mut().and_then(|s| s.remove("content"));
         match content {
             Some(Value::String(content)) => {
-                spec["source"] = serde_json::to_value((Digest::of(content.as_bytes()), content.len() as u64)).ok()?;
-                Some(Claim::of_table(table, spec, self.text, Content::Text(content)))
+                let content = Content::Text(content);
+                spec["source"] = content.source()?;
+                Some(Claim::of_table(table, spec, self.text, content))
             }
             _ if spec["state"] == "absent" => Some(Claim::of_table(table, spec, self.text, Content::None)),
             _ => {

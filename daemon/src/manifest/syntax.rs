@@ -15,19 +15,19 @@ pub(super) type Key<'a> = Spanned<DeString<'a>>;
 pub(super) type Value<'a> = Spanned<DeValue<'a>>;
 
 /// Reads a manifest that begins at `base` of the whole text. Of one that is no TOML only that is said.
-pub(super) fn parse<'a>(source: &'a str, base: usize, text: &mut Text<'a>, faults: &mut Faults) -> DeTable<'a> {
+pub(super) fn parse<'a>(source: &'a str, base: usize, text: &mut Text<'a>, faults: &mut Faults) -> Option<DeTable<'a>> {
     let (root, errors) = DeTable::parse_recoverable(source);
     let root = moved(root.into_inner(), base);
     hide_secrets(&root, text);
     if errors.is_empty() {
-        return root;
+        return Some(root);
     }
     // What was recovered of a torn text is not what its author means: lines that might be secret stay unseen.
     if source.contains("secret") || source.contains("content") {
         text.hide(base..base + source.len());
     }
     report(&errors, base, text, faults);
-    DeTable::new()
+    None
 }
 
 /// The same table with its places counted from the beginning of the whole text.

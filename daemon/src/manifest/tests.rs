@@ -3,6 +3,7 @@
 mod golden;
 mod layers;
 mod robust;
+mod templates;
 
 use serde_json::json;
 
@@ -211,7 +212,6 @@ fn claims_that_contradict_each_other() {
 #[test]
 fn trees_that_do_not_fit() {
     for (name, text, words) in [
-        ("files/etc/x.j2", "a", "files/etc/x.j2: .j2 files (templates) are not supported by this version"),
         ("files/etc/key.age", "a", ".age files (sealed files) are not supported"),
         ("files/tmp/x", "a", "files/tmp/x: `/tmp/x` is below /tmp"),
         ("files/var/lib/reconciled/x", "a", "never managed"),
@@ -269,7 +269,6 @@ fn likely_mistakes_have_remedies() {
         ("[[untis]]\n", &["unknown key `untis`: did you mean `unit"]),
         ("frobnicate = 1\n", &["unknown key `frobnicate`: there are: package, packages, file"]),
         ("[[venv]]\npath = \"/x\"\n", &["1:3: `venv` is known, but not supported by this version"]),
-        ("[vars]\na = 1\n", &["`vars` is known, but not supported"]),
         ("[[command]]\nname = \"x\"\n", &["`command` is known, but not supported"]),
         ("units = [\"a.service\"\n", &["not TOML"]),
         ("name = hello\n", &["1:8: not TOML: string values must be quoted: write the value in \"quotes\""]),

@@ -11,8 +11,10 @@ use crate::source::{Snapshot, SourceEntry};
 const FILES: &str = "files";
 /// Git keeps no empty directories; this is how people keep one anyway.
 const PLACEHOLDER: &str = ".gitkeep";
-/// Endings of the languages that are planned, and what they mean.
-const PLANNED: [(&str, &str); 2] = [(".j2", "templates"), (".age", "sealed files")];
+/// The ending of a template.
+const TEMPLATE: &str = ".j2";
+/// The ending of a sealed file.
+const SEALED: &str = ".age";
 
 /// The entries of the tree by their place on the host.
 pub(super) type Tree<'a> = BTreeMap<String, Entry<'a>>;
@@ -25,6 +27,8 @@ pub(super) struct Entry<'a> {
     pub(super) entry: &'a SourceEntry,
     /// Which layer brings it.
     pub(super) layer: usize,
+    /// It is rendered.
+    pub(super) template: bool,
 }
 
 /// Reads the trees of all layers; a place in a later one takes that of an earlier one.
@@ -40,9 +44,19 @@ pub(super) fn read<'a>(snapshot: &'a Snapshot, layers: &[Layer<'_>], faults: &mu
             if source.rsplit('/').next() == Some(PLACEHOLDER) {
                 continue;
             }
-            match check(source, &source[folder.len()..], entry) {
-                Ok(path) => drop(tree.insert(path.as_str().to_owned(), Entry { source, entry, layer })),
-                Err(fault) => faults.push(fault),
+            let place = source[folder.len()..].strip_suffix(TEMPLATE);
+            let template = place.is_some();
+            let path = match check(source, place.unwrap_or(&source[folder.len()..]), entry) {
+                Ok(path) => path.as_str().to_owned(),
+                Err(fault) => {
+                    faults.push(fault);
+                    continue;
+                }
+            };
+            let taken = tree.insert(path, Entry { source, entry, layer, template });
+            if let Some(other) = taken.filter(|other| other.layer == layer) {
+                let fault = Diagnostic::of_file(source, &format!("{} has the same place", crate::path::escape(other.source)));
+                faults.push(fault.help("keep one of the two"));
             }
         }
     }
@@ -50,9 +64,13 @@ pub(super) fn read<'a>(snapshot: &'a Snapshot, layers: &[Layer<'_>], faults: &mu
 }
 
 fn check(source: &str, place: &str, entry: &SourceEntry) -> Result<ManagedPath, Diagnostic> {
-    if let Some((ending, meaning)) = PLANNED.iter().find(|(ending, _)| source.ends_with(ending)) {
-        let message = format!("{ending} files ({meaning}) are not supported by this version");
-        return Err(Diagnostic::of_file(source, &message).help(&format!("write the file out, without {ending}")));
+    if source.ends_with(SEALED) {
+        let message = format!("{SEALED} files (sealed files) are not supported by this version");
+        return Err(Diagnostic::of_file(source, &message).help(&format!("write the file out, without {SEALED}")));
+    }
+    if source.ends_with(TEMPLATE) && matches!(entry, SourceEntry::Link { .. }) {
+        let help = format!("take {TEMPLATE} off its name, or put a file there");
+        return Err(Diagnostic::of_file(source, "a symbolic link is no template").help(&help));
     }
     let path = ManagedPath::new(place).map_err(|why| Diagnostic::of_file(source, &why).help("remove it from files/"))?;
     if let SourceEntry::Link { target } = entry

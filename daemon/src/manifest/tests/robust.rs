@@ -19,7 +19,7 @@ impl Random {
 }
 
 /// Pieces that meet the reader's special cases.
-const PIECES: [&str; 20] = [
+const PIECES: [&str; 26] = [
     "[[",
     "]]",
     "[unit]\n",
@@ -40,6 +40,12 @@ const PIECES: [&str; 20] = [
     "path = \"/etc/*\"\n",
     "content = \"x\"\n",
     "http = { url = \"http://a\" }\n",
+    "[vars]\n",
+    "include = [\"roles/web\"]\n",
+    "{{ vars.x }}",
+    "{{ facts.hostname }}",
+    "}}",
+    "{%",
 ];
 
 fn shown(snapshot: &Snapshot, fault: &Diagnostic) -> String {
@@ -50,9 +56,14 @@ fn shown(snapshot: &Snapshot, fault: &Diagnostic) -> String {
 fn edited_manifests_never_panic() {
     let examples: String = KINDS.iter().map(|k| k.example()).collect();
     let start = format!(
-        "units = [\"a.service\"]\nallow_empty = true\n{examples}\n[[file]]\npath = \"/etc/shop/**\"\nmode = \"0640\"\n[[probe]]\nname = \"é\"\nhttp = {{ url = \"http://127.0.0.1/\", status = 200 }}\nattempts = 10\n"
+        "include = [\"roles/web\"]\nunits = [\"a.service\"]\nallow_empty = true\n{examples}\n[[file]]\npath = \"/etc/shop/**\"\nmode = \"0640\"\n[[probe]]\nname = \"é\"\nhttp = {{ url = \"http://127.0.0.1/\", status = 200 }}\nattempts = 10\n[vars]\nx = \"y\"\n[vars.z]\nn = 1\n"
     );
-    let mut snapshot = repo(&[("files/etc/shop/settings.ini", "x"), ("files/etc/shop/l@", "x")]);
+    let mut snapshot = repo(&[
+        ("files/etc/shop/settings.ini", "x"),
+        ("files/etc/shop/l@", "x"),
+        ("files/etc/shop/t.j2", "{{ vars.x }}"),
+        ("roles/web/reconciled.toml", "[[unit]]\nname = \"a.service\"\nwatch = [\"/etc/{{ vars.z.n }}\"]\n"),
+    ]);
     let mut random = Random(0x5eed_cafe_f00d_0001);
     let (mut accepted, mut refused) = (0, 0);
     for _ in 0..4000 {
@@ -82,6 +93,46 @@ fn edited_manifests_never_panic() {
                     assert!(text.len() < 4000, "{text}");
                 }
             }
+        }
+    }
+    assert!(accepted > 100 && refused > 1000, "{accepted} accepted, {refused} refused");
+}
+
+#[test]
+fn edited_templates_never_panic() {
+    let start = "{% for x in vars.l %}\n{{ x | upper }}{% if x is odd %}{# é #}{% set y = [x, {'a': 1}] %}{{ y[1].a ~ secrets.s }}{% endif %}\n{% endfor %}\n\
+        {% macro m(a, b=2) %}{{ a + b }}{% endmacro %}{{ m(1) }}{% include 'p' ignore missing %}{% raw %}{{{% endraw %}{{ facts.cpus }}\n";
+    let pieces = [
+        "{{", "}}", "{%", "%}", "{#", "#}", "'", "\"", "(", "[", "vars", ".", "|", "~", "-", "raw", "endfor", "\u{202e}", "é",
+        "\n",
+    ];
+    let mut snapshot =
+        repo(&[("reconciled.toml", "[vars]\nl = [1, \"é\"]\n"), ("templates/p", "{{ vars.l }}"), ("files/etc/a", "")]);
+    let mut context = web1();
+    context.secrets.insert("s".to_owned(), b"hunter2hunter2\n".to_vec());
+    let mut random = Random(0x5eed_cafe_f00d_0002);
+    let (mut accepted, mut refused) = (0, 0);
+    for _ in 0..4000 {
+        let mut bytes = start.as_bytes().to_vec();
+        for _ in 0..=random.below(4) {
+            let at = random.below(bytes.len());
+            match random.below(4) {
+                0 => bytes[at] = u8::try_from(random.below(256)).unwrap(),
+                1 => drop(bytes.remove(at)),
+                2 => drop(bytes.splice(at..at, pieces[random.below(pieces.len())].bytes())),
+                _ => drop(bytes.drain(at..(at + random.below(30)).min(bytes.len()))),
+            }
+        }
+        snapshot.entries.insert("files/etc/t.j2".to_owned(), SourceEntry::File { content: bytes, executable: false });
+        let Err(faults) = read(&snapshot, &context) else {
+            accepted += 1;
+            continue;
+        };
+        refused += 1;
+        for fault in &faults {
+            let text = shown(&snapshot, fault);
+            assert!(text.lines().all(|line| line == escape(line)), "{text:?}");
+            assert!(text.len() < 4000 && !text.contains("hunter2"), "{text}");
         }
     }
     assert!(accepted > 100 && refused > 1000, "{accepted} accepted, {refused} refused");
