@@ -49,10 +49,10 @@ fn changes(push: &Push) -> Vec<&str> {
 scenario! {
     fn one_repository_serves_several_hosts(host: installed) {
         let repo = repository(host);
-        repo.commit_and_push().assert_live().says("+ file:/etc/shop/site.conf (new)").says("+ unit:shop.service (enable, start)");
+        repo.commit_and_push().assert_live().says("+ file:/etc/shop/site.conf (new)").says("~ unit:shop.service (enable, start)");
         let site = host.read("/etc/shop/site.conf");
         let wanted = format!(
-            "{} on {} at {}\nhttps://shop.example:8080\nhttps://shop.example:8443\nshop none\n\n",
+            "{} on {} at {}\nhttps://shop.example:8080\nhttps://shop.example:8443\nshop none\n",
             host.name(), host.release().name(), host.ip(),
         );
         assert_eq!(site, wanted);

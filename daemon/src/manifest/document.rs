@@ -254,20 +254,21 @@ impl<'a> Reader<'a, '_, '_> {
     /// meaning is not judged.
     fn carry_out(&mut self, value: &mut Value<'a>) -> bool {
         let span = value.span();
+        let mut done = true;
         match value.get_mut() {
             DeValue::String(written) if written.contains(EXPRESSION) => match self.renderer.value(written) {
                 Ok(text) => *written = text.into(),
                 Err(blunder) => {
                     let at = within(&span, self.text.slice(&span), written, &blunder.range);
                     self.fault(&at, &blunder.message, &blunder.help);
-                    return false;
+                    done = false;
                 }
             },
-            DeValue::Array(items) => return items.iter_mut().fold(true, |done, item| self.carry_out(item) && done),
-            DeValue::Table(table) => return table.iter_mut().fold(true, |done, (_, item)| self.carry_out(item) && done),
+            DeValue::Array(items) => items.iter_mut().for_each(|item| done &= self.carry_out(item)),
+            DeValue::Table(table) => table.iter_mut().for_each(|(_, item)| done &= self.carry_out(item)),
             _ => {}
         }
-        true
+        done
     }
 
     fn fault(&mut self, span: &Range<usize>, message: &str, help: &str) {
