@@ -147,8 +147,11 @@ enum Verb {
         /// Fail on notes too
         #[arg(long)]
         strict: bool,
+        /// Read the layer of this host; by default that of this machine, whose facts are taken in any case
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
         /// Check the daemon's settings and guards instead
-        #[arg(long, conflicts_with_all = ["directory", "strict"])]
+        #[arg(long, conflicts_with_all = ["directory", "strict", "host"])]
         settings: bool,
     },
     /// Review the audit log
@@ -199,11 +202,16 @@ fn run(verb: Verb) -> u8 {
         Verb::Confirm => follow(async |m, out| m.confirm(out).await),
         Verb::Resolve { path, restore, .. } => follow(async |m, out| m.resolve(&path, restore, out).await),
         Verb::Validate { settings: true, .. } => say(check_settings()),
-        Verb::Validate { directory, strict, .. } => {
+        Verb::Validate { directory, strict, host, .. } => {
             let directory = directory.unwrap_or_else(|| PathBuf::from("."));
-            let (text, ok) = validate::validate(&directory, strict, std::io::stdout().is_terminal());
-            print(&text);
-            if ok { 0 } else { USAGE }
+            let color = std::io::stdout().is_terminal();
+            match validate::run(&directory, &validate::context(host), strict, color) {
+                Ok((text, ok)) => {
+                    print(&text);
+                    if ok { 0 } else { USAGE }
+                }
+                Err(error) => say(Err(Problem::new(error.to_string()))),
+            }
         }
         Verb::Audit(verb) => say(audit::run(verb)),
     }

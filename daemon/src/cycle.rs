@@ -21,7 +21,7 @@ use crate::digest::Digest;
 use crate::guard::Guards;
 use crate::host::Touch;
 use crate::lifeline::Lifelines;
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, Context, Manifest};
 use crate::plan::{Intent, Plan};
 use crate::policy::{self, Right};
 use crate::probe;
@@ -128,6 +128,8 @@ pub struct Engine {
     pub state: State,
     /// The audit log.
     pub audit: AuditLog,
+    /// The name of the host that chooses its layer, where that is not its short hostname.
+    pub known_as: Option<String>,
     /// The host's guards.
     pub guards: Guards,
     /// What the host is reached by.
@@ -383,8 +385,20 @@ impl Engine {
             )));
         }
         let secrets = opening::open(&received.snapshot, &*self.host)?;
-        let manifest = manifest::read(&received.snapshot).map_err(|mistakes| Stop::invalid(&mistakes, &received.snapshot))?;
-        Ok(Wanted { commit: received.snapshot.commit, manifest: manifest.with_secrets(secrets) })
+        let context = self.context(secrets);
+        let manifest =
+            manifest::read(&received.snapshot, &context).map_err(|mistakes| Stop::invalid(&mistakes, &received.snapshot))?;
+        if let Some(name) = manifest.unopened.first() {
+            return Err(Stop::refused(format!("the secret `{}` was not opened", crate::path::escape(name))));
+        }
+        Ok(Wanted { commit: received.snapshot.commit, manifest: manifest.with_secrets(context.secrets) })
+    }
+
+    /// For whom a revision is read.
+    fn context(&self, secrets: BTreeMap<String, Vec<u8>>) -> Context {
+        let facts = self.host.facts();
+        let host = self.known_as.clone().unwrap_or_else(|| facts.hostname.clone());
+        Context { host, facts, secrets }
     }
 }
 

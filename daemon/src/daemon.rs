@@ -360,7 +360,8 @@ impl Start {
                 }
             }
         };
-        std::thread::Builder::new().name("engine".to_owned()).spawn(body).map_err(|e| format!("no thread for the engine: {e}"))
+        let thread = std::thread::Builder::new().name("engine".to_owned()).stack_size(crate::manifest::STACK);
+        thread.spawn(body).map_err(|e| format!("no thread for the engine: {e}"))
     }
 
     fn begin(self) -> Result<Clerk, String> {
@@ -373,6 +374,7 @@ impl Start {
             host: Box::new(host),
             state,
             audit,
+            known_as: self.settings.host.clone(),
             guards: config::guards()?,
             lifelines: Lifelines::new(&self.settings.lifelines)?,
             confirm_window: self.settings.confirm_window.to_string(),
@@ -445,6 +447,7 @@ pub fn recover() -> ExitCode {
             host: Box::new(host),
             state,
             audit,
+            known_as: None,
             guards: crate::guard::Guards::default(),
             lifelines: Lifelines::default(),
             confirm_window: String::new(),

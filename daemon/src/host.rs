@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::change::{DirFacts, Object, UnitFacts, Wake};
+use crate::facts::Facts;
 use crate::path::ManagedPath;
 
 /// What went wrong at the host.
@@ -319,6 +320,8 @@ pub trait Look {
     /// Runs a process in a transient unit of its own and waits for it. Each whole line of its standard output is given
     /// to `on_line` as it comes; when that returns false the job is stopped.
     fn run(&self, job: &Job, on_line: &mut dyn FnMut(&str) -> bool) -> HostResult<Ran>;
+    /// What the host says of itself.
+    fn facts(&self) -> Facts;
     /// Who holds dpkg's lock, in words; `None` when packages are left alone.
     fn dpkg_lock(&self) -> HostResult<Option<String>>;
     /// Whether the host is shutting down: units are stopped then, and no other job is taken.

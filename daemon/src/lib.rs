@@ -22,6 +22,7 @@ pub mod daemon;
 pub mod desk;
 pub mod diagnose;
 pub mod digest;
+pub mod facts;
 pub mod failpoint;
 pub mod guard;
 pub mod host;

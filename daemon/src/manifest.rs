@@ -2,23 +2,30 @@
 //! file, clock or environment is read here.
 //!
 //! ```text
-//!  reconciled.toml ─► document ─► table (one table, its mistakes explained) ─┐
-//!  files/ ──────────► tree ───────────────────────────────► overlay ─────────┴─► claims ─► Manifest, notes
+//!  layers ─► reconciled.toml ─► syntax ─► document ─► table (one table, its mistakes explained) ─┐
+//!         ─► files/ ────────────────────► tree ─────────────────────────► overlay ──────────────┴─► claims ─► Manifest, notes
 //! ```
+//!
+//! On the way `template` carries out what `document` and `overlay` meet: expressions in tables, templates of the tree.
 
 mod claims;
 mod diagnostic;
 mod document;
+mod layers;
 mod notes;
 mod overlay;
 mod probes;
+mod scope;
 mod suggest;
+mod syntax;
 mod table;
+mod template;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod vars;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -27,8 +34,10 @@ use self::claims::{Claim, Content};
 pub use self::diagnostic::Diagnostic;
 use self::diagnostic::{Faults, Text};
 use self::document::Document;
+use self::template::Renderer;
 use self::tree::Tree;
 use crate::digest::Digest;
+use crate::facts::Facts;
 use crate::kind::{FileSpec, Spec as _};
 use crate::probe::Probe;
 use crate::source::{Snapshot, SourceEntry};
@@ -37,6 +46,10 @@ use crate::source::{Snapshot, SourceEntry};
 pub const MANIFEST: &str = "reconciled.toml";
 /// Largest manifest, in bytes: far more than a person writes, and little enough to be read in no time.
 const MANIFEST_LIMIT: usize = 1 << 20;
+
+/// Stack that reading a repository may take, in bytes. Templates may nest what is then parsed, printed and dropped level by level;
+/// the worst that their limits let through was measured to take half of this.
+pub const STACK: usize = 64 << 20;
 
 /// Where something was declared, for messages: `reconciled.toml:12:5`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +82,12 @@ pub struct Manifest {
     pub resources: Vec<Resource>,
     /// Health checks.
     pub probes: Vec<Probe>,
+    /// The facts of the host, if anything was rendered with them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts: Option<Facts>,
+    /// Secrets that templates ask for and nobody has opened; what was rendered then is for no host.
+    #[serde(skip)]
+    pub unopened: BTreeSet<String>,
     /// Remarks that fail nothing.
     #[serde(skip)]
     pub notes: Vec<String>,
@@ -104,6 +123,8 @@ impl Manifest {
         };
         let Some(source) = self.source_of(resource) else { return line.to_owned() };
         let number: String = rest.strip_prefix(':').unwrap_or_default().chars().take_while(char::is_ascii_digit).collect();
+        // What is rendered has other lines than what it was rendered from.
+        let number = if source.ends_with(".j2") { String::new() } else { number };
         let place = if number.is_empty() { source.to_owned() } else { format!("{source}:{number}") };
         if line.contains(&place) { line.to_owned() } else { format!("{line} ({})", crate::path::escape(&place)) }
     }
@@ -145,23 +166,51 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Reads what a repository declares.
+/// For whom a repository is read.
+#[derive(Clone, Default)]
+pub struct Context {
+    /// The name that chooses the layer below `hosts/`.
+    pub host: String,
+    /// What the host says of itself.
+    pub facts: Facts,
+    /// What its secrets hold, by name.
+    pub secrets: BTreeMap<String, Vec<u8>>,
+}
+
+/// Never the secrets.
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secrets: Vec<_> = self.secrets.keys().collect();
+        f.debug_struct("Context").field("host", &self.host).field("facts", &self.facts).field("secrets", &secrets).finish()
+    }
+}
+
+/// Reads what a repository declares for a host.
 ///
 /// # Errors
 /// All mistakes that were found, in order, at most a screenful.
-pub fn read(snapshot: &Snapshot) -> Result<Manifest, Vec<Diagnostic>> {
+pub fn read(snapshot: &Snapshot, context: &Context) -> Result<Manifest, Vec<Diagnostic>> {
     let mut faults = Faults::default();
-    let mut text = Text::new(MANIFEST, manifest_text(snapshot, &mut faults));
-    let document = document::read(&mut text, &mut faults);
-    let tree = tree::read(snapshot, &mut faults);
-    let manifest = assemble(document, &tree, &text, &mut faults);
+    let mut text = Text::default();
+    let mut layers = layers::read(snapshot, &context.host, &mut text, &mut faults);
+    let mut tree = tree::read(snapshot, &layers, &mut faults);
+    let vars = vars::take(&mut layers, &text, &mut faults);
+    if layers.iter().any(|layer| layer.broken) {
+        // Names that it defines would be missing everywhere else.
+        return Err(faults.into_sorted(MANIFEST));
+    }
+    let mut renderer = Renderer::new(snapshot, context, vars);
+    let document = document::read(&mut layers, &text, &mut renderer, &mut faults);
+    let mut manifest = assemble(document, &mut tree, &text, (&mut renderer, &mut faults));
     if !faults.is_empty() {
         return Err(faults.into_sorted(MANIFEST));
     }
+    manifest.facts = renderer.has_seen_facts().then(|| context.facts.clone());
+    manifest.unopened = renderer.unopened();
     if manifest.resources.is_empty() && !manifest.allow_empty {
         return Err(vec![nothing()]);
     }
-    let notes = notes::all(snapshot, &tree, &manifest);
+    let notes = notes::all(snapshot, &context.host, &tree, &manifest);
     Ok(Manifest { notes, ..manifest })
 }
 
@@ -179,43 +228,22 @@ fn nothing() -> Diagnostic {
     Diagnostic::of_file(MANIFEST, message).help("add a file under files/ or a table, or set allow_empty = true")
 }
 
-/// The text of the manifest; a repository without one only has its tree.
-fn manifest_text<'a>(snapshot: &'a Snapshot, faults: &mut Faults) -> &'a str {
-    let content = match snapshot.entries.get(MANIFEST) {
-        None => return "",
-        Some(SourceEntry::Link { .. }) => {
-            faults.push(Diagnostic::of_file(MANIFEST, "the manifest is a symbolic link").help("put the file itself there"));
-            return "";
-        }
-        Some(SourceEntry::File { content, .. }) => content,
-    };
-    if content.len() > MANIFEST_LIMIT {
-        let message = format!("the manifest is larger than {MANIFEST_LIMIT} bytes");
-        faults.push(Diagnostic::of_file(MANIFEST, &message).help("put long contents under files/"));
-        return "";
-    }
-    std::str::from_utf8(content).unwrap_or_else(|error| {
-        let line = content[..error.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
-        let fault = Diagnostic::of_file(MANIFEST, "not UTF-8 text").help("save it as UTF-8");
-        faults.push(Diagnostic { line, column: 1, ..fault });
-        ""
-    })
-}
-
 /// Puts tables and tree together and checks the whole.
-fn assemble(document: Document, tree: &Tree<'_>, text: &Text<'_>, faults: &mut Faults) -> Manifest {
+fn assemble(
+    document: Document,
+    tree: &mut Tree<'_>,
+    text: &Text<'_>,
+    (renderer, faults): (&mut Renderer, &mut Faults),
+) -> Manifest {
     let (tables, others): (Vec<_>, Vec<_>) = document.declared.into_iter().partition(|d| d.kind == FileSpec::KIND);
-    let mut claims = overlay::merge(tree, &tables, text, faults);
+    let replaced = overlay::take_replaced(tree, &tables, text);
+    let mut claims = overlay::merge(tree, &tables, &replaced, text, (renderer, faults));
     claims.extend(others.iter().map(|d| Claim::of_table(d, d.spec.clone(), text, Content::None)));
+    claims::settle(&mut claims);
     claims::check(&claims, text, faults);
     let mut manifest = Manifest { allow_empty: document.allow_empty, ..Manifest::default() };
     for Claim { resource, content, .. } in claims {
-        let bytes = match content {
-            Content::None => None,
-            Content::File(bytes) => Some(bytes.to_vec()),
-            Content::Text(text) => Some(text.into_bytes()),
-        };
-        manifest.contents.extend(bytes.map(|bytes| (Digest::of(&bytes), bytes)));
+        manifest.contents.extend(content.bytes().map(|bytes| (Digest::of(bytes), bytes.to_vec())));
         manifest.resources.push(resource);
     }
     manifest.probes = document.probes;

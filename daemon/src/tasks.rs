@@ -219,6 +219,7 @@ impl Clerk {
             Task::Reload(fresh) => {
                 self.settings = fresh.settings.clone();
                 self.remotes.retain(|name, _| fresh.settings.remotes.iter().any(|remote| remote.name == *name));
+                self.engine.known_as = fresh.settings.host.clone();
                 self.engine.guards = fresh.guards.clone();
                 self.engine.lifelines = fresh.lifelines.clone();
                 self.engine.confirm_window = fresh.settings.confirm_window.to_string();

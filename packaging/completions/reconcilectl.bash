@@ -501,12 +501,16 @@ _reconcilectl() {
             return 0
             ;;
         reconcilectl__subcmd__validate)
-            opts="-h --strict --settings --help"
+            opts="-h --strict --host --settings --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --host)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

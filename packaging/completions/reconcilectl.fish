@@ -74,6 +74,7 @@ complete -c reconcilectl -n "__fish_reconcilectl_using_subcommand confirm" -s h 
 complete -c reconcilectl -n "__fish_reconcilectl_using_subcommand resolve" -l keep -d 'Keep what stands there now'
 complete -c reconcilectl -n "__fish_reconcilectl_using_subcommand resolve" -l restore -d 'Put back what stood there before'
 complete -c reconcilectl -n "__fish_reconcilectl_using_subcommand resolve" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c reconcilectl -n "__fish_reconcilectl_using_subcommand validate" -l host -d 'Read the layer of this host; by default that of this machine, whose facts are taken in any case' -r
 complete -c reconcilectl -n "__fish_reconcilectl_using_subcommand validate" -l strict -d 'Fail on notes too'
 complete -c reconcilectl -n "__fish_reconcilectl_using_subcommand validate" -l settings -d 'Check the daemon\'s settings and guards instead'
 complete -c reconcilectl -n "__fish_reconcilectl_using_subcommand validate" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -1,12 +1,15 @@
 //! `reconcilectl validate DIR`: reads a work tree as the daemon would read its commit; needs neither daemon nor root.
 //! What the manifest means is judged by `manifest` alone.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use crate::manifest::{self, Manifest};
+use crate::config::Settings;
+use crate::host::linux::facts;
+use crate::manifest::{self, Context, Manifest};
 use crate::path::{check_relative, escape};
 use crate::source::{Budget, Snapshot, SourceEntry};
 
@@ -49,25 +52,47 @@ pub fn read_directory(dir: &Path) -> Result<Snapshot, DirectoryError> {
     Ok(reading.snapshot)
 }
 
-/// Judges a work tree: what to print, and whether it is valid. With `strict`, notes make it invalid.
+/// For whom a work tree is read: for a host with this name, or this one, with the facts of the machine that it is read on.
 #[must_use]
-pub fn validate(dir: &Path, strict: bool, color: bool) -> (String, bool) {
+pub fn context(host: Option<String>) -> Context {
+    let facts = facts();
+    // The settings may be out of reach, and there need be none: this runs anywhere.
+    let known_as = || Settings::read().ok().and_then(|settings| settings.host);
+    let host = host.or_else(known_as).unwrap_or_else(|| facts.hostname.clone());
+    Context { host, facts, secrets: BTreeMap::new() }
+}
+
+/// Judges a work tree on a thread with all the stack that this may take. With `strict`, notes make it invalid.
+///
+/// # Errors
+/// When there can be no such thread.
+pub fn run(dir: &Path, context: &Context, strict: bool, color: bool) -> io::Result<(String, bool)> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(manifest::STACK);
+        let judging = thread.spawn_scoped(scope, || validate(dir, context, strict, color))?;
+        judging.join().map_err(|_| io::Error::other("the reader of the manifest failed"))
+    })
+}
+
+/// What to print, and whether it is valid.
+fn validate(dir: &Path, context: &Context, strict: bool, color: bool) -> (String, bool) {
     match read_directory(dir) {
         Ok(snapshot) if !is_repository(&snapshot) => {
             let dir = escape(&dir.display().to_string());
             (format!("error: {dir} has neither reconciled.toml nor files/: is it the top of the work tree?\n"), false)
         }
-        Ok(snapshot) => judge(&snapshot, strict, color),
+        Ok(snapshot) => judge(&snapshot, context, strict, color),
         Err(error) => (format!("error: {error}\n"), false),
     }
 }
 
 fn is_repository(snapshot: &Snapshot) -> bool {
-    snapshot.entries.keys().any(|path| path == "reconciled.toml" || path.starts_with("files/"))
+    let begins = |path: &String| path == "reconciled.toml" || path.starts_with("files/") || path.starts_with("hosts/");
+    snapshot.entries.keys().any(begins)
 }
 
-fn judge(snapshot: &Snapshot, strict: bool, color: bool) -> (String, bool) {
-    match manifest::read(snapshot) {
+fn judge(snapshot: &Snapshot, context: &Context, strict: bool, color: bool) -> (String, bool) {
+    match manifest::read(snapshot, context) {
         Ok(manifest) => {
             let valid = !strict || manifest.notes.is_empty();
             (summary(&manifest, valid), valid)
@@ -179,6 +204,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::{DEPTH_LIMIT, FILE_LIMIT, read_directory, validate};
+    use crate::manifest::Context;
     use crate::source::SourceEntry;
 
     /// A directory that goes away with its owner.
@@ -251,17 +277,17 @@ mod tests {
     #[test]
     fn judges_as_the_daemon_would() {
         let work = Work::new("judge", &[("files/etc/a", b"a\n")]);
-        let (text, valid) = validate(&work.0, false, false);
+        let (text, valid) = validate(&work.0, &Context::default(), false, false);
         assert!(valid && text.contains("note: no probes") && text.ends_with("valid (1 resource, 0 probes)\n"), "{text}");
-        let (text, valid) = validate(&work.0, true, false);
+        let (text, valid) = validate(&work.0, &Context::default(), true, false);
         assert!(!valid && text.contains("--strict"), "{text}");
 
         fs::write(work.0.join("reconciled.toml"), "[[unit]]\nnmae = \"a\"\n[[unit]]\nname = \"b\"\n").unwrap();
-        let (text, valid) = validate(&work.0, false, false);
+        let (text, valid) = validate(&work.0, &Context::default(), false, false);
         assert!(!valid && text.contains("reconciled.toml:2:1") && text.contains("reconciled.toml:4:8"), "{text}");
-        assert!(validate(&work.0, false, true).0.contains("\u{1b}["));
-        assert!(!validate(Path::new("/nonexistent"), false, false).1);
-        let (text, valid) = validate(&work.0.join("files"), false, false);
+        assert!(validate(&work.0, &Context::default(), false, true).0.contains("\u{1b}["));
+        assert!(!validate(Path::new("/nonexistent"), &Context::default(), false, false).1);
+        let (text, valid) = validate(&work.0.join("files"), &Context::default(), false, false);
         assert!(!valid && text.contains("top of the work tree"), "{text}");
     }
 }

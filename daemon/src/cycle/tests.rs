@@ -3,6 +3,7 @@
 mod faults;
 mod orders;
 mod rehearsals;
+mod rendered;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -196,6 +197,7 @@ fn engine(fake: &Fake, dir: &Path, go_on: &Rc<Cell<bool>>) -> Engine {
         audit,
         lifelines: crate::lifeline::Lifelines::new(&["/etc/ssh/**".to_owned(), "ssh.service".to_owned()]).unwrap(),
         confirm_window: "5m".to_owned(),
+        known_as: None,
         guards: shipped_guards(),
         go_on: Box::new(move || go_on.get()),
         repairs: crate::cycle::Repairs::default(),

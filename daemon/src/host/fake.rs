@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::{Account, HostError, HostResult, Job, LogEnd, Look, Patience, Process, Ran, Seen, Slot, Touch, UnitSeen};
 use crate::change::{DirFacts, FileFacts, Object, UnitFacts, Wake};
 use crate::digest::Digest;
+use crate::facts::Facts;
 use crate::path::ManagedPath;
 
 pub(crate) use jobs::Revision;
@@ -96,6 +97,8 @@ pub(crate) struct World {
     pub(crate) sins: Vec<String>,
     /// Called at the moment of the power cut.
     pub(crate) on_cut: Option<Box<dyn FnMut()>>,
+    /// What the host says of itself.
+    pub(crate) facts: Facts,
     /// Who holds dpkg's lock.
     pub(crate) dpkg: Option<String>,
     /// The host shuts down: no unit is started, reloaded or restarted any more.
@@ -483,6 +486,9 @@ impl Look for Fake {
         let ran = self.touch(format!("run {}", job.purpose), |w| w.answer(job))?;
         let all = String::from_utf8_lossy(&ran.stdout).lines().all(on_line);
         if all { Ok(ran) } else { Ok(Ran { code: None, result: "signal".to_owned(), ..ran }) }
+    }
+    fn facts(&self) -> Facts {
+        self.0.borrow().facts.clone()
     }
     fn dpkg_lock(&self) -> HostResult<Option<String>> {
         self.look(|w| Ok(w.dpkg.clone()))

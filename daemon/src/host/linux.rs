@@ -1,5 +1,6 @@
 //! The real host: `files` for paths, `systemd` and `jobs` for units, `transient` for processes. No decisions.
 
+mod facts;
 mod files;
 mod jobs;
 mod processes;
@@ -12,9 +13,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::change::{DirFacts, Object, UnitFacts, Wake};
+use crate::facts::Facts;
 use crate::host::{Account, HostError, HostResult, Job, LogEnd, Look, Patience, Process, Ran, Seen, Slot, Touch, UnitSeen};
 use crate::path::ManagedPath;
 
+pub use facts::facts;
 pub use files::{Files, accounts};
 pub use systemd::Manager;
 
@@ -111,6 +114,9 @@ impl Look for Linux {
     }
     fn run(&self, job: &Job, on_line: &mut dyn FnMut(&str) -> bool) -> HostResult<Ran> {
         self.manager()?.run(job, on_line)
+    }
+    fn facts(&self) -> Facts {
+        facts()
     }
     fn dpkg_lock(&self) -> HostResult<Option<String>> {
         Ok(processes::dpkg_lock())

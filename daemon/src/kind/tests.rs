@@ -14,7 +14,7 @@ fn claims(list: &[(&str, &str)], host: impl FnOnce(&mut World)) -> Vec<String> {
     let fake = Fake::new();
     host(&mut fake.world());
     let snapshot = Snapshot { entries: entries(list), ..Snapshot::default() };
-    let manifest = manifest::read(&snapshot).unwrap_or_else(|e| panic!("{list:?}: {e:?}"));
+    let manifest = manifest::read(&snapshot, &manifest::Context::default()).unwrap_or_else(|e| panic!("{list:?}: {e:?}"));
     let sight = Sight { host: &fake, secrets: &manifest.secrets, resources: &manifest.resources };
     let mut said = Vec::new();
     for resource in &manifest.resources {
@@ -181,7 +181,11 @@ fn a_template_is_no_unit() {
     for (name, instance) in [("worker@.service", "worker@1.service"), ("app@.socket", "app@1.socket")] {
         let text = format!("units = [\"{name}\"]\n");
         let snapshot = Snapshot { entries: entries(&[("reconciled.toml", &text)]), ..Snapshot::default() };
-        let said = manifest::read(&snapshot).unwrap_err().iter().map(ToString::to_string).collect::<String>();
+        let said = manifest::read(&snapshot, &manifest::Context::default())
+            .unwrap_err()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<String>();
         assert!(said.contains("is a template") && said.contains(instance), "{said}");
     }
 }

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::diagnostic::{Diagnostic, Faults, Text};
 use super::document::Declared;
-use super::tree::unfit_target;
+use super::tree::{Entry, unfit_target};
 use super::{Origin, Resource};
+use crate::digest::Digest;
 use crate::kind::{self, DirectorySpec, LinkSpec, Spec as _};
 use crate::path::ManagedPath;
 
@@ -23,25 +24,44 @@ pub(super) enum Content<'a> {
     Text(String),
 }
 
+impl Content<'_> {
+    pub(super) fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::None => None,
+            Self::File(bytes) => Some(bytes),
+            Self::Text(text) => Some(text.as_bytes()),
+        }
+    }
+
+    /// Digest and size, as a declaration has them.
+    pub(super) fn source(&self) -> Option<Value> {
+        let bytes = self.bytes()?;
+        serde_json::to_value((Digest::of(bytes), bytes.len() as u64)).ok()
+    }
+}
+
 /// A resource and where it was declared.
 #[derive(Debug)]
 pub(super) struct Claim<'a> {
     pub(super) resource: Resource,
     pub(super) content: Content<'a>,
+    /// The last layer that says something of it.
+    layer: usize,
     /// The bytes of its name in the manifest; none for an entry of the tree.
     span: Option<Range<usize>>,
 }
 
 impl<'a> Claim<'a> {
-    pub(super) fn of_tree(kind: &str, name: &str, spec: Value, source: &str, content: Content<'a>) -> Self {
-        let origin = Origin { file: source.to_owned(), line: 0, column: 0 };
-        Self { resource: Resource { kind: kind.to_owned(), name: name.to_owned(), spec, origin }, content, span: None }
+    pub(super) fn of_tree(kind: &str, name: &str, spec: Value, entry: &Entry<'_>, content: Content<'a>) -> Self {
+        let origin = Origin { file: entry.source.to_owned(), line: 0, column: 0 };
+        let resource = Resource { kind: kind.to_owned(), name: name.to_owned(), spec, origin };
+        Self { resource, content, layer: entry.layer, span: None }
     }
 
     pub(super) fn of_table(table: &Declared, spec: Value, text: &Text<'_>, content: Content<'a>) -> Self {
         let origin = text.origin(table.start);
         let resource = Resource { kind: table.kind.to_owned(), name: table.name.clone(), spec, origin };
-        Self { resource, content, span: Some(table.span.clone()) }
+        Self { resource, content, layer: text.layer(table.start), span: Some(table.span.clone()) }
     }
 
     fn fault(&self, text: &Text<'_>, message: &str) -> Diagnostic {
@@ -65,6 +85,21 @@ impl<'a> Claim<'a> {
             None => self.resource.origin.to_string(),
         }
     }
+}
+
+/// Of one thing that the tree of one layer and a table of another claim, the later layer's word stays.
+pub(super) fn settle(claims: &mut Vec<Claim<'_>>) {
+    let id = |claim: &Claim<'_>| (claim.resource.kind.clone(), claim.resource.name.clone());
+    let (mut trees, mut tables) = (BTreeMap::new(), BTreeMap::new());
+    for claim in claims.iter() {
+        let layers = if claim.span.is_none() { &mut trees } else { &mut tables };
+        let last = layers.entry(id(claim)).or_insert(claim.layer);
+        *last = claim.layer.max(*last);
+    }
+    claims.retain(|claim| {
+        let others = if claim.span.is_none() { &tables } else { &trees };
+        others.get(&id(claim)).is_none_or(|other| *other <= claim.layer)
+    });
 }
 
 /// Reports bad paths, things claimed twice, places below something that is no directory, and twins in case.

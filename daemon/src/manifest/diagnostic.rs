@@ -157,20 +157,43 @@ fn visible(text: &str) -> String {
         .collect()
 }
 
-/// The text of a manifest: from bytes to lines, and which lines must not be shown.
-#[derive(Debug)]
+/// The manifests of all layers, one behind the other: a place in any of them is an offset in the whole. From bytes to lines, and
+/// which lines must not be shown.
+#[derive(Debug, Default)]
 pub(super) struct Text<'a> {
-    pub(super) file: &'a str,
-    pub(super) text: &'a str,
-    starts: Vec<usize>,
+    pages: Vec<Page<'a>>,
     /// Byte ranges, in order of their start, whose lines are never shown.
     private: Vec<Range<usize>>,
 }
 
+/// The manifest of one layer.
+#[derive(Debug)]
+struct Page<'a> {
+    file: &'a str,
+    text: &'a str,
+    /// Which layer, in their order.
+    layer: usize,
+    /// Where it begins in the whole.
+    base: usize,
+    /// Where its lines begin, in itself.
+    starts: Vec<usize>,
+}
+
 impl<'a> Text<'a> {
-    pub(super) fn new(file: &'a str, text: &'a str) -> Self {
+    /// One file alone.
+    pub(super) fn alone(file: &'a str, text: &'a str) -> Self {
+        let mut whole = Self::default();
+        whole.add(0, file, text);
+        whole
+    }
+
+    /// Puts a manifest behind the others; returns where it begins.
+    pub(super) fn add(&mut self, layer: usize, file: &'a str, text: &'a str) -> usize {
         let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(i, _)| i + 1)).collect();
-        Self { file, text, starts, private: Vec::new() }
+        // Behind the last character of a file there is still a place in it.
+        let base = self.pages.last().map_or(0, |page| page.base + page.text.len() + 1);
+        self.pages.push(Page { file, text, layer, base, starts });
+        base
     }
 
     /// Never shows the lines of these bytes.
@@ -178,37 +201,71 @@ impl<'a> Text<'a> {
         self.private.push(bytes);
     }
 
+    /// Which layer a place is in.
+    pub(super) fn layer(&self, offset: usize) -> usize {
+        self.page(offset).map_or(0, |page| page.layer)
+    }
+
+    /// What is written there.
+    pub(super) fn slice(&self, span: &Range<usize>) -> &'a str {
+        let page = self.page(span.start);
+        page.and_then(|page| page.text.get(span.start - page.base..span.end.checked_sub(page.base)?)).unwrap_or_default()
+    }
+
+    /// What is written from there on.
+    pub(super) fn rest(&self, offset: usize) -> &'a str {
+        self.page(offset).and_then(|page| page.text.get(offset - page.base..)).unwrap_or_default()
+    }
+
     pub(super) fn origin(&self, offset: usize) -> Origin {
-        let line = self.line(offset);
-        let start = self.starts[line];
-        // A line that is longer than anybody's editor has no exact column: counting must not cost more than reading.
-        let from = self.text.get(start..floor(self.text, offset.min(start + 4096))).unwrap_or_default();
-        Origin { file: self.file.to_owned(), line: line + 1, column: from.chars().count() + 1 }
+        let Some(page) = self.page(offset) else { return Origin::default() };
+        let (line, column) = page.place(offset - page.base);
+        Origin { file: page.file.to_owned(), line, column }
     }
 
     pub(super) fn fault(&self, span: &Range<usize>, message: &str) -> Diagnostic {
-        let Origin { line, column, .. } = self.origin(span.start);
+        let Some(page) = self.page(span.start) else { return Diagnostic::of_file(super::MANIFEST, message) };
+        let (from, to) = (span.start - page.base, span.end.saturating_sub(page.base));
+        let (line, column) = page.place(from);
         // Both ends stand on characters, whatever the parser counted.
-        let start = floor(self.text, span.start);
-        let end = ceil(self.text, span.end.max(start));
-        let private = self.is_private(span.start);
-        Diagnostic { line, column, span: Some(start..end), private, ..Diagnostic::of_file(self.file, message) }
+        let start = floor(page.text, from);
+        let end = ceil(page.text, to.max(start));
+        let private = self.is_private(page, from);
+        Diagnostic { line, column, span: Some(start..end), private, ..Diagnostic::of_file(page.file, message) }
     }
 
-    /// The line that a byte stands in.
-    pub(super) fn line_at(&self, offset: usize) -> &str {
-        self.text[self.starts[self.line(offset)]..].lines().next().unwrap_or_default()
+    /// The line that a byte stands in, from its beginning.
+    pub(super) fn line_at(&self, offset: usize) -> &'a str {
+        let Some(page) = self.page(offset) else { return "" };
+        page.text[page.starts[page.line(offset - page.base)]..].lines().next().unwrap_or_default()
     }
 
-    fn line(&self, offset: usize) -> usize {
-        self.starts.partition_point(|start| *start <= offset).saturating_sub(1)
+    fn page(&self, offset: usize) -> Option<&Page<'a>> {
+        let after = self.pages.partition_point(|page| page.base <= offset);
+        self.pages.get(after.checked_sub(1)?)
     }
 
-    fn is_private(&self, offset: usize) -> bool {
-        let line = self.line(offset);
-        let from = self.starts[line];
-        let to = self.starts.get(line + 1).copied().unwrap_or(self.text.len() + 1);
-        self.private.iter().any(|hidden| hidden.start < to && hidden.end >= from)
+    fn is_private(&self, page: &Page<'_>, from: usize) -> bool {
+        let line = page.line(from);
+        let start = page.base + page.starts[line];
+        let end = page.base + page.starts.get(line + 1).copied().unwrap_or(page.text.len() + 1);
+        self.private.iter().any(|hidden| hidden.start < end && hidden.end >= start)
+    }
+}
+
+impl Page<'_> {
+    /// The line, from 0.
+    fn line(&self, from: usize) -> usize {
+        self.starts.partition_point(|start| *start <= from).saturating_sub(1)
+    }
+
+    /// Line and column, from 1.
+    fn place(&self, from: usize) -> (usize, usize) {
+        let line = self.line(from);
+        let start = self.starts[line];
+        // A line that is longer than anybody's editor has no exact column: counting must not cost more than reading.
+        let before = self.text.get(start..floor(self.text, from.min(start + 4096))).unwrap_or_default();
+        (line + 1, before.chars().count() + 1)
     }
 }
 

@@ -1,21 +1,25 @@
 //! `reconciled.toml`: its top-level keys, and which table is whose. What the tables of a kind mean is the kind's affair.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 
-use serde_json::Value;
-use serde_spanned::Spanned;
-use toml::de::{DeArray, DeString, DeTable, DeValue, Error};
+use serde_json::Value as Json;
+use toml::de::{DeArray, DeValue};
 
-use super::diagnostic::{Diagnostic, Faults, Text, clip};
+use super::diagnostic::{Faults, Text};
+use super::layers::{INCLUDE, Layer};
 use super::probes;
 use super::suggest::nearest;
+use super::syntax::{Key, Value};
 use super::table::{self, Table, with_article};
-use crate::kind::{self, KINDS, Kind, Undeclared};
+use super::template::Renderer;
+use super::vars::VARS;
+use crate::kind::{self, KINDS, Kind};
 use crate::probe::Probe;
 
 /// Words of the language that this version does not understand yet.
-const PLANNED: [&str; 9] = ["vars", "include", "user", "group", "ufw", "postgres_role", "postgres_database", "venv", "command"];
+const PLANNED: [&str; 7] = ["user", "group", "ufw", "postgres_role", "postgres_database", "venv", "command"];
 /// What other tools call what we have too.
 const OTHER_WORDS: [(&str, &str); 6] = [
     ("dir", "directory"),
@@ -25,16 +29,21 @@ const OTHER_WORDS: [(&str, &str); 6] = [
     ("check", "probe"),
     ("healthcheck", "probe"),
 ];
-const PROBE: &str = "probe";
+pub(super) const PROBE: &str = "probe";
 const ALLOW_EMPTY: &str = "allow_empty";
+/// Begins an expression.
+const EXPRESSION: &str = "{{";
+/// The key and the word of a thing that is to be gone.
+const STATE: &str = "state";
+const ABSENT: &str = "absent";
 
 /// One declaration of the manifest.
 #[derive(Debug)]
 pub(super) struct Declared {
     pub(super) kind: &'static str,
     pub(super) name: String,
-    pub(super) spec: Value,
-    /// Where it begins.
+    pub(super) spec: Json,
+    /// Where it begins, in the last layer that says something of it.
     pub(super) start: usize,
     /// The bytes of its name.
     pub(super) span: Range<usize>,
@@ -42,7 +51,7 @@ pub(super) struct Declared {
     pub(super) keys: Vec<(String, Range<usize>)>,
 }
 
-/// What the manifest says, in order.
+/// What the manifests of all layers say together, in order.
 #[derive(Debug, Default)]
 pub(super) struct Document {
     pub(super) declared: Vec<Declared>,
@@ -50,124 +59,96 @@ pub(super) struct Document {
     pub(super) allow_empty: bool,
 }
 
-/// Reads the manifest. Of a text that is no TOML only that is said.
-pub(super) fn read(text: &mut Text<'_>, faults: &mut Faults) -> Document {
-    let source = text.text;
-    let (root, errors) = DeTable::parse_recoverable(source);
-    hide_secrets(root.get_ref(), text);
-    if !errors.is_empty() {
-        // What was recovered of a torn text is not what its author means: lines that might be secret stay unseen.
-        if source.contains("secret") || source.contains("content") {
-            text.hide(0..source.len());
+/// Reads the manifests, the later over the earlier.
+pub(super) fn read<'a>(layers: &mut [Layer<'a>], text: &Text<'a>, renderer: &mut Renderer, faults: &mut Faults) -> Document {
+    let mut reader = Reader { text, renderer, faults, layer: 0, tables: Vec::new(), first: BTreeMap::new(), allow_empty: false };
+    for (index, layer) in layers.iter_mut().enumerate() {
+        reader.layer = index;
+        let mut entries: Vec<_> = std::mem::take(&mut layer.root).into_iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        for (key, value) in entries {
+            reader.top(&key, value);
         }
-        syntax(&errors, text, faults);
-        return Document::default();
     }
-    let above = above();
-    let mut reader = Reader { text, faults, above: &above, document: Document::default(), probe_names: BTreeMap::new() };
-    let mut entries: Vec<_> = root.get_ref().iter().collect();
-    entries.sort_by_key(|(key, _)| key.span().start);
-    for (key, value) in entries {
-        reader.top(key, value);
-    }
-    let mut document = reader.document;
+    let Reader { tables, allow_empty, .. } = reader;
+    let mut document = declare(&tables, text, faults);
+    document.allow_empty = allow_empty;
     document.declared.sort_by_key(|d| d.start);
     document
 }
 
 /// Keys that only the top level has.
 fn above() -> Vec<&'static str> {
-    KINDS.iter().filter_map(|row| row.short()).chain([ALLOW_EMPTY, "include", "packages", "vars"]).collect()
+    KINDS.iter().filter_map(|row| row.short()).chain([ALLOW_EMPTY, INCLUDE, VARS]).collect()
 }
 
-/// Lines with the content of a file, or of a table that calls itself secret, are never shown.
-fn hide_secrets(table: &DeTable<'_>, text: &mut Text<'_>) {
-    let secret = table.get("secret").is_some_and(|v| v.get_ref().as_bool() != Some(false));
-    for (key, value) in table {
-        if secret || key.get_ref() == "content" {
-            text.hide(key.span().start..value.span().end);
-        }
-        match value.get_ref() {
-            DeValue::Table(inner) => hide_secrets(inner, text),
-            DeValue::Array(items) => items.iter().filter_map(|i| i.get_ref().as_table()).for_each(|t| hide_secrets(t, text)),
-            _ => {}
-        }
-    }
+/// Whose a table is.
+#[derive(Clone, Copy)]
+enum Sort {
+    Kind(&'static dyn Kind),
+    Probe,
 }
 
-/// Reports what is no TOML: the first error, and those after it that are none of its consequences.
-fn syntax(errors: &[Error], text: &Text<'_>, faults: &mut Faults) {
-    let mut errors: Vec<_> = errors.iter().map(|e| (e.span().unwrap_or(0..0), e.message())).collect();
-    errors.sort_by_key(|(span, _)| span.start);
-    for (i, (span, message)) in errors.iter().enumerate() {
-        let lone = message.starts_with("duplicate key") || message.starts_with("unexpected leading zero");
-        if i == 0 || lone {
-            faults.push(syntax_fault(span, message, text));
+impl Sort {
+    /// Its word in the manifest.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Kind(row) => row.kind(),
+            Self::Probe => PROBE,
         }
     }
-}
 
-fn syntax_fault(span: &Range<usize>, message: &str, text: &Text<'_>) -> Diagnostic {
-    let line = text.line_at(span.start);
-    let key = line.split('=').next().unwrap_or_default().trim();
-    if message.starts_with("unexpected leading zero") {
-        let digits: String =
-            text.text.get(span.start..).unwrap_or_default().chars().take_while(char::is_ascii_digit).take(8).collect();
-        let help = if key == "mode" { format!("write mode = \"{digits}\"") } else { "put it in quotes".to_owned() };
-        return text.fault(&(span.start..span.start + digits.len()), "a number cannot begin with 0").help(&help);
+    /// The key that names one of it.
+    fn key(self) -> &'static str {
+        match self {
+            Self::Kind(row) => row.key(),
+            Self::Probe => "name",
+        }
     }
-    let written = text.text.get(span.clone()).unwrap_or_default();
-    if message.starts_with("duplicate key") {
-        let fault = text.fault(span, &format!("`{written}` is set twice"));
-        return match kind::find(written) {
-            Some(row) => fault.help(&format!("write [[{}]] for each", row.kind())),
-            None if written == PROBE => fault.help("write [[probe]] for each"),
-            None => fault.help("keep one of the two; a new table of the same sort begins with its [[header]]"),
-        };
-    }
-    if written.starts_with(|c: char| c.is_ascii_alphabetic())
-        && !matches!(written, "true" | "false")
-        && message.contains("invalid")
-    {
-        return text
-            .fault(span, &format!("not TOML: `{}` stands without quotes", clip(written, 60)))
-            .help("write it in \"quotes\"");
-    }
-    let (fault, help) = message.split_once(", expected ").unwrap_or((message, ""));
-    let fault = text.fault(span, &format!("not TOML: {fault}"));
-    match help {
-        "" | "nothing" => fault,
-        "literal string" => fault.help("write the value in \"quotes\""),
-        help => fault.help(&format!("expected {help}")),
+
+    fn short(self) -> Option<&'static str> {
+        match self {
+            Self::Kind(row) => row.short(),
+            Self::Probe => None,
+        }
     }
 }
 
-struct Reader<'a, 'f> {
-    text: &'a Text<'a>,
+/// A table, as it is written in one layer or in several.
+struct Written<'a> {
+    sort: Sort,
+    /// The last layer that says something of it.
+    layer: usize,
+    value: Value<'a>,
+}
+
+struct Reader<'a, 't, 'f> {
+    text: &'t Text<'a>,
+    renderer: &'f mut Renderer,
     faults: &'f mut Faults,
-    above: &'a [&'static str],
-    document: Document,
-    /// Where each probe's name stands.
-    probe_names: BTreeMap<String, usize>,
+    /// The layer that is read.
+    layer: usize,
+    tables: Vec<Written<'a>>,
+    /// The first table of each name.
+    first: BTreeMap<(&'static str, String), usize>,
+    allow_empty: bool,
 }
 
-type Key<'a> = Spanned<DeString<'a>>;
-
-impl Reader<'_, '_> {
-    fn top(&mut self, key: &Key<'_>, value: &Spanned<DeValue<'_>>) {
+impl<'a> Reader<'a, '_, '_> {
+    fn top(&mut self, key: &Key<'a>, value: Value<'a>) {
         let word = key.get_ref().as_ref();
         if let Some(row) = kind::find(word) {
-            self.tables(word, row.short(), key, value, |reader, table| reader.declare(row, table));
+            self.tables(Sort::Kind(row), key, value);
         } else if let Some(row) = KINDS.iter().find(|row| row.short() == Some(word)) {
-            self.names(*row, key, value);
+            self.names(*row, key, &value);
         } else if word == PROBE {
-            self.tables(word, None, key, value, Self::probe);
+            self.tables(Sort::Probe, key, value);
         } else if word == ALLOW_EMPTY {
             match value.get_ref().as_bool() {
-                Some(meant) => self.document.allow_empty = meant,
+                Some(meant) => self.allow_empty = meant,
                 None => self.fault(&value.span(), "`allow_empty` must be a boolean", "write allow_empty = true"),
             }
-        } else {
+        } else if word != INCLUDE {
             self.unknown(word, &key.span());
         }
     }
@@ -177,7 +158,8 @@ impl Reader<'_, '_> {
             let help = "remove it; until then do this by hand";
             return self.fault(span, &format!("`{word}` is known, but not supported by this version"), help);
         }
-        let words = || KINDS.iter().flat_map(|r| [Some(r.kind()), r.short()]).flatten().chain([PROBE, ALLOW_EMPTY]);
+        let words =
+            || KINDS.iter().flat_map(|r| [Some(r.kind()), r.short()]).flatten().chain([PROBE, VARS, INCLUDE, ALLOW_EMPTY]);
         let list = words().collect::<Vec<_>>().join(", ");
         let meant = OTHER_WORDS.iter().find(|(other, _)| *other == word.trim_end_matches('s')).map(|(_, ours)| *ours);
         let help = match meant.or_else(|| nearest(word, words())) {
@@ -188,65 +170,38 @@ impl Reader<'_, '_> {
     }
 
     /// `[[word]]` tables.
-    fn tables(
-        &mut self,
-        word: &str,
-        short: Option<&str>,
-        key: &Key<'_>,
-        value: &Spanned<DeValue<'_>>,
-        mut each: impl FnMut(&mut Self, &Table<'_>),
-    ) {
-        let DeValue::Array(items) = value.get_ref() else {
-            let help = match (short, value.get_ref()) {
-                (Some(short), DeValue::String(_)) => format!("write {short} = [\"…\"] or a [[{word}]] table"),
-                _ => format!("write [[{word}]]"),
-            };
-            let written = with_article(value.get_ref().type_str());
-            return self.fault(&key.span(), &format!("`{word}` is a list of tables, not {written}"), &help);
+    fn tables(&mut self, sort: Sort, key: &Key<'_>, value: Value<'a>) {
+        let (word, short) = (sort.word(), sort.short());
+        let items = match value.into_inner() {
+            DeValue::Array(items) => items,
+            other => {
+                let help = match (short, &other) {
+                    (Some(short), DeValue::String(_)) => format!("write {short} = [\"…\"] or a [[{word}]] table"),
+                    _ => format!("write [[{word}]]"),
+                };
+                let written = with_article(other.type_str());
+                return self.fault(&key.span(), &format!("`{word}` is a list of tables, not {written}"), &help);
+            }
         };
-        let called = format!("[[{word}]]");
         for item in items {
             if self.faults.is_full() {
                 return;
             }
-            if !item.get_ref().is_table() {
-                let help = match short {
-                    Some(short) => format!("write {short} = [\"…\"] or [[{word}]] tables"),
-                    None => format!("write [[{word}]] tables"),
-                };
-                let written = with_article(item.get_ref().type_str());
-                return self.fault(&item.span(), &format!("`{word}` is a list of tables; this is {written}"), &help);
+            if item.get_ref().is_table() {
+                self.add(sort, item);
+                continue;
             }
-            let table = Table { called: &called, text: self.text, value: item, above: self.above };
-            each(self, &table);
+            let help = match short {
+                Some(short) => format!("write {short} = [\"…\"] or [[{word}]] tables"),
+                None => format!("write [[{word}]] tables"),
+            };
+            let written = with_article(item.get_ref().type_str());
+            return self.fault(&item.span(), &format!("`{word}` is a list of tables; this is {written}"), &help);
         }
-    }
-
-    fn declare(&mut self, row: &'static dyn Kind, table: &Table<'_>) {
-        let Some((name, spec)) = table.read(|value| row.declare(value), self.faults) else { return };
-        let keys = table.value.get_ref().as_table().into_iter().flatten();
-        self.document.declared.push(Declared {
-            kind: row.kind(),
-            name,
-            spec,
-            start: table.value.span().start,
-            span: table.span_of(&[row.key()]),
-            keys: keys.map(|(key, value)| (key.get_ref().to_string(), value.span())).collect(),
-        });
-    }
-
-    fn probe(&mut self, table: &Table<'_>) {
-        let Some(probe) = probes::read(table, self.faults) else { return };
-        let span = table.span_of(&["name"]);
-        if let Some(first) = self.probe_names.insert(probe.name.clone(), span.start) {
-            let message = format!("the probe `{}` is declared twice: here and at {}", probe.name, self.text.origin(first));
-            self.fault(&span, &message, "give each probe its own name");
-        }
-        self.document.probes.push(probe);
     }
 
     /// `words = ["a", "b"]`: each a table with only a name.
-    fn names(&mut self, row: &'static dyn Kind, key: &Key<'_>, value: &Spanned<DeValue<'_>>) {
+    fn names(&mut self, row: &'static dyn Kind, key: &Key<'_>, value: &Value<'a>) {
         let word = key.get_ref().as_ref();
         let help = format!("write {word} = [\"…\"], or a [[{}]] table for more than the name", row.kind());
         let DeValue::Array(items) = value.get_ref() else {
@@ -256,29 +211,133 @@ impl Reader<'_, '_> {
         self.each_name(row, word, items, &help);
     }
 
-    fn each_name(&mut self, row: &'static dyn Kind, word: &str, items: &DeArray<'_>, help: &str) {
+    fn each_name(&mut self, row: &'static dyn Kind, word: &str, items: &DeArray<'a>, help: &str) {
         for item in items {
             if self.faults.is_full() {
                 return;
             }
             let span = item.span();
-            let Some(name) = item.get_ref().as_str() else {
-                let written = with_article(item.get_ref().type_str());
-                self.fault(&span, &format!("`{word}` is a list of names; this is {written}"), help);
-                continue;
-            };
-            match row.declare(table::named(row.key(), name, span.clone())) {
-                Ok((name, spec)) => {
-                    let keys = vec![(row.key().to_owned(), span.clone())];
-                    self.document.declared.push(Declared { kind: row.kind(), name, spec, start: span.start, span, keys });
+            match item.get_ref() {
+                DeValue::String(name) => self.add(Sort::Kind(row), table::bare(row.key(), name.clone(), span)),
+                other => {
+                    let written = with_article(other.type_str());
+                    self.fault(&span, &format!("`{word}` is a list of names; this is {written}"), help);
                 }
-                Err(Undeclared::Mistake(mistake)) => self.fault(&span, &mistake.message, &mistake.help),
-                Err(Undeclared::Toml(error)) => self.fault(&span, error.message(), help),
             }
         }
+    }
+
+    /// A table stands by itself, or lies over that of an earlier layer with the same name. Of two in one layer both stay: what is
+    /// wrong with that is said where claims are compared.
+    fn add(&mut self, sort: Sort, mut value: Value<'a>) {
+        if !self.carry_out(&mut value) {
+            return;
+        }
+        let written = Written { sort, layer: self.layer, value };
+        let name = written.value.get_ref().get(sort.key()).and_then(|name| name.get_ref().as_str());
+        if let Some(name) = name {
+            match self.first.entry((sort.word(), name.to_owned())) {
+                Entry::Vacant(place) => drop(place.insert(self.tables.len())),
+                Entry::Occupied(place) => {
+                    let earlier = &mut self.tables[*place.get()];
+                    if earlier.layer < self.layer {
+                        earlier.lay_over(written);
+                        return;
+                    }
+                }
+            }
+        }
+        self.tables.push(written);
+    }
+
+    /// Carries out the expressions in all strings of a value; whether that could be done. What could not is left out: its
+    /// meaning is not judged.
+    fn carry_out(&mut self, value: &mut Value<'a>) -> bool {
+        let span = value.span();
+        let mut done = true;
+        match value.get_mut() {
+            DeValue::String(written) if written.contains(EXPRESSION) => match self.renderer.value(written) {
+                Ok(text) => *written = text.into(),
+                Err(blunder) => {
+                    let at = within(&span, self.text.slice(&span), written, &blunder.range);
+                    self.fault(&at, &blunder.message, &blunder.help);
+                    done = false;
+                }
+            },
+            DeValue::Array(items) => items.iter_mut().for_each(|item| done &= self.carry_out(item)),
+            DeValue::Table(table) => table.iter_mut().for_each(|(_, item)| done &= self.carry_out(item)),
+            _ => {}
+        }
+        done
     }
 
     fn fault(&mut self, span: &Range<usize>, message: &str, help: &str) {
         self.faults.push(self.text.fault(span, message).help(help));
     }
+}
+
+impl<'a> Written<'a> {
+    /// Key by key the later layer wins. What is to be gone has no other keys: there one table takes the place of the other.
+    fn lay_over(&mut self, over: Self) {
+        self.layer = over.layer;
+        let under = std::mem::replace(&mut self.value, over.value);
+        if is_absent(&under) || is_absent(&self.value) {
+            return;
+        }
+        let (DeValue::Table(under), DeValue::Table(over)) = (under.into_inner(), self.value.get_mut()) else { return };
+        for (key, value) in under {
+            if !over.contains_key(&key) {
+                over.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Some bytes of a string, where it stands in the file as it is meant: without escapes. Otherwise all of it.
+fn within(span: &Range<usize>, source: &str, written: &str, range: &Range<usize>) -> Range<usize> {
+    let start = source.find(written).filter(|_| !written.is_empty()).map(|at| span.start + at);
+    start.map_or_else(|| span.clone(), |start| start + range.start..start + range.end)
+}
+
+fn is_absent(table: &Value<'_>) -> bool {
+    table.get_ref().get(STATE).is_some_and(|state| state.get_ref().as_str() == Some(ABSENT))
+}
+
+/// Reads each table as what it declares.
+fn declare(tables: &[Written<'_>], text: &Text<'_>, faults: &mut Faults) -> Document {
+    let above = above();
+    let mut document = Document::default();
+    let mut probe_names: BTreeMap<String, usize> = BTreeMap::new();
+    for Written { sort, value, .. } in tables {
+        if faults.is_full() {
+            break;
+        }
+        let table = Table { called: &format!("[[{}]]", sort.word()), text, value, above: &above };
+        match sort {
+            Sort::Kind(row) => document.declared.extend(resource(*row, &table, faults)),
+            Sort::Probe => {
+                let Some(probe) = probes::read(&table, faults) else { continue };
+                let span = table.span_of(&[sort.key()]);
+                if let Some(first) = probe_names.insert(probe.name.clone(), span.start) {
+                    let message = format!("the probe `{}` is declared twice: here and at {}", probe.name, text.origin(first));
+                    faults.push(text.fault(&span, &message).help("give each probe its own name"));
+                }
+                document.probes.push(probe);
+            }
+        }
+    }
+    document
+}
+
+fn resource(row: &'static dyn Kind, table: &Table<'_>, faults: &mut Faults) -> Option<Declared> {
+    let (name, spec) = table.read(|value| row.declare(value), faults)?;
+    let keys = table.value.get_ref().as_table().into_iter().flatten();
+    Some(Declared {
+        kind: row.kind(),
+        name,
+        spec,
+        start: table.value.span().start,
+        span: table.span_of(&[row.key()]),
+        keys: keys.map(|(key, value)| (key.get_ref().to_string(), value.span())).collect(),
+    })
 }

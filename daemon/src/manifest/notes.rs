@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::Manifest;
 use super::tree::{Entry, Tree};
+use super::{Manifest, layers};
 use crate::kind::{FileSpec, Spec as _, UnitSpec};
 use crate::path::{ManagedPath, escape};
 use crate::source::{Snapshot, SourceEntry};
 use crate::units::{self, UnitFile};
 
-/// Folders of the language that are planned.
-const PLANNED: [&str; 2] = ["roles", "hosts"];
+/// So many hosts are listed.
+const NAMED_HOSTS: usize = 8;
 /// Longest text that might be a link.
 const LINK_LIMIT: usize = 255;
 /// Endings of what editors and patch tools leave behind.
@@ -63,8 +63,8 @@ fn unread(path: &str) -> Option<String> {
 }
 
 /// All remarks, in a fixed order.
-pub(super) fn all(snapshot: &Snapshot, tree: &Tree<'_>, manifest: &Manifest) -> Vec<String> {
-    let mut notes: Vec<String> = PLANNED.iter().filter_map(|folder| planned(snapshot, folder)).collect();
+pub(super) fn all(snapshot: &Snapshot, host: &str, tree: &Tree<'_>, manifest: &Manifest) -> Vec<String> {
+    let mut notes: Vec<String> = no_layer(snapshot, host).into_iter().collect();
     if manifest.probes.is_empty() && !manifest.resources.is_empty() {
         notes.push("no probes are declared: only the units that a push touches decide whether it is healthy".to_owned());
     }
@@ -73,7 +73,7 @@ pub(super) fn all(snapshot: &Snapshot, tree: &Tree<'_>, manifest: &Manifest) -> 
     }
     let names = named(manifest, UnitSpec::KIND);
     let files = named(manifest, FileSpec::KIND);
-    for (path, Entry { source, entry }) in tree {
+    for (path, Entry { source, entry, .. }) in tree {
         let (SourceEntry::File { content, .. }, Some(spec)) = (entry, files.get(path.as_str())) else { continue };
         let shown = escape(source);
         if let Some(unit) = unnamed_unit(path, &names) {
@@ -85,10 +85,13 @@ pub(super) fn all(snapshot: &Snapshot, tree: &Tree<'_>, manifest: &Manifest) -> 
     notes
 }
 
-fn planned(snapshot: &Snapshot, folder: &str) -> Option<String> {
-    let inside = format!("{folder}/");
-    let any = snapshot.entries.range(inside.clone()..).next().is_some_and(|(path, _)| path.starts_with(&inside));
-    any.then(|| format!("{folder}/ is ignored: not supported by this version"))
+/// Other hosts have a layer, this one has none: its name may be misspelt.
+fn no_layer(snapshot: &Snapshot, host: &str) -> Option<String> {
+    let hosts = layers::hosts(snapshot);
+    let list: Vec<&str> = hosts.iter().copied().take(NAMED_HOSTS).collect();
+    let more = if hosts.len() > list.len() { ", …" } else { "" };
+    let none = !hosts.is_empty() && !hosts.contains(host);
+    none.then(|| format!("hosts/ has no layer for this host, {} (there are: {}{more})", escape(host), escape(&list.join(", "))))
 }
 
 /// The declarations of a kind by name.

@@ -7,11 +7,11 @@ use globset::GlobMatcher;
 use serde_json::Value;
 
 use super::claims::{Claim, Content};
-use super::diagnostic::{Faults, Text, clip};
+use super::diagnostic::{Diagnostic, Faults, Text, clip};
 use super::document::Declared;
 use super::suggest::nearest;
+use super::template::{Rendered, Renderer};
 use super::tree::{Entry, Tree};
-use crate::digest::Digest;
 use crate::kind::{Drift, FileSpec, LinkSpec, LinksPolicy, Spec as _, State};
 use crate::source::SourceEntry;
 
@@ -30,8 +30,14 @@ struct Glob<'d> {
 type Wishes<'d> = BTreeMap<&'d str, &'d Declared>;
 
 /// Merges the tree and the tables on it; `tables` are the `[[file]]` tables in order.
-pub(super) fn merge<'a>(tree: &Tree<'a>, tables: &'a [Declared], text: &Text<'_>, faults: &mut Faults) -> Vec<Claim<'a>> {
-    let mut merging = Merging { tree, text, faults, exact: BTreeMap::new(), globs: Vec::new() };
+pub(super) fn merge<'a>(
+    tree: &Tree<'a>,
+    tables: &'a [Declared],
+    replaced: &BTreeSet<String>,
+    text: &Text<'_>,
+    (renderer, faults): (&mut Renderer, &mut Faults),
+) -> Vec<Claim<'a>> {
+    let mut merging = Merging { tree, text, renderer, faults, replaced, exact: BTreeMap::new(), globs: Vec::new() };
     let alone = merging.sort(tables);
     let mut used = BTreeSet::new();
     let mut claims: Vec<Claim<'a>> = tree.iter().filter_map(|(path, entry)| merging.place(path, *entry, &mut used)).collect();
@@ -40,10 +46,30 @@ pub(super) fn merge<'a>(tree: &Tree<'a>, tables: &'a [Declared], text: &Text<'_>
     claims
 }
 
+/// Takes the files out of the tree in whose place a table of a later layer puts something else, or nothing.
+pub(super) fn take_replaced(tree: &mut Tree<'_>, tables: &[Declared], text: &Text<'_>) -> BTreeSet<String> {
+    let replaces = |table: &&Declared| {
+        let Some(Entry { entry: SourceEntry::File { .. }, layer, .. }) = tree.get(&table.name) else { return false };
+        brought(table).is_some_and(|(_, span)| text.layer(span.start) > *layer)
+    };
+    let replaced: BTreeSet<String> = tables.iter().filter(replaces).map(|table| table.name.clone()).collect();
+    tree.retain(|path, _| !replaced.contains(path));
+    replaced
+}
+
+/// The key by which a table says what stands in a place, if it does.
+fn brought(table: &Declared) -> Option<(&'static str, &Range<usize>)> {
+    let says = |key: &&'static str| *key == "content" || table.spec[*key] == "absent";
+    EXACT_ONLY.into_iter().filter(says).find_map(|key| Some((key, written(table, key)?)))
+}
+
 struct Merging<'m, 'a, 't, 'f> {
     tree: &'m Tree<'a>,
     text: &'m Text<'t>,
+    renderer: &'f mut Renderer,
     faults: &'f mut Faults,
+    /// Files that were in the tree until a table took their place.
+    replaced: &'m BTreeSet<String>,
     /// Tables with the exact path of a file of the tree.
     exact: BTreeMap<&'a str, &'a Declared>,
     globs: Vec<Glob<'a>>,
@@ -65,13 +91,13 @@ impl<'a> Merging<'_, 'a, '_, '_> {
     }
 
     fn over_one(&mut self, table: &'a Declared) {
-        for key in EXACT_ONLY {
-            if let Some(span) = written(table, key).filter(|_| key == "content" || table.spec[key] == "absent") {
-                let source = self.tree.get(&table.name).map(|e| e.source).unwrap_or_default();
-                let claimed = format!("{} is claimed twice: by `{key}` here and by {source}", table.name);
-                self.fault(span, &claimed, &format!("remove `{key}`, or {source}"));
-                return;
-            }
+        let entry = self.tree.get(&table.name);
+        if let (Some((key, span)), Some(Entry { source, layer, .. })) = (brought(table), entry)
+            && self.text.layer(span.start) == *layer
+        {
+            let claimed = format!("{} is claimed twice: by `{key}` here and by {source}", table.name);
+            self.fault(span, &claimed, &format!("remove `{key}`, or {source}"));
+            return;
         }
         if let Some(first) = self.exact.insert(&table.name, table) {
             let place = self.text.origin(first.span.start);
@@ -106,7 +132,7 @@ impl<'a> Merging<'_, 'a, '_, '_> {
             SourceEntry::Link { target } => {
                 let (path_of, target) = (path.to_owned(), target.clone());
                 let spec = LinkSpec { path: path_of, target, state: State::Present, drift: Drift::default() };
-                Some(Claim::of_tree(LinkSpec::KIND, path, serde_json::to_value(spec).ok()?, entry.source, Content::None))
+                Some(Claim::of_tree(LinkSpec::KIND, path, serde_json::to_value(spec).ok()?, &entry, Content::None))
             }
             SourceEntry::File { content, executable } => {
                 let wishes = self.wishes(path, used);
@@ -120,18 +146,45 @@ impl<'a> Merging<'_, 'a, '_, '_> {
                     links: LinksPolicy::Refuse,
                     state: State::Present,
                     drift: Drift::default(),
-                    source: Some((Digest::of(content), content.len() as u64)),
+                    source: None,
                 };
                 let mut spec = serde_json::to_value(spec).ok()?;
-                for (key, table) in wishes {
-                    spec[key] = table.spec[key].clone();
+                for (key, table) in &wishes {
+                    spec[*key] = table.spec[*key].clone();
                 }
-                Some(Claim::of_tree(FileSpec::KIND, path, spec, entry.source, Content::File(content)))
+                let content = if entry.template {
+                    let rendered = self.render(&entry, content, spec["secret"] == true)?;
+                    if rendered.secret {
+                        spec["secret"] = Value::Bool(true);
+                        if !wishes.contains_key("mode") {
+                            spec["mode"] = Value::from(if *executable { "0700" } else { "0600" });
+                        }
+                    }
+                    Content::Text(rendered.text)
+                } else {
+                    Content::File(content)
+                };
+                spec["source"] = content.source()?;
+                Some(Claim::of_tree(FileSpec::KIND, path, spec, &entry, content))
             }
         }
     }
 
-    /// Who says what about a file: an exact path beats a glob, and two globs must not speak of the same key.
+    /// A template carried out. What is wrong with one that is declared secret is said without a word of it.
+    fn render(&mut self, entry: &Entry<'a>, content: &[u8], is_secret: bool) -> Option<Rendered> {
+        match self.renderer.file(entry.source, content) {
+            Ok(rendered) => Some(rendered),
+            Err(blunder) => {
+                let blunder = if is_secret { blunder.discreet() } else { blunder };
+                let fault = self.renderer.diagnose(&blunder, entry.source, content);
+                self.faults.push(Diagnostic { private: is_secret, ..fault });
+                None
+            }
+        }
+    }
+
+    /// Who says what about a file: an exact path beats a glob, a later layer an earlier one, and two globs of one layer must not
+    /// speak of the same key.
     fn wishes(&mut self, path: &str, used: &mut BTreeSet<usize>) -> Wishes<'a> {
         let exact = self.exact.get(path).copied();
         let mut wishes = Wishes::new();
@@ -146,7 +199,11 @@ impl<'a> Merging<'_, 'a, '_, '_> {
                 if key == "path" || exact.is_some_and(|e| written(e, key).is_some()) {
                     continue;
                 }
-                if let Some(other) = wishes.insert(key, table) {
+                let layer = |table: &Declared| written(table, key).map(|span| self.text.layer(span.start));
+                let other = wishes.get(key.as_str()).copied();
+                if other.is_none_or(|other| layer(other) < layer(table)) {
+                    wishes.insert(key, table);
+                } else if let Some(other) = other.filter(|other| layer(other) == layer(table)) {
                     let place = self.text.origin(other.span.start);
                     let message =
                         format!("`{key}` of {path} is set by two globs: `{}` here and `{}` at {place}", table.name, other.name);
@@ -156,14 +213,19 @@ impl<'a> Merging<'_, 'a, '_, '_> {
             }
         }
         let own = exact.into_iter().flat_map(|table| table.keys.iter().map(move |(key, _)| (key.as_str(), table)));
-        wishes.extend(own.filter(|(key, _)| *key != "path"));
+        // What an earlier layer put in this place is not there any more.
+        wishes.extend(own.filter(|(key, _)| *key != "path" && !EXACT_ONLY.contains(key)));
         wishes
     }
 
     /// Globs that match nothing are mistakes: their author meant some file.
     fn unused(&mut self, used: &BTreeSet<usize>) {
         for i in (0..self.globs.len()).filter(|i| !used.contains(i)) {
-            let table = self.globs[i].table;
+            let Glob { matcher, table } = &self.globs[i];
+            let table = *table;
+            if self.replaced.iter().any(|path| matcher.is_match(path)) {
+                continue;
+            }
             let message = format!("no file under files/ matches `{}`", table.name);
             self.fault(&table.span, &message, "correct the glob (* stays within a directory, ** does not), or remove the table");
         }
@@ -175,8 +237,9 @@ impl<'a> Merging<'_, 'a, '_, '_> {
         let content = spec.as_object_mut().and_then(|s| s.remove("content"));
         match content {
             Some(Value::String(content)) => {
-                spec["source"] = serde_json::to_value((Digest::of(content.as_bytes()), content.len() as u64)).ok()?;
-                Some(Claim::of_table(table, spec, self.text, Content::Text(content)))
+                let content = Content::Text(content);
+                spec["source"] = content.source()?;
+                Some(Claim::of_table(table, spec, self.text, content))
             }
             _ if spec["state"] == "absent" => Some(Claim::of_table(table, spec, self.text, Content::None)),
             _ => {

@@ -106,7 +106,7 @@ fn check_command(probe: &Probe) -> Result<(), Fault> {
 
 fn check_unit(name: &str) -> Result<(), Fault> {
     let Some(row) = kind::find("unit") else { return Ok(()) };
-    match row.declare(table::named(row.key(), name, 0..0)) {
+    match row.declare(ValueDeserializer::from(table::bare(row.key(), name.into(), 0..0))) {
         Err(Undeclared::Mistake(mistake)) => Err((&["unit"], mistake)),
         Err(Undeclared::Toml(_)) => fault(&["unit"], "this is no unit name", "write unit = \"nginx.service\""),
         Ok(_) => Ok(()),

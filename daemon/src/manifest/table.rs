@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use serde_spanned::Spanned;
-use toml::de::{DeTable, DeValue, Error, ValueDeserializer};
+use toml::de::{DeString, DeTable, DeValue, Error, ValueDeserializer};
 
 use super::diagnostic::{Diagnostic, Faults, Text};
 use super::suggest::nearest;
@@ -158,11 +158,10 @@ impl Table<'_> {
 }
 
 /// The table that a bare name stands for.
-pub(super) fn named<'i>(key: &'i str, name: &'i str, span: Range<usize>) -> ValueDeserializer<'i> {
+pub(super) fn bare<'i>(key: &'i str, name: DeString<'i>, span: Range<usize>) -> Spanned<DeValue<'i>> {
     let mut table = DeTable::new();
-    let value = DeValue::String(name.into());
-    table.insert(Spanned::new(span.clone(), key.into()), Spanned::new(span.clone(), value));
-    ValueDeserializer::from(Spanned::new(span, DeValue::Table(table)))
+    table.insert(Spanned::new(span.clone(), key.into()), Spanned::new(span.clone(), DeValue::String(name)));
+    Spanned::new(span, DeValue::Table(table))
 }
 
 /// What to write instead of a value of the wrong type.

@@ -1,11 +1,13 @@
 //! The language, rule by rule: what a repository says and what is answered.
 
 mod golden;
+mod layers;
 mod robust;
+mod templates;
 
 use serde_json::json;
 
-use super::{Diagnostic, Manifest, Origin, Resource, read};
+use super::{Context, Diagnostic, Manifest, Origin, Resource, read};
 use crate::digest::Digest;
 use crate::kind::KINDS;
 use crate::source::{Snapshot, SourceEntry};
@@ -20,8 +22,13 @@ pub(super) fn repo(entries: &[(&str, &str)]) -> Snapshot {
     Snapshot { entries: entries.iter().map(|(name, text)| entry(name, text)).collect(), ..Snapshot::default() }
 }
 
+/// The host that a repository is read for.
+pub(super) fn web1() -> Context {
+    Context { host: "web1".to_owned(), ..Context::default() }
+}
+
 fn good(entries: &[(&str, &str)]) -> Manifest {
-    read(&repo(entries)).unwrap_or_else(|faults| panic!("{entries:?}: {}", lines(&faults)))
+    read(&repo(entries), &web1()).unwrap_or_else(|faults| panic!("{entries:?}: {}", lines(&faults)))
 }
 
 fn lines(faults: &[Diagnostic]) -> String {
@@ -29,7 +36,7 @@ fn lines(faults: &[Diagnostic]) -> String {
 }
 
 fn faults(entries: &[(&str, &str)]) -> String {
-    lines(&read(&repo(entries)).map(|m| m.resources).unwrap_err())
+    lines(&read(&repo(entries), &web1()).map(|m| m.resources).unwrap_err())
 }
 
 /// The manifest alone, with one file of a tree beside it, is refused; the answer has these words.
@@ -205,7 +212,6 @@ fn claims_that_contradict_each_other() {
 #[test]
 fn trees_that_do_not_fit() {
     for (name, text, words) in [
-        ("files/etc/x.j2", "a", "files/etc/x.j2: .j2 files (templates) are not supported by this version"),
         ("files/etc/key.age", "a", ".age files (sealed files) are not supported"),
         ("files/tmp/x", "a", "files/tmp/x: `/tmp/x` is below /tmp"),
         ("files/var/lib/reconciled/x", "a", "never managed"),
@@ -263,7 +269,6 @@ fn likely_mistakes_have_remedies() {
         ("[[untis]]\n", &["unknown key `untis`: did you mean `unit"]),
         ("frobnicate = 1\n", &["unknown key `frobnicate`: there are: package, packages, file"]),
         ("[[venv]]\npath = \"/x\"\n", &["1:3: `venv` is known, but not supported by this version"]),
-        ("[vars]\na = 1\n", &["`vars` is known, but not supported"]),
         ("[[command]]\nname = \"x\"\n", &["`command` is known, but not supported"]),
         ("units = [\"a.service\"\n", &["not TOML"]),
         ("name = hello\n", &["1:8: not TOML: string values must be quoted: write the value in \"quotes\""]),
@@ -367,7 +372,7 @@ fn manifests_that_are_no_text() {
     let mut snapshot = repo(&[("files/etc/a", "")]);
     let bytes = b"units = []\n# \xff\n".to_vec();
     snapshot.entries.insert("reconciled.toml".to_owned(), SourceEntry::File { content: bytes, executable: false });
-    assert_eq!(lines(&read(&snapshot).unwrap_err()), "reconciled.toml:2:1: not UTF-8 text: save it as UTF-8\n");
+    assert_eq!(lines(&read(&snapshot, &web1()).unwrap_err()), "reconciled.toml:2:1: not UTF-8 text: save it as UTF-8\n");
 
     let large = "#".repeat(super::MANIFEST_LIMIT + 1);
     assert!(faults(&[("reconciled.toml", &large)]).starts_with("reconciled.toml: the manifest is larger than"));
@@ -388,12 +393,8 @@ fn notes_fail_nothing() {
     noted("files/etc/nginx/sites-enabled/shop", "../sites-available/shop", "was it a symbolic link?");
     noted("files/etc/big", "version https://git-lfs.github.com/spec/v1\n", "git-lfs");
     noted("files/etc/run", "#!/bin/sh\n", "not executable");
-    noted("files/etc/c", "a\n<<<<<<< HEAD\nb\n=======\nc\n>>>>>>> x\n", "unfinished merge");
-    noted("files/etc/a.conf~", "x\n", "leftover");
-    noted("files/etc/key", "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n", "secret = true");
-    noted("roles/web/reconciled.toml", "", "roles/ is ignored");
-    noted("hosts/web1/files/etc/x", "", "hosts/ is ignored");
-    noted("files/etc/cron.d/job.conf", "# x\n", "nobody reads it: its name has other characters");
+    noted("files/etc/c", "a\n    noted("files/etc/cron.d/job.conf", "# x\n", "nobody reads it: its name has other characters");
+    noted("hosts/web2/files/etc/x", "", "hosts/ has no layer for this host, web1 (there are: web2)");
 
     let quiet = format!("units = [\"w.service\", \"t@1.service\", \"j.timer\"]\n{PROBE}");
     let unit = |name: &str| format!("files/etc/systemd/system/{name}");

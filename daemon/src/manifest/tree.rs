@@ -1,17 +1,20 @@
-//! The `files/` tree of a repository: what stands at `files/etc/x` is wanted at `/etc/x`.
+//! The `files/` trees of a repository's layers: what stands at `files/etc/x` is wanted at `/etc/x`.
 
 use std::collections::BTreeMap;
 
 use super::diagnostic::{Diagnostic, Faults};
+use super::layers::Layer;
 use crate::path::{ManagedPath, is_hidden};
 use crate::source::{Snapshot, SourceEntry};
 
 /// The folder of the tree.
-pub(super) const FILES: &str = "files";
+const FILES: &str = "files";
 /// Git keeps no empty directories; this is how people keep one anyway.
 const PLACEHOLDER: &str = ".gitkeep";
-/// Endings of the languages that are planned, and what they mean.
-const PLANNED: [(&str, &str); 2] = [(".j2", "templates"), (".age", "sealed files")];
+/// The ending of a template.
+const TEMPLATE: &str = ".j2";
+/// The ending of a sealed file.
+const SEALED: &str = ".age";
 
 /// The entries of the tree by their place on the host.
 pub(super) type Tree<'a> = BTreeMap<String, Entry<'a>>;
@@ -22,33 +25,54 @@ pub(super) struct Entry<'a> {
     /// Its path in the repository.
     pub(super) source: &'a str,
     pub(super) entry: &'a SourceEntry,
+    /// Which layer brings it.
+    pub(super) layer: usize,
+    /// It is rendered.
+    pub(super) template: bool,
 }
 
-/// Reads the tree.
-pub(super) fn read<'a>(snapshot: &'a Snapshot, faults: &mut Faults) -> Tree<'a> {
-    if snapshot.entries.contains_key(FILES) {
-        faults.push(Diagnostic::of_file(FILES, "`files` is no directory").help("make it one: files/etc/x is /etc/x"));
-    }
+/// Reads the trees of all layers; a place in a later one takes that of an earlier one.
+pub(super) fn read<'a>(snapshot: &'a Snapshot, layers: &[Layer<'_>], faults: &mut Faults) -> Tree<'a> {
     let mut tree = Tree::new();
-    for (source, entry) in snapshot.entries.range(format!("{FILES}/")..format!("{FILES}0")) {
-        if source.rsplit('/').next() == Some(PLACEHOLDER) {
-            continue;
+    for (layer, Layer { prefix, .. }) in layers.iter().enumerate() {
+        let folder = format!("{prefix}{FILES}");
+        if snapshot.entries.contains_key(&folder) {
+            let fault = Diagnostic::of_file(&folder, "`files` is no directory");
+            faults.push(fault.help("make it one: files/etc/x is /etc/x"));
         }
-        match check(source, entry) {
-            Ok(path) => drop(tree.insert(path.as_str().to_owned(), Entry { source, entry })),
-            Err(fault) => faults.push(fault),
+        for (source, entry) in snapshot.entries.range(format!("{folder}/")..format!("{folder}0")) {
+            if source.rsplit('/').next() == Some(PLACEHOLDER) {
+                continue;
+            }
+            let place = source[folder.len()..].strip_suffix(TEMPLATE);
+            let template = place.is_some();
+            let path = match check(source, place.unwrap_or(&source[folder.len()..]), entry) {
+                Ok(path) => path.as_str().to_owned(),
+                Err(fault) => {
+                    faults.push(fault);
+                    continue;
+                }
+            };
+            let taken = tree.insert(path, Entry { source, entry, layer, template });
+            if let Some(other) = taken.filter(|other| other.layer == layer) {
+                let fault = Diagnostic::of_file(source, &format!("{} has the same place", crate::path::escape(other.source)));
+                faults.push(fault.help("keep one of the two"));
+            }
         }
     }
     tree
 }
 
-fn check(source: &str, entry: &SourceEntry) -> Result<ManagedPath, Diagnostic> {
-    if let Some((ending, meaning)) = PLANNED.iter().find(|(ending, _)| source.ends_with(ending)) {
-        let message = format!("{ending} files ({meaning}) are not supported by this version");
-        return Err(Diagnostic::of_file(source, &message).help(&format!("write the file out, without {ending}")));
+fn check(source: &str, place: &str, entry: &SourceEntry) -> Result<ManagedPath, Diagnostic> {
+    if source.ends_with(SEALED) {
+        let message = format!("{SEALED} files (sealed files) are not supported by this version");
+        return Err(Diagnostic::of_file(source, &message).help(&format!("write the file out, without {SEALED}")));
     }
-    let path = ManagedPath::new(&source[FILES.len()..])
-        .map_err(|why| Diagnostic::of_file(source, &why).help("remove it from files/"))?;
+    if source.ends_with(TEMPLATE) && matches!(entry, SourceEntry::Link { .. }) {
+        let help = format!("take {TEMPLATE} off its name, or put a file there");
+        return Err(Diagnostic::of_file(source, "a symbolic link is no template").help(&help));
+    }
+    let path = ManagedPath::new(place).map_err(|why| Diagnostic::of_file(source, &why).help("remove it from files/"))?;
     if let SourceEntry::Link { target } = entry
         && let Some(why) = unfit_target(target)
     {

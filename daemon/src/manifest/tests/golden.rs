@@ -1,12 +1,12 @@
 //! Diagnostics as a person sees them.
 
-use super::repo;
+use super::{repo, web1};
 use crate::manifest::{read, source_of};
 
 /// All diagnostics of a repository, rendered without colour.
 fn rendered(entries: &[(&str, &str)]) -> String {
     let snapshot = repo(entries);
-    let faults = read(&snapshot).unwrap_err();
+    let faults = read(&snapshot, &web1()).unwrap_err();
     // Ends of lines are no matter of taste: the renderer pads some.
     let text: Vec<String> = faults.iter().map(|f| f.render(source_of(&snapshot, f), false)).collect();
     text.join("\n\n").lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
@@ -125,29 +125,113 @@ error: [[probe]] has no `name`
 #[test]
 fn no_source_line() {
     check(
-        &[
-            ("reconciled.toml", "[[file]]\npath = \"/etc/key\"\nsecret = true\ncontent = 5\n"),
-            (
-                "files/etc/a.j2",
-                r#"
-error: `content` must be a string, not an integer
---> reconciled.toml:4:11
- = help: put it in quotes: content = "…"
-
-error: .j2 files (templates) are not supported by this version
---> files/etc/a.j2
- = help: write the file out, without .j2
-"#,
-            ),
-        ],
+        &[("reconciled.toml", "[[file]]\npath = \"/etc/key\"\nsecret = true\ncontent = 5\n"), ("files/etc/a.age", "")],
         r#"
 error: `content` must be a string, not an integer
 --> reconciled.toml:4:11
  = help: put it in quotes: content = "…"
 
-error: .j2 files (templates) are not supported by this version
---> files/etc/a.j2
- = help: write the file out, without .j2
+error: .age files (sealed files) are not supported by this version
+--> files/etc/a.age
+ = help: write the file out, without .age
+"#,
+    );
+}
+
+#[test]
+fn undefined_in_a_template() {
+    check(
+        &[
+            ("reconciled.toml", "[vars]\ndomain = \"shop.example\"\n"),
+            ("files/etc/nginx/conf.d/shop.conf.j2", "server {\n    server_name {{ vars.domian }};\n}\n"),
+        ],
+        r#"
+error: `vars.domian` is undefined
+ --> files/etc/nginx/conf.d/shop.conf.j2:2:20
+  |
+2 |     server_name {{ vars.domian }};
+  |                    ^^^^^^^^^^^
+  |
+  = help: did you mean `vars.domain`?
+"#,
+    );
+}
+
+#[test]
+fn undefined_in_an_included_template() {
+    check(
+        &[("files/etc/a.j2", "{% include 'tls.conf' %}\n"), ("templates/tls.conf", "# TLS\nssl {{ vars.tls }};\n")],
+        r#"
+error: `vars.tls` is undefined
+ --> templates/tls.conf:2:8
+  |
+2 | ssl {{ vars.tls }};
+  |        ^^^^^^^^
+  |
+  = help: add it to [vars]
+"#,
+    );
+}
+
+#[test]
+fn undefined_in_a_table() {
+    check(
+        &[("reconciled.toml", "[vars]\nport = 80\n[[probe]]\nname = \"site\"\nhttp = { url = \"http://a:{{ vars.prot }}/\" }\n")],
+        r#"
+error: `vars.prot` is undefined
+ --> reconciled.toml:5:29
+  |
+5 | http = { url = "http://a:{{ vars.prot }}/" }
+  |                             ^^^^^^^^^
+  |
+  = help: did you mean `vars.port`?
+"#,
+    );
+}
+
+#[test]
+fn torn_template() {
+    check(
+        &[("files/etc/a.j2", "a\n{% if vars %}\nb\n")],
+        r#"
+error: not a template: unexpected end of input, expected end of block
+ --> files/etc/a.j2:3:1
+  |
+3 | b
+  | ^
+  |
+  = help: literal braces stand between {% raw %} and {% endraw %}
+"#,
+    );
+}
+
+#[test]
+fn template_of_a_secret_file() {
+    check(
+        &[
+            ("reconciled.toml", "[[file]]\npath = \"/etc/key\"\nsecret = true\n"),
+            ("files/etc/key.j2", "swordfish {{ vars.swordfish }}\n"),
+        ],
+        r#"
+error: this template cannot be rendered: undefined value
+--> files/etc/key.j2:1:14
+ = help: add it to [vars]
+"#,
+    );
+}
+
+#[test]
+fn include_that_is_not_there() {
+    check(
+        &[("reconciled.toml", "include = [\"roles/wbe\"]\n"), ("roles/web/files/etc/a", "")],
+        r#"
+error: this repository has no directory roles/wbe
+ --> reconciled.toml:1:12
+  |
+1 | include = ["roles/wbe"]
+  |            ^^^^^^^^^^^
+  |
+  = help: did you mean `roles/web`?
 "#,
     );
 }

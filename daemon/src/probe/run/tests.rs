@@ -44,6 +44,9 @@ impl Look for Fake {
     fn workers(&self, _: &str) -> HostResult<Vec<Process>> {
         unreachable!()
     }
+    fn facts(&self) -> crate::facts::Facts {
+        unreachable!()
+    }
     fn dpkg_lock(&self) -> HostResult<Option<String>> {
         unreachable!()
     }

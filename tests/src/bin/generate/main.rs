@@ -117,9 +117,10 @@ mod tests {
                 ("reconciled.toml", file(example)),
                 ("files/etc/nginx/sites-available/shop", file("")),
                 ("files/etc/shop/settings.ini", file("")),
+                ("roles/web/files/etc/shop/role.ini", file("")),
             ];
             let entries = entries.map(|(path, entry)| (path.to_owned(), entry)).into();
-            let read = manifest::read(&Snapshot { entries, ..Snapshot::default() });
+            let read = manifest::read(&Snapshot { entries, ..Snapshot::default() }, &manifest::Context::default());
             assert!(read.is_ok(), "{example}: {read:?}");
         }
     }

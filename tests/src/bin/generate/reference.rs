@@ -8,11 +8,13 @@ use serde_json::Value;
 use super::schemas;
 
 const HEAD: &str = include_str!("manifest.head.md");
+const LAYERS: &str = include_str!("manifest.layers.md");
 const PROBES: &str = include_str!("manifest.probes.md");
 
 /// The page.
 pub fn page() -> String {
     let mut page = HEAD.to_owned();
+    page.push_str(LAYERS);
     for row in KINDS {
         let short = row.short().map(|s| format!(" Short form: `{s} = [\"…\"]`, each with only its `{}`.", row.key()));
         let _ = write!(page, "\n## `[[{}]]`\n\n{}{}\n\n", row.kind(), row.about(), short.unwrap_or_default());

@@ -49,6 +49,10 @@ fn manifest() -> Value {
     }
     tables.insert("probe".to_owned(), <Probe as schemars::JsonSchema>::json_schema(&mut generator).to_value());
     properties.insert("probe".to_owned(), list_of("probe", "Health checks that a generation must pass."));
+    let about = "Directories of this repository whose reconciled.toml and files/ lie over these, the later over the earlier; only in the one at the top.";
+    properties.insert("include".to_owned(), json!({"type": "array", "items": {"type": "string"}, "description": about}));
+    let about = "What templates and expressions see as vars.";
+    properties.insert("vars".to_owned(), json!({"type": "object", "description": about}));
     let about = "A repository that declares nothing is meant; without this it is refused.";
     properties.insert("allow_empty".to_owned(), json!({"type": "boolean", "default": false, "description": about}));
     tables.extend(generator.take_definitions(true));
