@@ -177,7 +177,7 @@ scenario! {
         put(&repo, &[("a.service", SLEEP.into())]);
         repo.commit_and_push().assert_live();
         let first = run(host, "a.service");
-        host.write("/etc/systemd/system/a.service", &with("Nice=5"));
+        host.write("/etc/systemd/system/a.service", with("Nice=5"));
         host.exec("systemctl daemon-reload").ok();
         put(&repo, &[("a.service", with("Nice=5"))]);
         repo.commit_and_push().assert_live().says("! restart a.service (/etc/systemd/system/a.service changed after it had started)");

@@ -1,0 +1,69 @@
+//! Secrets in the repository: sealed to one host, opened there, in the files that need them and nowhere else.
+
+use reconciled_tests::{Host, Repo, scenario};
+
+const CANARY: &str = "kanarie-in-the-mine";
+
+/// Seals on the host, as an administrator would.
+#[track_caller]
+fn seal(host: &Host, repo: &Repo, name: &str, plain: &str) {
+    let sealed = host.exec_with(&["reconcilectl", "secret", "seal"], plain.as_bytes()).ok();
+    repo.write(&format!("secrets/{name}.age"), sealed);
+}
+
+#[track_caller]
+fn look(host: &Host, path: &str) -> String {
+    host.exec(&format!("stat -c %a {path}")).ok() + " " + host.read(path).trim_end()
+}
+
+scenario! {
+    fn i16_a_sealed_secret_reaches_its_file_and_nothing_else(host: reached) {
+        let repo = host.clone_repo();
+        seal(host, &repo, "token", &format!("{CANARY}\n"));
+        let credential = host.sh("printf other-kanarie | systemd-creds encrypt --name=other - - 2>/dev/null").ok();
+        repo.write("secrets/other.cred", credential);
+        repo.write("secrets/README.md", "How to seal.\n");
+        repo.write("files/etc/shop.env.j2", "TOKEN={{ secrets.token }}\nOTHER={{ secrets.other }}\n");
+        // A service that gives away what it was given, and fails.
+        let mut said = repo.commit_and_push().assert_live().output.clone();
+        let wanted = format!("600 TOKEN={CANARY}\nOTHER=other-kanarie");
+        assert_eq!(look(host, "/etc/shop.env"), wanted);
+        // It is healed without the repository, and nothing is to do once it is right.
+        host.write("/etc/shop.env", "TOKEN=wrong\n");
+        said += &host.ctl("sync").text();
+        assert_eq!(look(host, "/etc/shop.env"), wanted);
+        said += &repo.push().output;
+        repo.write("reconciled.toml", "units = [\"tells.service\"]\n");
+        repo.write("files/etc/systemd/system/tells.service", "[Service]\nEnvironmentFile=/etc/shop.env\nExecStart=/bin/sh -c 'echo the token is $TOKEN; exit 3'\n[Install]\nWantedBy=multi-user.target\n");
+        let push = repo.commit_and_push();
+        push.assert_refused("rolled back").says("what was said of it is not shown");
+        said += &push.output;
+        for words in ["status --json", "history --json", "diff", "plan main", "explain", "audit log --json", "audit export"] {
+            said += &host.ctl(words).text();
+        }
+        let leaks: Vec<&str> = said.lines().filter(|line| line.contains("kanarie")).collect();
+        assert_eq!(leaks, Vec::<&str>::new());
+        let held = host.sh("grep -rla kanarie- / --exclude-dir=proc --exclude-dir=sys --exclude-dir=dev --exclude-dir=journal 2>/dev/null; true").ok();
+        assert_eq!(held, "/etc/shop.env");
+    }
+}
+
+scenario! {
+    fn what_this_host_cannot_open_is_refused(host: reached) {
+        let repo = host.clone_repo();
+        repo.write("files/etc/motd.d/x", "x\n").commit_and_push().assert_live();
+        host.sh("ssh-keygen -q -t ed25519 -N '' -f /root/other").ok();
+        let foreign = host.sh("echo x | age -a -R /root/other.pub").ok();
+        repo.write("secrets/token.age", foreign).commit_and_push().assert_refused("secrets/token.age: no identity matched").says("seal it anew on this host");
+        repo.write("secrets/token.age", "no age at all\n").commit_and_push().assert_refused("secrets/token.age:");
+        repo.remove("secrets/token.age").write("secrets/token.cred", "AAAA\n").commit_and_push().assert_refused("secrets:");
+        repo.remove("secrets/token.cred").write("secrets/token", "hunter2\n").commit_and_push().assert_refused("secrets/token: no sealed file");
+        repo.remove("secrets").write("files/etc/x.j2", "{{ secrets.none }}\n").commit_and_push().assert_refused("files/etc/x.j2:1");
+        assert!(!host.exists("/etc/x"));
+        // Of a host without age it is said what is missing.
+        repo.remove("files/etc/x.j2");
+        seal(host, &repo, "token", "x\n");
+        host.exec("apt-get remove -y -q age").ok();
+        repo.commit_and_push().assert_refused("age is not installed: apt-get install age");
+    }
+}
