@@ -267,7 +267,7 @@ fn likely_mistakes_have_remedies() {
         ("[unit]\nname = \"a.service\"\n[unit]\nname = \"b.service\"\n", &["`unit` is set twice: write [[unit]] for each"]),
         ("allow_empty = \"yes\"\n", &["`allow_empty` must be a boolean"]),
         ("[[untis]]\n", &["unknown key `untis`: did you mean `unit"]),
-        ("frobnicate = 1\n", &["unknown key `frobnicate`: there are: package, packages, file"]),
+        ("frobnicate = 1\n", &["unknown key `frobnicate`: there are: package, packages, group"]),
         ("[[venv]]\npath = \"/x\"\n", &["1:3: `venv` is known, but not supported by this version"]),
         ("[[command]]\nname = \"x\"\n", &["`command` is known, but not supported"]),
         ("units = [\"a.service\"\n", &["not TOML"]),
@@ -393,7 +393,10 @@ fn notes_fail_nothing() {
     noted("files/etc/nginx/sites-enabled/shop", "../sites-available/shop", "was it a symbolic link?");
     noted("files/etc/big", "version https://git-lfs.github.com/spec/v1\n", "git-lfs");
     noted("files/etc/run", "#!/bin/sh\n", "not executable");
-    noted("files/etc/c", "a\n    noted("files/etc/cron.d/job.conf", "# x\n", "nobody reads it: its name has other characters");
+    noted("files/etc/c", "a\n<<<<<<< HEAD\nb\n=======\nc\n>>>>>>> x\n", "unfinished merge");
+    noted("files/etc/a.conf~", "x\n", "leftover");
+    noted("files/etc/key", "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n", "secret = true");
+    noted("files/etc/cron.d/job.conf", "# x\n", "nobody reads it: its name has other characters");
     noted("hosts/web2/files/etc/x", "", "hosts/ has no layer for this host, web1 (there are: web2)");
 
     let quiet = format!("units = [\"w.service\", \"t@1.service\", \"j.timer\"]\n{PROBE}");
