@@ -3,10 +3,12 @@
 
 mod directory;
 mod file;
+mod group;
 mod link;
 mod package;
 mod place;
 mod unit;
+mod user;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,10 +25,12 @@ use crate::manifest::Resource;
 
 pub use directory::DirectorySpec;
 pub use file::{FileSpec, LinksPolicy};
+pub use group::GroupSpec;
 pub use link::LinkSpec;
 pub use package::PackageSpec;
 pub use place::State;
 pub use unit::{OnChange, UnitSpec};
+pub use user::{Password, UserSpec};
 
 /// The order of a plan: what comes first is there for what comes later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -284,9 +288,11 @@ impl<S: Spec> Kind for Row<S> {
     }
 }
 
-/// All kinds. The order is that of the reference.
-pub static KINDS: [&dyn Kind; 5] = [
+/// All kinds. The order is that of the reference, and within a phase that of a plan.
+pub static KINDS: [&dyn Kind; 7] = [
     &Row::<PackageSpec>(PhantomData),
+    &Row::<GroupSpec>(PhantomData),
+    &Row::<UserSpec>(PhantomData),
     &Row::<FileSpec>(PhantomData),
     &Row::<DirectorySpec>(PhantomData),
     &Row::<LinkSpec>(PhantomData),
@@ -297,6 +303,12 @@ pub static KINDS: [&dyn Kind; 5] = [
 #[must_use]
 pub fn find(kind: &str) -> Option<&'static dyn Kind> {
     KINDS.iter().find(|row| row.kind() == kind).copied()
+}
+
+/// Its place in the table.
+#[must_use]
+pub fn rank(kind: &str) -> usize {
+    KINDS.iter().position(|row| row.kind() == kind).unwrap_or(KINDS.len())
 }
 
 #[cfg(test)]

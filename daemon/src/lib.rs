@@ -10,6 +10,7 @@
 //!
 //! `cycle` reads like this picture. `journal` and `state` make it survive a crash at any point; `audit` records it.
 
+pub mod accounts;
 pub mod apply;
 pub mod audit;
 pub mod bus;

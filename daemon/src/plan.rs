@@ -12,7 +12,7 @@ use crate::change::{Change, Object, Wake};
 use crate::digest::Digest;
 use crate::guard::{GuardCall, Guards};
 use crate::host::{Patience, UnitSeen};
-use crate::kind::{Claim, Phase, Spec as _, UnitSpec};
+use crate::kind::{self, Claim, Phase, Spec as _, UnitSpec};
 use crate::manifest::{Manifest, Resource};
 use crate::path::ManagedPath;
 use crate::secrets::Secrets;
@@ -288,7 +288,7 @@ struct Claimed {
 
 /// Each target once; what is declared goes before what is only implied.
 fn taken(mut claims: Vec<(Phase, String, Vec<Claim>)>) -> Result<Claimed, PlanError> {
-    claims.sort_by_key(|(phase, _, _)| *phase);
+    claims.sort_by_key(|(phase, resource, claims)| (*phase, order_of(resource, claims)));
     let declared: BTreeSet<String> = claims
         .iter()
         .flat_map(|(_, _, claims)| claims)
@@ -322,6 +322,13 @@ fn taken(mut claims: Vec<(Phase, String, Vec<Claim>)>) -> Result<Claimed, PlanEr
     }
     let claimed = claimed.into_iter().map(|(target, (_, change))| (target, change)).collect();
     Ok(Claimed { runs, files, units: wanted_units, claimed, inputs })
+}
+
+/// Within a phase kinds go by their order in the table, which is that of what they need; what goes, goes last and the other way round.
+fn order_of(resource: &str, claims: &[Claim]) -> (bool, usize) {
+    let rank = kind::rank(resource.split(':').next().unwrap_or_default());
+    let goes = claims.iter().any(|claim| matches!(claim.change, Change::Run(_)) && claim.change.sign() == '-');
+    (goes, if goes { usize::MAX - rank } else { rank })
 }
 
 /// The units whose state a plan has to know: those whose files are managed and those that declarations name, since PID 1 may know

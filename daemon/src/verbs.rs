@@ -20,6 +20,7 @@ pub fn main(arguments: Vec<String>) -> ExitCode {
         ["worker", "evidence"] => worker::evidence::main(),
         ["worker", "probe"] => worker::probe::main(),
         ["worker", "secrets"] => worker::secrets::main(),
+        ["worker", "accounts", rest @ ..] => worker::accounts::main(rest),
         ["worker", "packages", rest @ ..] => worker::packages::main(rest),
         ["recover"] => daemon::recover(),
         ["serve", ..] => push::serve(&arguments[2..]),

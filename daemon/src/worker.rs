@@ -1,6 +1,7 @@
 //! Hidden verbs of this very program that run as transient units: what they read is foreign, so they hold no state and
 //! their answers are checked by whoever started them.
 
+pub mod accounts;
 pub mod evidence;
 pub mod packages;
 pub mod probe;

@@ -27,7 +27,8 @@ const DOORS: [&str; 15] = [
 ];
 
 /// What decides and reaches for nothing: same input, same answer.
-const PURE: [&str; 19] = [
+const PURE: [&str; 21] = [
+    "accounts.rs",
     "change.rs",
     "diagnose.rs",
     "diagnose/",
@@ -40,6 +41,7 @@ const PURE: [&str; 19] = [
     "ledger.rs",
     "manifest.rs",
     "manifest/",
+    "packages.rs",
     "path.rs",
     "plan.rs",
     "plan/",

@@ -2,6 +2,7 @@
 //!
 //! Renames and contents are durable only once they are synced, so that a power cut shows a forgotten sync.
 
+mod accounts;
 mod jobs;
 mod programs;
 mod units;
@@ -13,6 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Account, HostError, HostResult, Job, LogEnd, Look, Patience, Process, Ran, Seen, Slot, Touch, UnitSeen};
+use crate::accounts::{GROUP, PASSWD, SHADOW};
 use crate::change::{DirFacts, FileFacts, Object, UnitFacts, Wake};
 use crate::digest::Digest;
 use crate::facts::Facts;
@@ -78,8 +80,6 @@ pub(crate) struct World {
     pub(crate) tree: BTreeMap<String, Node>,
     pub(crate) slots: BTreeMap<(u64, usize), Node>,
     pub(crate) units: BTreeMap<String, Unit>,
-    pub(crate) accounts: Vec<Account>,
-    pub(crate) groups: BTreeMap<String, u32>,
     pub(crate) mounts: BTreeSet<String>,
     pub(crate) revisions: BTreeMap<String, Revision>,
     pub(crate) refs: BTreeMap<String, String>,
@@ -164,10 +164,9 @@ impl Fake {
                 w.dir(dir);
             }
             w.file(crate::packages::STATUS, "");
-            let account = |name: &str, uid, home: &str| Account { name: name.to_owned(), uid, gid: uid, home: home.to_owned() };
-            w.accounts =
-                vec![account("root", 0, "/root"), account("www-data", 33, "/var/www"), account("ana", 1000, "/home/ana")];
-            w.groups = [("root", 0), ("www-data", 33), ("ana", 1000)].map(|(n, g)| (n.to_owned(), g)).into();
+            w.file(PASSWD, "root:x:0:0::/root:\nwww-data:x:33:33::/var/www:\nana:x:1000:1000::/home/ana:\n");
+            w.file(GROUP, "root:x:0:\nwww-data:x:33:\nana:x:1000:\n");
+            w.file(SHADOW, "");
         }
         fake
     }
@@ -467,10 +466,10 @@ impl Look for Fake {
         self.look(|_| Ok(None))
     }
     fn accounts(&self) -> HostResult<Vec<Account>> {
-        self.look(|w| Ok(w.accounts.clone()))
+        self.look(|w| Ok(w.passwd()))
     }
     fn group(&self, name: &str) -> HostResult<Option<u32>> {
-        self.look(|w| Ok(w.groups.get(name).copied()))
+        self.look(|w| Ok(w.databases().group(name).map(|group| group.gid)))
     }
     fn unit(&self, unit: &str) -> HostResult<UnitSeen> {
         self.look(|_| Ok(()))?;

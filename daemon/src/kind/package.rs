@@ -67,11 +67,7 @@ impl Spec for PackageSpec {
     }
 
     fn claims(&self, sight: &Sight<'_>) -> Result<Vec<Claim>, KindError> {
-        let text = match ManagedPath::new(STATUS) {
-            Ok(path) => sight.host.content(&path, LIMIT)?,
-            Err(why) => return Err(KindError::Impossible(why)),
-        };
-        let packages = Packages::read(&String::from_utf8_lossy(&text));
+        let packages = packages(sight)?;
         let wanted = self.version.as_ref().map_or_else(|| self.name.clone(), |version| format!("{}={version}", self.name));
         let (before, after) = (packages.answer(&wanted), self.answer());
         let census = serde_json::to_vec(&packages.census()).unwrap_or_default();
@@ -99,6 +95,16 @@ impl Spec for PackageSpec {
 }
 
 impl PackageSpec {
+    /// Whether a declared package is still to be installed: nobody can see yet what it brings.
+    pub(super) fn are_to_come(sight: &Sight<'_>) -> Result<bool, KindError> {
+        let mut declared = sight.resources.iter().filter(|r| r.kind == Self::KIND && r.spec["state"] != "absent").peekable();
+        if declared.peek().is_none() {
+            return Ok(false);
+        }
+        let packages = packages(sight)?;
+        Ok(declared.any(|package| packages.answer(&package.name) == ABSENT))
+    }
+
     fn answer(&self) -> String {
         match (self.state, &self.version) {
             (State::Absent, _) => ABSENT.to_owned(),
@@ -106,6 +112,12 @@ impl PackageSpec {
             (State::Present, Some(version)) => format!("installed {version}"),
         }
     }
+}
+
+/// dpkg's database.
+fn packages(sight: &Sight<'_>) -> Result<Packages, KindError> {
+    let path = ManagedPath::new(STATUS).map_err(KindError::Impossible)?;
+    Ok(Packages::read(&String::from_utf8_lossy(&sight.host.content(&path, LIMIT)?)))
 }
 
 fn install_reason(before: &str, after: &str) -> String {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::user::awaited;
 use super::{Claim, KindError, Mistake, Sight};
 use crate::change::{Change, DirFacts, Object};
 use crate::host::Account;
@@ -42,6 +43,9 @@ pub(super) fn owner_of(
     sight: &Sight<'_>,
 ) -> Result<(u32, u32), KindError> {
     let accounts = sight.host.accounts()?;
+    if let Some(user) = awaited(path, &accounts, sight.resources) {
+        return Err(KindError::NotYet(format!("{path}: it is in the home of the user {user}, who is not on this host yet")));
+    }
     let (mut uid, mut gid) = home_owner(path, &accounts).map_or((0, 0), |a| (a.uid, a.gid));
     if let Some(owner) = owner {
         let account = accounts.iter().find(|a| a.name == owner).ok_or_else(|| {

@@ -177,6 +177,94 @@ fn units() {
 }
 
 #[test]
+fn users() {
+    let of = |keys: &str, host: Box<dyn FnOnce(&mut World)>| {
+        claims(&[("reconciled.toml", &format!("[[user]]\nname = \"ana\"\n{keys}"))], host)
+    };
+    let none = || Box::new(|_: &mut World| {});
+    let without = || {
+        Box::new(|w: &mut World| {
+            w.file("/etc/passwd", "root:x:0:0::/root:\n");
+            w.tree.remove("/home/ana");
+        })
+    };
+    assert_eq!(of("", without()), ["+ user:ana (new)"]);
+    assert_eq!(of("", none()), ["= user:ana"]);
+    assert_eq!(of("", Box::new(|w| drop(w.tree.remove("/home/ana")))), ["~ user:ana (its home is missing)"]);
+    assert_eq!(
+        of("home_mode = \"0711\"\nshell = \"/bin/zsh\"\n", Box::new(|w| w.file("/bin/zsh", ""))),
+        ["~ user:ana (home_mode 0755 → 0711, shell  → /bin/zsh)"]
+    );
+    assert_eq!(
+        of("shell = \"/bin/zsh\"\n", none()),
+        ["error: ana: there is no /bin/zsh on this host: declare the package that brings it, or correct `shell`"]
+    );
+    assert_eq!(of("groups = [\"www-data\"]\n", none()), ["~ user:ana (groups none → www-data)"]);
+    let member = |w: &mut World| w.file("/etc/group", "www-data:x:33:ana\nadm:x:4:ana\n");
+    assert_eq!(of("groups = [\"www-data\"]\n", Box::new(member)), ["= user:ana"], "others stay");
+    assert_eq!(
+        of("groups = [\"docker\"]\n", none()),
+        [
+            "error: ana: the group `docker` is neither on this host nor declared: write a [[group]] table for it, or correct the name"
+        ]
+    );
+    assert_eq!(of("groups = [\"docker\"]\n[[group]]\nname = \"docker\"\n", none()).len(), 2);
+    assert_eq!(of("groups = [\"docker\"]\n[[package]]\nname = \"docker.io\"\n", none()).len(), 2, "a package may bring it");
+    let password = |hash: &'static str| Box::new(move |w: &mut World| w.file("/etc/shadow", &format!("ana:{hash}:1::::::\n")));
+    assert_eq!(of("password = \"locked\"\n", password("$y$x")), ["~ user:ana (password set → locked)"]);
+    assert_eq!(of("password = \"locked\"\n", password("!")), ["= user:ana"]);
+    assert_eq!(of("", password("$y$x")), ["= user:ana"], "a password that is there stays");
+    assert_eq!(of("state = \"absent\"\n", none()), ["- user:ana (remove)"]);
+    assert_eq!(of("state = \"absent\"\n", without()), ["= user:ana"]);
+    let said = claims(&[("reconciled.toml", "[[user]]\nname = \"www-data\"\nstate = \"absent\"\n")], |_| {});
+    assert!(said[0].contains("belongs to the system"), "{said:?}");
+    assert_eq!(claims(&[("reconciled.toml", "users = [\"www-data\"]\n")], |_| {}), ["= user:www-data"], "/var/www is not made");
+    let system = claims(&[("reconciled.toml", "[[user]]\nname = \"shop\"\nsystem = true\n")], |_| {});
+    assert_eq!(system, ["+ user:shop (new)"]);
+    // What will stand in a home waits until its owner can be seen.
+    let said = claims(&[("reconciled.toml", "users = [\"sammy\"]\n"), ("files/home/sammy/x", "a")], |_| {});
+    assert_eq!(
+        said,
+        ["error: /home/sammy/x: it is in the home of the user sammy, who is not on this host yet", "+ user:sammy (new)"]
+    );
+}
+
+#[test]
+fn groups() {
+    let of = |keys: &str| claims(&[("reconciled.toml", &format!("[[group]]\n{keys}"))], |_| {});
+    assert_eq!(of("name = \"deployers\"\n"), ["+ group:deployers (new)"]);
+    assert_eq!(of("name = \"ana\"\n"), ["= group:ana"]);
+    assert_eq!(of("name = \"ana\"\ngid = 1500\n"), ["~ group:ana (gid 1000 → 1500)"]);
+    assert_eq!(of("name = \"ana\"\nstate = \"absent\"\n"), ["- group:ana (remove)"]);
+    assert_eq!(of("name = \"none\"\nstate = \"absent\"\n"), ["= group:none"]);
+    assert!(of("name = \"www-data\"\nstate = \"absent\"\n")[0].contains("belongs to the system"));
+}
+
+#[test]
+fn accounts_that_cannot_be() {
+    for (table, message) in [
+        ("[[user]]\nname = \"-x\"\n", "`-x` is not a name of an account"),
+        ("[[user]]\nname = \"x\"\ngroups = [\"a,b\"]\n", "`a,b` is not a name of an account"),
+        ("[[user]]\nname = \"x\"\nhome = \"/tmp/x\"\n", "is never managed"),
+        ("[[user]]\nname = \"x\"\nhome_mode = \"9\"\n", "home_mode = \"0711\""),
+        ("[[user]]\nname = \"x\"\nsystem = true\nhome_mode = \"0711\"\n", "this account has no home"),
+        ("[[user]]\nname = \"x\"\ncomment = \"a:b\"\n", "one line without a colon"),
+        ("[[user]]\nname = \"root\"\nstate = \"absent\"\n", "the user root is never removed"),
+        ("[[user]]\nname = \"reconciled\"\nstate = \"absent\"\n", "the user reconciled is never removed"),
+        ("[[user]]\nname = \"x\"\nuid = 5\nstate = \"absent\"\n", "an absent user has no other keys"),
+        ("[[group]]\nname = \"a b\"\n", "`a b` is not a name of an account"),
+    ] {
+        let snapshot = Snapshot { entries: entries(&[("reconciled.toml", table)]), ..Snapshot::default() };
+        let said = manifest::read(&snapshot, &manifest::Context::default())
+            .unwrap_err()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<String>();
+        assert!(said.contains(message), "{table}: {said}");
+    }
+}
+
+#[test]
 fn a_template_is_no_unit() {
     for (name, instance) in [("worker@.service", "worker@1.service"), ("app@.socket", "app@1.socket")] {
         let text = format!("units = [\"{name}\"]\n");

@@ -267,7 +267,7 @@ fn likely_mistakes_have_remedies() {
         ("[unit]\nname = \"a.service\"\n[unit]\nname = \"b.service\"\n", &["`unit` is set twice: write [[unit]] for each"]),
         ("allow_empty = \"yes\"\n", &["`allow_empty` must be a boolean"]),
         ("[[untis]]\n", &["unknown key `untis`: did you mean `unit"]),
-        ("frobnicate = 1\n", &["unknown key `frobnicate`: there are: package, packages, file"]),
+        ("frobnicate = 1\n", &["unknown key `frobnicate`: there are: package, packages, group"]),
         ("[[venv]]\npath = \"/x\"\n", &["1:3: `venv` is known, but not supported by this version"]),
         ("[[command]]\nname = \"x\"\n", &["`command` is known, but not supported"]),
         ("units = [\"a.service\"\n", &["not TOML"]),

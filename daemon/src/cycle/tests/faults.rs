@@ -83,6 +83,10 @@ fn cases() -> Vec<Case> {
     let founded: Vec<(&str, &str)> =
         all.iter().map(|(p, t)| (*p, if *p == "reconciled.toml" { upon_packages.as_str() } else { *t })).collect();
     cases.push(Case::new("everything appears upon packages", &[START], &founded));
+    let people = "groups = [\"deployers\"]\n[[user]]\nname = \"sammy\"\ngroups = [\"deployers\"]\n\
+                  [[user]]\nname = \"ana\"\nhome_mode = \"0711\"\n";
+    let of_people = [START, ("reconciled.toml", people), ("files/home/sammy/app/settings.py", "a")];
+    cases.push(Case::new("people come and change", &[START], &of_people));
     cases.push(Case::new("everything goes", all, &[START]));
     cases.push(Case::new("one file changes", all, &changed));
     let masked = "[[unit]]\nname = \"worker.service\"\nmasked = true\n\

@@ -13,6 +13,7 @@ impl World {
         let words: Vec<&str> = job.argv.iter().map(String::as_str).collect();
         match words.as_slice() {
             [_, "worker", "packages", verb, "--", names @ ..] => self.packages(verb, names, &job.input),
+            [_, "worker", "accounts", verb] => self.accounts(verb, &job.input),
             _ => exited(127, Vec::new(), "no such program"),
         }
     }

@@ -1,0 +1,302 @@
+//! The accounts worker, `reconciled worker accounts VERB`: what is asked of a user or group stands on its standard input. Has the programs
+//! of the host make, change and remove them; what they say goes to standard error.
+
+use std::fs::{self, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::accounts::{Accounts, Fields, GROUP, GroupRequest, LIMIT, PASSWD, Password, Removed, Request, SHADOW, UserRequest};
+use crate::path::ManagedPath;
+
+/// The exit code of userdel(8) for an account that processes run as.
+const IN_USE: i32 = 8;
+/// So often an account is removed again once its processes have been ended…
+const TRIES: usize = 20;
+/// …after so long each.
+const PAUSE: Duration = Duration::from_millis(100);
+/// What others may do in a home that is made for an account that is there: nothing, as Debian has it.
+const UMASK: &str = "0077";
+
+/// The verb's body.
+#[must_use]
+pub fn main(arguments: &[&str]) -> ExitCode {
+    let done = read_request().and_then(|request| {
+        match (arguments, &request) {
+            (["ask"], _) => {}
+            (["set"], Request::User(user)) => set_user(user)?,
+            (["undo"], Request::User(user)) => undo_user(user)?,
+            (["set"], Request::Group(group)) => set_group(group)?,
+            (["undo"], Request::Group(group)) => undo_group(group)?,
+            _ => return Err(io::Error::other("which accounts?")),
+        }
+        println!("{}", databases()?.answer(&request, mode_of));
+        Ok(())
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn read_request() -> io::Result<Request> {
+    let mut text = Vec::new();
+    io::stdin().lock().take(LIMIT).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+fn databases() -> io::Result<Accounts> {
+    let read = |path: &str| -> io::Result<String> {
+        let mut text = Vec::new();
+        fs::File::open(path)?.take(LIMIT).read_to_end(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    };
+    Ok(Accounts::read(&read(PASSWD)?, &read(GROUP)?, &read(SHADOW)?))
+}
+
+/// The permission bits of a directory.
+fn mode_of(path: &ManagedPath) -> Option<u32> {
+    let found = fs::symlink_metadata(path.as_path()).ok().filter(fs::Metadata::is_dir)?;
+    Some(found.permissions().mode() & 0o7777)
+}
+
+fn set_user(request: &UserRequest) -> io::Result<()> {
+    let there = databases()?.user(&request.name).is_some();
+    match &request.wanted {
+        None if there => run("/usr/sbin/userdel", &[&request.name]),
+        None => Ok(()),
+        Some(wanted) => {
+            if !there {
+                make_user(request, wanted)?;
+            }
+            bring(&request.name, wanted, wanted)
+        }
+    }
+}
+
+fn make_user(request: &UserRequest, wanted: &Fields) -> io::Result<()> {
+    let uid = wanted.uid.map(|uid| uid.to_string());
+    let groups = wanted.groups.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(",");
+    let mut words = vec!["--home-dir", &request.home, "--shell", &request.shell];
+    words.push(if wanted.housed == Some(true) { "--create-home" } else { "--no-create-home" });
+    if request.system {
+        words.push("--system");
+    }
+    match &wanted.group {
+        Some(group) if *group != request.name => words.extend(["--gid", group]),
+        _ if databases()?.group(&request.name).is_some() => words.extend(["--gid", &request.name]),
+        _ => words.push("--user-group"),
+    }
+    for (option, value) in [("--uid", uid.as_deref()), ("--comment", wanted.comment.as_deref())] {
+        words.extend(value.map(|value| [option, value]).into_iter().flatten());
+    }
+    if !groups.is_empty() {
+        words.extend(["--groups", &groups]);
+    }
+    words.push(&request.name);
+    run("/usr/sbin/useradd", &words)
+}
+
+/// Brings the fields of an account that are declared to what they are `to` be.
+fn bring(name: &str, declared: &Fields, to: &Fields) -> io::Result<()> {
+    let accounts = databases()?;
+    let gone = || io::Error::other(format!("{name} is gone"));
+    let now = accounts.managed(name, declared, mode_of).ok_or_else(gone)?;
+    let uid = to.uid.filter(|_| now.uid != to.uid).map(|uid| uid.to_string());
+    let mut words = Vec::new();
+    words.extend(uid.as_ref().map(|uid| ["--uid", uid]).into_iter().flatten());
+    for (option, now, to) in [
+        ("--gid", &now.group, &to.group),
+        ("--home", &now.home, &to.home),
+        ("--shell", &now.shell, &to.shell),
+        ("--comment", &now.comment, &to.comment),
+    ] {
+        words.extend(to.as_ref().filter(|_| now != to).map(|to| [option, to.as_str()]).into_iter().flatten());
+    }
+    if !words.is_empty() {
+        words.push(name);
+        run("/usr/sbin/usermod", &words)?;
+    }
+    let (have, want) = (now.groups.unwrap_or_default(), to.groups.clone().unwrap_or_default());
+    for group in want.difference(&have) {
+        run("/usr/sbin/usermod", &["--append", "--groups", group, name])?;
+    }
+    for group in have.difference(&want) {
+        run("/usr/bin/gpasswd", &["--delete", name, group])?;
+    }
+    match (now.password, to.password) {
+        (now, to) if now == to => {}
+        (_, Some(Password::Locked)) => run("/usr/sbin/usermod", &["--lock", name])?,
+        (_, Some(Password::Set)) => run("/usr/sbin/usermod", &["--unlock", name])?,
+        (_, Some(Password::Empty)) => run("/usr/bin/passwd", &["--delete", name])?,
+        (_, None) => {}
+    }
+    let accounts = databases()?;
+    let Ok(home) = ManagedPath::new(&accounts.user(name).ok_or_else(gone)?.home) else { return Ok(()) };
+    if to.housed == Some(true) && mode_of(&home).is_none() {
+        run("/usr/sbin/mkhomedir_helper", &[name, UMASK])?;
+    }
+    match (to.home_mode, mode_of(&home)) {
+        (Some(to), Some(now)) if to != now && to != 0 => fs::set_permissions(home.as_path(), Permissions::from_mode(to)),
+        _ => Ok(()),
+    }
+}
+
+fn undo_user(request: &UserRequest) -> io::Result<()> {
+    let name = &request.name;
+    match (&request.wanted, &request.before) {
+        (None, None) => Ok(()),
+        (None, Some(_)) => request.removed.as_ref().map_or(Ok(()), |removed| bring_back(name, removed)),
+        (Some(wanted), Some(before)) => {
+            bring(name, wanted, before)?;
+            if before.housed == Some(false) { clear(request) } else { Ok(()) }
+        }
+        (Some(_), None) => {
+            if databases()?.user(name).is_some() {
+                remove_made(name)?;
+            }
+            if request.fresh_group && databases()?.group(name).is_some() {
+                run("/usr/sbin/groupdel", &[name])?;
+            }
+            clear(request)
+        }
+    }
+}
+
+/// Removes an account that this transaction has made; what runs as it has no right to stay.
+fn remove_made(name: &str) -> io::Result<()> {
+    for _ in 0..TRIES {
+        let status = ended("/usr/sbin/userdel", &[name], b"")?;
+        if status.code() != Some(IN_USE) {
+            return judged("/usr/sbin/userdel", status);
+        }
+        if let Some(user) = databases()?.user(name) {
+            end_processes(user.uid)?;
+        }
+        thread::sleep(PAUSE);
+    }
+    Err(io::Error::other(format!("processes of {name} do not end")))
+}
+
+/// Ends all that runs as a user (proc_pid_status(5): real, effective, saved and file system ids).
+fn end_processes(uid: u32) -> io::Result<()> {
+    let uid = uid.to_string();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else { continue };
+        let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        let ids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+        if ids.split_ascii_whitespace().any(|id| id == uid) {
+            // One that has ended meanwhile is no matter.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+    Ok(())
+}
+
+/// Removes what was not there before the account: its home with all that is in it, directories above it unless others use them now, its
+/// mailbox.
+fn clear(request: &UserRequest) -> io::Result<()> {
+    for path in request.fresh.iter().rev().map(Path::new) {
+        let Ok(found) = fs::symlink_metadata(path) else { continue };
+        match () {
+            () if path == Path::new(&request.home) => fs::remove_dir_all(path)?,
+            () if found.is_dir() => drop(fs::remove_dir(path)),
+            () => fs::remove_file(path)?,
+        }
+    }
+    Ok(())
+}
+
+/// Makes an account anew that was removed, as it was.
+fn bring_back(name: &str, was: &Removed) -> io::Result<()> {
+    let accounts = databases()?;
+    let (uid, gid) = (was.uid.to_string(), was.gid.to_string());
+    if let Some(group) = was.group.as_ref().filter(|group| accounts.group(group).is_none()) {
+        run("/usr/sbin/groupadd", &["--gid", &gid, group])?;
+    }
+    if accounts.user(name).is_none() {
+        let words = ["--no-create-home", "--uid", &uid, "--gid", &gid, "--home-dir", &was.home];
+        run("/usr/sbin/useradd", &[&words[..], &["--shell", &was.shell, "--comment", &was.comment, name]].concat())?;
+    }
+    for group in was.groups.iter().filter(|group| accounts.group(group).is_some()) {
+        run("/usr/sbin/usermod", &["--append", "--groups", group, name])?;
+    }
+    let Some(shadow) = &was.shadow else { return Ok(()) };
+    let mut fields = shadow.split(':');
+    let password = format!("{name}:{}\n", fields.next().unwrap_or_default());
+    judged("/usr/sbin/chpasswd", ended("/usr/sbin/chpasswd", &["--encrypted"], password.as_bytes())?)?;
+    let mut words = Vec::new();
+    for option in ["--lastday", "--mindays", "--maxdays", "--warndays", "--inactive", "--expiredate"] {
+        // One that is not set is -1 (chage(1)).
+        words.extend([option, fields.next().filter(|field| !field.is_empty()).unwrap_or("-1")]);
+    }
+    words.push(name);
+    run("/usr/bin/chage", &words)
+}
+
+fn set_group(request: &GroupRequest) -> io::Result<()> {
+    let name = request.name.as_str();
+    let gid = request.gid.map(|gid| gid.to_string());
+    match (databases()?.group(name), request.present) {
+        (None, false) => Ok(()),
+        (Some(_), false) => run("/usr/sbin/groupdel", &[name]),
+        (None, true) => {
+            let mut words = Vec::new();
+            words.extend(request.system.then_some("--system"));
+            words.extend(gid.iter().flat_map(|gid| ["--gid", gid]));
+            words.push(name);
+            run("/usr/sbin/groupadd", &words)
+        }
+        (Some(now), true) => match &gid {
+            Some(gid) if request.gid != Some(now.gid) => run("/usr/sbin/groupmod", &["--gid", gid, name]),
+            _ => Ok(()),
+        },
+    }
+}
+
+fn undo_group(request: &GroupRequest) -> io::Result<()> {
+    let name = request.name.as_str();
+    let there = databases()?.group(name).map(|group| group.gid);
+    match (there, &request.before) {
+        (None, None) => Ok(()),
+        (Some(_), None) => run("/usr/sbin/groupdel", &[name]),
+        (now, Some((gid, members))) => {
+            let id = gid.to_string();
+            match now {
+                None => run("/usr/sbin/groupadd", &["--gid", &id, name])?,
+                Some(now) if now != *gid => run("/usr/sbin/groupmod", &["--gid", &id, name])?,
+                Some(_) => {}
+            }
+            if request.present { Ok(()) } else { run("/usr/bin/gpasswd", &["--members", &members.join(","), name]) }
+        }
+    }
+}
+
+/// Runs a program to its end.
+fn run(program: &str, words: &[&str]) -> io::Result<()> {
+    judged(program, ended(program, words, b"")?)
+}
+
+fn ended(program: &str, words: &[&str], input: &[u8]) -> io::Result<ExitStatus> {
+    let failed = |error: io::Error| io::Error::other(format!("{program}: {error}"));
+    let mut command = Command::new(program);
+    command.args(words).env("LC_ALL", "C.UTF-8").stdin(Stdio::piped()).stdout(io::stderr());
+    let mut child = command.spawn().map_err(failed)?;
+    if let Some(mut pipe) = child.stdin.take() {
+        // Who does not read it says so by how it ends.
+        let _ = pipe.write_all(input);
+    }
+    child.wait().map_err(failed)
+}
+
+fn judged(program: &str, status: ExitStatus) -> io::Result<()> {
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("{program}: {status}"))) }
+}
