@@ -18,7 +18,7 @@ const REACHED: &str = "openssh-server,git,polkitd,age";
 /// What the packages of a host's manifest are taken from: a Django site with its database, cache and firewall.
 const OFFERED: &str = "python3-venv,python3-dev,libpq-dev,postgresql,postgresql-contrib,nginx,curl,ufw,redis-server,file";
 /// The same for pip.
-const WHEELS: &str = "Django,gunicorn,psycopg2-binary";
+const WHEELS: &str = "Django==5.2.19,gunicorn==27.0.1,psycopg2-binary==2.9.13";
 /// Settings of hosts with our package: nothing happens by itself.
 const QUIET: &str = "watch = false\n";
 /// The programs that guards are shipped for, as far as [`STACK`] has them not.
