@@ -1,5 +1,7 @@
 //! Kinds by table: a repository and a host, and what is claimed.
 
+mod postgres;
+
 use std::collections::BTreeSet;
 
 use super::{KINDS, Sight, find};
