@@ -14,8 +14,6 @@ use crate::change::ABSENT;
 pub const USER: &str = "postgres";
 /// The worker's exit code where there is no cluster yet.
 pub const NO_CLUSTER: u8 = 3;
-/// The worker's exit code where there is one, and it does not run.
-pub const DOWN: u8 = 4;
 
 /// What the worker reads.
 #[derive(Debug, Serialize, Deserialize)]

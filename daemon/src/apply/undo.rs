@@ -75,7 +75,8 @@ pub fn finish_restored(open: &Open, ground: &mut Ground<'_>) -> Result<Undone, S
     }
     if !remains.is_empty() {
         // A program that could not take its own back may have missed a process that only now runs as it did.
-        let is_programs = |remain: &String| open.plan.steps.iter().any(|step| is_run(&step.change) && speaks_of(remain, &step.change));
+        let is_programs =
+            |remain: &String| open.plan.steps.iter().any(|step| is_run(&step.change) && speaks_of(remain, &step.change));
         remains.retain(|remain| !is_programs(remain));
         remains.extend(run_back(open, |phase| !phase.is_foundation(), ground)?);
     }

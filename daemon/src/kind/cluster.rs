@@ -10,7 +10,7 @@ use crate::digest::Digest;
 use crate::host::{Job, Sandbox, Surroundings};
 use crate::manifest::Resource;
 use crate::path::ManagedPath;
-use crate::postgres::{DOWN, NO_CLUSTER, Request, Thing, USER};
+use crate::postgres::{NO_CLUSTER, Request, Thing, USER};
 use crate::worker::PROGRAM;
 
 /// How long a look may take.
@@ -67,9 +67,8 @@ impl Step {
 
 /// What the worker sees of a thing.
 pub(super) fn look<T: DeserializeOwned>(thing: &Thing, sight: &Sight<'_>) -> Result<T, KindError> {
-    let not_yet = || {
-        KindError::NotYet("there is no PostgreSQL cluster on this host: packages = [\"postgresql\"] brings one".to_owned())
-    };
+    let not_yet =
+        || KindError::NotYet("there is no PostgreSQL cluster on this host: packages = [\"postgresql\"] brings one".to_owned());
     let tool = ManagedPath::new(TOOL).map_err(KindError::Impossible)?;
     let is_there = sight.host.object(&tool)?.names > 0;
     if !is_there || !sight.host.accounts()?.iter().any(|account| account.name == USER) {
@@ -90,8 +89,6 @@ pub(super) fn look<T: DeserializeOwned>(thing: &Thing, sight: &Sight<'_>) -> Res
         Some(0) if ran.ok() => serde_json::from_slice(&ran.stdout)
             .map_err(|_| KindError::Impossible("the look at PostgreSQL was answered with something unexpected".to_owned())),
         Some(code) if code == i32::from(NO_CLUSTER) => Err(not_yet()),
-        // A package may be about to start it anew.
-        Some(code) if code == i32::from(DOWN) => Err(KindError::Impossible(said)),
         _ => Err(KindError::Impossible(said)),
     }
 }

@@ -58,7 +58,8 @@ impl Spec for PostgresDatabaseSpec {
     const KEY: &'static str = "name";
     const PHASE: Phase = Phase::Databases;
     const ABOUT: &'static str = "A database of PostgreSQL. It is let go when it leaves the repository: `state = \"absent\"` with `drop_data = true` drops it with its data, once all else has succeeded.";
-    const EXAMPLE: &'static str = "[[postgres_database]]\nname = \"myproject\"\nowner = \"postgres\"\nextensions = [\"pg_trgm\"]\n";
+    const EXAMPLE: &'static str =
+        "[[postgres_database]]\nname = \"myproject\"\nowner = \"postgres\"\nextensions = [\"pg_trgm\"]\n";
 
     fn name(&self) -> String {
         self.name.clone()
@@ -111,7 +112,8 @@ impl Spec for PostgresDatabaseSpec {
             )));
         }
         let (before, after) = (database.answer(seen.facts.as_ref()), database.answer(database.facts.as_ref()));
-        let (mut new, mut back) = (database.clone(), Some(Database { facts: seen.facts.clone(), disconnect: true, ..database.clone() }));
+        let (mut new, mut back) =
+            (database.clone(), Some(Database { facts: seen.facts.clone(), disconnect: true, ..database.clone() }));
         let differing = match (&mut new.facts, &seen.facts) {
             (Some(wanted), Some(there)) => wanted.differing(there),
             (Some(wanted), None) => {

@@ -6,11 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::cluster::{ROLE, Step, check_missing, check_name, is_setting, look, reason};
 use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec, State};
-use crate::change::ABSENT;
 use crate::postgres::{Password, Role, RoleFacts, RoleSeen, Thing, USER, scram};
 
 /// A role of the PostgreSQL cluster at port 5432. What is not named is not managed; a new role may log in unless `login = false`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PostgresRoleSpec {
@@ -88,8 +87,7 @@ impl Spec for PostgresRoleSpec {
     const PHASE: Phase = Phase::Databases;
     const ABOUT: &'static str =
         "A role of PostgreSQL. It is let go when it leaves the repository: `state = \"absent\"` drops one that owns nothing.";
-    const EXAMPLE: &'static str =
-        "[[postgres_role]]\nname = \"myprojectuser\"\nsettings = { client_encoding = \"utf8\", timezone = \"UTC\" }\n";
+    const EXAMPLE: &'static str = "[[postgres_role]]\nname = \"myprojectuser\"\npassword = { secret = \"db_password\" }\nsettings = { client_encoding = \"utf8\", timezone = \"UTC\" }\n";
 
     fn name(&self) -> String {
         self.name.clone()
@@ -151,32 +149,13 @@ impl Spec for PostgresRoleSpec {
         let step = Step {
             target: format!("{ROLE}:{}", self.name),
             reason: reason(&before, &differing),
-            after: if role.facts.is_none() { ABSENT.to_owned() } else { after },
             before,
+            after,
             managed: Thing::Role(role.clone()),
             forward: Thing::Role(new),
             backward: Some(Thing::Role(Role { name: role.name, facts: seen.facts })),
         };
         Ok(vec![step.claim()])
-    }
-}
-
-impl Default for PostgresRoleSpec {
-    fn default() -> Self {
-        Self {
-            name: String::new(),
-            password: None,
-            settings: BTreeMap::new(),
-            login: None,
-            superuser: None,
-            createdb: None,
-            createrole: None,
-            replication: None,
-            connection_limit: None,
-            member_of: Vec::new(),
-            state: State::Present,
-            drift: Drift::Repair,
-        }
     }
 }
 

@@ -33,7 +33,8 @@ impl Spec for PostgresSettingSpec {
     const KIND: &'static str = "postgres_setting";
     const KEY: &'static str = "name";
     const PHASE: Phase = Phase::Databases;
-    const ABOUT: &'static str = "A setting of the PostgreSQL server. It is let go when it leaves the repository: `state = \"absent\"` resets it.";
+    const ABOUT: &'static str =
+        "A setting of the PostgreSQL server. It is let go when it leaves the repository: `state = \"absent\"` resets it.";
     const EXAMPLE: &'static str = "[[postgres_setting]]\nname = \"work_mem\"\nvalue = \"8MB\"\n";
 
     fn name(&self) -> String {
@@ -73,7 +74,7 @@ impl Spec for PostgresSettingSpec {
         // What it will be on its own is only known to who reads all files; what it is already needs no restart.
         let comes = live.context == "postmaster" && !is_right && seen.wanted.as_ref() != Some(&live.setting);
         let restart = comes || (is_right && live.pending_restart);
-        let value = self.value.as_deref().map_or("reset", |value| value);
+        let value = self.value.as_deref().unwrap_or("reset");
         let mut reason = format!("{} → {value}", crate::path::escape(&live.shown));
         if restart {
             reason += ", with a restart";

@@ -73,7 +73,14 @@ mod tests {
             assert!(!is_of(&ours, other), "{other}");
         }
         assert!(is_of(&written("x", b"salty", 9), "x"), "with its own rounds and salt");
-        for none in ["", "md5d41d8cd98f00b204e9800998ecf8427e", "SCRAM-SHA-256$", "SCRAM-SHA-256$0:c2FsdA==$a:b", "SCRAM-SHA-256$4294967295:c2FsdA==$a:b", "SCRAM-SHA-256$x:?$"] {
+        for none in [
+            "",
+            "md5d41d8cd98f00b204e9800998ecf8427e",
+            "SCRAM-SHA-256$",
+            "SCRAM-SHA-256$0:c2FsdA==$a:b",
+            "SCRAM-SHA-256$4294967295:c2FsdA==$a:b",
+            "SCRAM-SHA-256$x:?$",
+        ] {
             assert!(!is_of(none, "x"), "{none}");
         }
     }

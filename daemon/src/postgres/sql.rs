@@ -80,9 +80,8 @@ FROM pg_authid AS r WHERE rolname = {own}) AS found ON true;\n"
 #[must_use]
 pub fn normal(settings: &[(&str, &str, &str)]) -> String {
     let set = |name: &str, value: &str| format!("set_config({}, {}, true)", text(name), text(value));
-    let one = |(name, one, other): &(&str, &str, &str)| {
-        format!("SELECT json_build_array({}, {});\n", set(name, one), set(name, other))
-    };
+    let one =
+        |(name, one, other): &(&str, &str, &str)| format!("SELECT json_build_array({}, {});\n", set(name, one), set(name, other));
     settings.iter().map(one).collect()
 }
 
@@ -160,7 +159,9 @@ fn granted(managed: &DatabaseFacts) -> String {
         let own = text(role);
         let has = |privilege: &String| {
             let privilege = text(privilege);
-            format!("{privilege}, coalesce((SELECT has_database_privilege(oid, d.oid, {privilege}) FROM pg_roles WHERE rolname = {own}), false)")
+            format!(
+                "{privilege}, coalesce((SELECT has_database_privilege(oid, d.oid, {privilege}) FROM pg_roles WHERE rolname = {own}), false)"
+            )
         };
         format!("{own}, json_build_object({})", privileges.keys().map(has).collect::<Vec<_>>().join(", "))
     };

@@ -26,7 +26,8 @@ fn a_role_answers_what_is_managed_of_it() {
         member_of: flags(&[("staff", true)]),
     };
     let role = Role { name: "x".to_owned(), facts: Some(wanted.clone()) };
-    let goal = "login nosuperuser connection_limit=5 password=as wanted settings(client_encoding=utf8, timezone=UTC) member_of(staff)";
+    let goal =
+        "login nosuperuser connection_limit=5 password=as wanted settings(client_encoding=utf8, timezone=UTC) member_of(staff)";
     assert_eq!(role.answer(role.facts.as_ref()), goal);
     assert_eq!(role.answer(None), ABSENT);
     assert_eq!(
@@ -109,10 +110,13 @@ fn a_role_is_made() {
         attributes: flags(&[("login", true), ("superuser", false)]),
         connection_limit: Some(-1),
         password: verifier("S$'"),
-        settings: [settings(&[("search_path", "app, \"pub lic\""), ("app.user", "it's")]), [("timezone".to_owned(), None)].into()]
-            .into_iter()
-            .flatten()
-            .collect(),
+        settings: [
+            settings(&[("search_path", "app, \"pub lic\""), ("app.user", "it's")]),
+            [("timezone".to_owned(), None)].into(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
         member_of: flags(&[("a", true), ("b", false)]),
     };
     let made = sql::make_role(&Role { name: "o\"x'".to_owned(), facts: Some(facts) });

@@ -23,8 +23,6 @@ enum Fault {
     #[error("there is no PostgreSQL cluster on this host: pg_createcluster(1) makes one")]
     NoCluster,
     #[error("{0}")]
-    Down(String),
-    #[error("{0}")]
     Said(String),
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -43,7 +41,6 @@ pub fn main() -> ExitCode {
     eprintln!("{fault}");
     match fault {
         Fault::NoCluster => ExitCode::from(crate::postgres::NO_CLUSTER),
-        Fault::Down(_) => ExitCode::from(crate::postgres::DOWN),
         Fault::Said(_) | Fault::Io(_) => ExitCode::FAILURE,
     }
 }

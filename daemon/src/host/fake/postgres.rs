@@ -7,10 +7,14 @@ use serde::{Deserialize, Serialize};
 use super::jobs::exited;
 use super::{Node, World};
 use crate::host::Ran;
-use crate::postgres::{Database, DatabaseFacts, DatabaseSeen, Live, Request, Role, RoleFacts, RoleSeen, Setting, SettingSeen, Thing};
+use crate::postgres::{
+    Database, DatabaseFacts, DatabaseSeen, Live, Request, Role, RoleFacts, RoleSeen, Setting, SettingSeen, Thing,
+};
 
 /// Where the cluster is.
-pub(crate) const PLACE: &str = "/var/lib/postgresql/data";
+const PLACE: &str = "/var/lib/postgresql/data";
+/// What its server reads when it starts.
+pub(crate) const SETTINGS: &str = "/var/lib/postgresql/settings";
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Cluster {
@@ -25,18 +29,28 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn of(world: &World) -> Self {
-        match world.tree.get(PLACE) {
+        let mut cluster = match world.tree.get(PLACE) {
             Some(Node::File { content, .. }) => serde_json::from_slice(content).unwrap(),
             _ => Self::default(),
+        };
+        if let Some(Node::File { content, .. }) = world.tree.get(SETTINGS) {
+            cluster.settings.extend(serde_json::from_slice::<BTreeMap<String, String>>(content).unwrap());
         }
+        cluster
     }
 
-    pub(crate) fn keep(&self, world: &mut World) {
-        if *self == Self::default() {
-            world.tree.remove(PLACE);
-        } else {
-            world.file(PLACE, &serde_json::to_string(self).unwrap());
-        }
+    pub(crate) fn keep(mut self, world: &mut World) {
+        let (slow, quick) = self.settings.into_iter().partition(|(name, _)| self.slow.contains_key(name));
+        self.settings = quick;
+        let mut keep = |place: &str, text: String, is_empty: bool| {
+            world.tree.remove(place);
+            if !is_empty {
+                world.file(place, &text);
+            }
+        };
+        keep(PLACE, serde_json::to_string(&self).unwrap(), self == Self::default());
+        let slow: BTreeMap<String, String> = slow;
+        keep(SETTINGS, serde_json::to_string(&slow).unwrap(), slow.is_empty());
     }
 
     fn role(&self, role: &Role) -> RoleSeen {

@@ -35,7 +35,7 @@ fn role(facts: RoleFacts) -> impl Fn(&mut Cluster) {
 
 fn refused(text: &str) -> String {
     let snapshot = Snapshot { entries: entries(&[("reconciled.toml", text)]), ..Snapshot::default() };
-    let Err(faults) = manifest::read(&snapshot) else { panic!("{text} is taken") };
+    let Err(faults) = manifest::read(&snapshot, &manifest::Context::default()) else { panic!("{text} is taken") };
     faults.iter().map(ToString::to_string).collect()
 }
 
@@ -44,7 +44,7 @@ fn with_secret(text: &str, secret: &str, host: impl FnOnce(&mut World)) -> Resul
     let fake = Fake::new();
     host(&mut fake.world());
     let snapshot = Snapshot { entries: entries(&[("reconciled.toml", text)]), ..Snapshot::default() };
-    let Manifest { resources, .. } = manifest::read(&snapshot).unwrap();
+    let Manifest { resources, .. } = manifest::read(&snapshot, &manifest::Context::default()).unwrap();
     let secrets = BTreeMap::from([("db".to_owned(), secret.as_bytes().to_vec())]);
     let sight = Sight { host: &fake, secrets: &secrets, resources: &resources };
     find(&resources[0].kind).unwrap().claims(&resources[0], &sight).map(|mut claims| claims.remove(0))
@@ -128,7 +128,9 @@ fn databases() {
     );
     let said = of(&format!("{DATABASE}encoding = \"UTF8\"\n"), there());
     assert!(said[0].contains("has encoding LATIN1, and only a new one can be given another"), "{said:?}");
-    assert!(of(&format!("{DATABASE}extensions = [\"no_such_thing\"]\n"), there())[0].contains("has no extension `no_such_thing`"));
+    assert!(
+        of(&format!("{DATABASE}extensions = [\"no_such_thing\"]\n"), there())[0].contains("has no extension `no_such_thing`")
+    );
     let absent = format!("{DATABASE}state = \"absent\"\ndrop_data = true\n");
     assert_eq!(of(&absent, there()), ["- postgres_database:shop (drop with all that is in it)"]);
     assert_eq!(of(&absent, |_| {}), ["= postgres_database:shop"]);
@@ -166,7 +168,9 @@ fn what_is_not_there_yet_may_come() {
     for gone in ["/usr/bin/pg_lsclusters", ""] {
         let claim = with_secret(ROLE, "", |w| {
             w.tree.remove(gone);
-            w.accounts.retain(|account| !gone.is_empty() || account.name != "postgres");
+            if gone.is_empty() {
+                w.file(crate::accounts::PASSWD, "root:x:0:0::/root:\n");
+            }
         });
         assert!(matches!(claim, Err(KindError::NotYet(why)) if why.contains("packages = [\"postgresql\"]")));
     }

@@ -54,13 +54,16 @@ impl Cluster {
     pub(super) fn psql(&self, database: &str, script: &str) -> Result<String, Fault> {
         if !self.online {
             let unit = self.unit();
-            return Err(Fault::Down(format!("PostgreSQL does not run: systemctl start {unit}, or see journalctl -u {unit}")));
+            return Err(Fault::Said(format!("PostgreSQL does not run: systemctl start {unit}, or see journalctl -u {unit}")));
         }
         let mut psql = Command::new("/usr/bin/psql");
         psql.args(["--cluster", &format!("{}/{}", self.version, self.name), "-U", USER]);
         // Terse: no error quotes the statement.
         psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-v", "SHOW_CONTEXT=never", "-d", database]);
-        psql.env("PGCLIENTENCODING", "UTF8").env("PGCONNECT_TIMEOUT", "10").env("LC_ALL", "C.UTF-8").env("PGAPPNAME", "reconciled");
+        psql.env("PGCLIENTENCODING", "UTF8")
+            .env("PGCONNECT_TIMEOUT", "10")
+            .env("LC_ALL", "C.UTF-8")
+            .env("PGAPPNAME", "reconciled");
         let mut child = psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
             // One that ended before it had read all says why.

@@ -118,9 +118,8 @@ mod tests {
         assert_eq!(value_in(text, "work_mem").as_deref(), Some("16MB"));
         assert_eq!(value_in(text, "log_line_prefix").as_deref(), Some("%m '\\ "));
         assert_eq!(value_in(text, "shared_buffers"), None);
-        let set = |value: Option<&str>| {
-            with_value(text, &Setting { name: "work_mem".to_owned(), value: value.map(str::to_owned) })
-        };
+        let set =
+            |value: Option<&str>| with_value(text, &Setting { name: "work_mem".to_owned(), value: value.map(str::to_owned) });
         assert_eq!(value_in(&set(None), "work_mem"), None);
         for value in ["1MB", "it's", "a\\b"] {
             assert_eq!(value_in(&set(Some(value)), "work_mem").as_deref(), Some(value));
