@@ -13,13 +13,13 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::change::{Change, DirFacts, Object, UnitFacts, Wake};
+use crate::change::{Change, DirFacts, Object, Reversibility, UnitFacts, Wake};
 use crate::guard::{GuardCall, When};
 use crate::host::{HostError, HostResult, Job, Sandbox, Slot, Surroundings, Touch};
 use crate::journal::Event;
 use crate::kind::Phase;
 use crate::path::ManagedPath;
-use crate::plan::Plan;
+use crate::plan::{Plan, Step};
 use crate::rehearse::Rehearsed;
 use crate::report::Progress;
 use crate::state::{Commitment, State, StateError};
@@ -298,10 +298,13 @@ fn act(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
         make(Slot { transaction: staged.id, step }, &s.change, ground.touch)?;
         crate::failpoint!("step");
     }
-    run::run_forward(staged, |phase| matches!(phase, Phase::Databases | Phase::Environments), ground)?;
+    let is_early = |step: &Step| matches!(step.phase, Phase::Databases | Phase::Environments);
+    let comes_back = |step: &Step| step.change.reversibility() != Reversibility::None;
+    run::run_forward(staged, |step| is_early(step) && comes_back(step), ground)?;
     in_place(staged, ground)?;
     // What nothing takes back comes last, once all that can be judged has been.
-    run::run_forward(staged, |phase| phase == Phase::Commands, ground)?;
+    run::run_forward(staged, |step| step.phase == Phase::Commands, ground)?;
+    run::run_forward(staged, |step| is_early(step) && !comes_back(step), ground)?;
     set_units(plan, Part::Links, |_| true, ground)?;
     for unit in plan.wakes.iter().filter_map(stopped_first) {
         ground.touch.set_unit(unit, &UnitFacts { active: Some(false), ..UnitFacts::default() }, plan.patience(unit))?;

@@ -1,12 +1,16 @@
 //! The open set of resource kinds: the `Spec` trait that a kind implements, its adapter, and the KINDS table. A new kind
 //! is one file below `kind/` and one row here. No kind-specific word lives in this file.
 
+mod cluster;
 mod directory;
 mod file;
 mod group;
 mod link;
 mod package;
 mod place;
+mod postgres_database;
+mod postgres_role;
+mod postgres_setting;
 mod unit;
 mod user;
 
@@ -29,6 +33,9 @@ pub use group::GroupSpec;
 pub use link::LinkSpec;
 pub use package::PackageSpec;
 pub use place::State;
+pub use postgres_database::PostgresDatabaseSpec;
+pub use postgres_role::{PasswordSpec, PostgresRoleSpec, Sealed};
+pub use postgres_setting::PostgresSettingSpec;
 pub use unit::{OnChange, UnitSpec};
 pub use user::{Password, UserSpec};
 
@@ -99,13 +106,15 @@ pub struct Claim {
     pub implied: bool,
     /// What its calls read, by digest.
     pub inputs: BTreeMap<Digest, Vec<u8>>,
+    /// A unit that has to start anew before it takes effect, and why: it need not be what the change is about.
+    pub restart: Option<(String, String)>,
 }
 
 impl Claim {
     /// A claim of the resource's own.
     #[must_use]
     pub fn new(change: Change, reason: impl Into<String>) -> Self {
-        Self { change, reason: reason.into(), implied: false, inputs: BTreeMap::new() }
+        Self { change, reason: reason.into(), implied: false, inputs: BTreeMap::new(), restart: None }
     }
 }
 
@@ -289,13 +298,16 @@ impl<S: Spec> Kind for Row<S> {
 }
 
 /// All kinds. The order is that of the reference, and within a phase that of a plan.
-pub static KINDS: [&dyn Kind; 7] = [
+pub static KINDS: [&dyn Kind; 10] = [
     &Row::<PackageSpec>(PhantomData),
     &Row::<GroupSpec>(PhantomData),
     &Row::<UserSpec>(PhantomData),
     &Row::<FileSpec>(PhantomData),
     &Row::<DirectorySpec>(PhantomData),
     &Row::<LinkSpec>(PhantomData),
+    &Row::<PostgresRoleSpec>(PhantomData),
+    &Row::<PostgresDatabaseSpec>(PhantomData),
+    &Row::<PostgresSettingSpec>(PhantomData),
     &Row::<UnitSpec>(PhantomData),
 ];
 

@@ -36,6 +36,7 @@ pub mod packages;
 pub mod path;
 pub mod plan;
 pub mod policy;
+pub mod postgres;
 pub mod probe;
 pub mod push;
 pub mod rehearse;

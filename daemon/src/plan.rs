@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::change::{Change, Object, Wake};
+use crate::change::{Change, Object, Run, Wake};
 use crate::digest::Digest;
 use crate::guard::{GuardCall, Guards};
 use crate::host::{Patience, UnitSeen};
@@ -299,7 +299,7 @@ fn taken(mut claims: Vec<(Phase, String, Vec<Claim>)>) -> Result<Claimed, PlanEr
     let (mut files, mut wanted_units, mut runs) = (Vec::new(), Vec::new(), Vec::new());
     let mut inputs = BTreeMap::new();
     for (phase, resource, claims) in claims {
-        for Claim { change, reason, implied, inputs: read } in claims {
+        for Claim { change, reason, implied, inputs: read, restart: _ } in claims {
             inputs.extend(read);
             let target = change.target();
             if implied && declared.contains(&target) {
@@ -641,10 +641,15 @@ impl Plan {
 /// A step as it is named: whole, or of a secret what may be known of it.
 fn step_for_digest(step: &Step) -> String {
     if step.change.is_secret() {
-        format!("{} {} secret", step.change.sign(), step.change.target())
-    } else {
-        serde_json::to_string(step).unwrap_or_default()
+        return format!("{} {} secret", step.change.sign(), step.change.target());
     }
+    let mut step = step.clone();
+    if let Change::Run(run) = &mut step.change {
+        // What its calls read may be secret; what comes of it is in the answers.
+        let Run { ask, forward, backward, .. } = &mut **run;
+        [ask, forward].into_iter().chain(backward).for_each(|call| call.input = None);
+    }
+    serde_json::to_string(&step).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub fn main(arguments: Vec<String>) -> ExitCode {
         ["worker", "probe"] => worker::probe::main(),
         ["worker", "secrets"] => worker::secrets::main(),
         ["worker", "accounts", rest @ ..] => worker::accounts::main(rest),
+        ["worker", "postgres"] => worker::postgres::main(),
         ["worker", "packages", rest @ ..] => worker::packages::main(rest),
         ["recover"] => daemon::recover(),
         ["serve", ..] => push::serve(&arguments[2..]),

@@ -4,6 +4,7 @@
 pub mod accounts;
 pub mod evidence;
 pub mod packages;
+pub mod postgres;
 pub mod probe;
 pub mod rehearse;
 pub mod sandbox;

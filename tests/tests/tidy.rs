@@ -27,7 +27,7 @@ const DOORS: [&str; 15] = [
 ];
 
 /// What decides and reaches for nothing: same input, same answer.
-const PURE: [&str; 21] = [
+const PURE: [&str; 23] = [
     "accounts.rs",
     "change.rs",
     "diagnose.rs",
@@ -46,6 +46,8 @@ const PURE: [&str; 21] = [
     "plan.rs",
     "plan/",
     "policy.rs",
+    "postgres.rs",
+    "postgres/",
     "report.rs",
     "timespan.rs",
     "units.rs",

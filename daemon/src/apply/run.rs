@@ -16,9 +16,9 @@ const LINES: usize = 20;
 /// A step that a program makes, with its place in the plan.
 type Numbered<'p> = (usize, &'p Run);
 
-/// Makes the changes of some phases, in order; those next to each other that one call can do are done by one.
-pub(super) fn run_forward(staged: &Staged, is_meant: impl Fn(Phase) -> bool, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
-    for batch in batches(&staged.plan.steps, |step| is_meant(step.phase)) {
+/// Makes some of the changes, in order; those next to each other that one call can do are done by one.
+pub(super) fn run_forward(staged: &Staged, is_meant: impl Fn(&Step) -> bool, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    for batch in batches(&staged.plan.steps, is_meant) {
         forward(staged.id, &staged.plan, &batch, ground)?;
     }
     Ok(())

@@ -73,6 +73,13 @@ pub fn finish_restored(open: &Open, ground: &mut Ground<'_>) -> Result<Undone, S
     if !asleep.is_empty() && ground.touch.is_going_down() {
         return Ok(Undone::Owed(asleep));
     }
+    if !remains.is_empty() {
+        // A program that could not take its own back may have missed a process that only now runs as it did.
+        let is_programs =
+            |remain: &String| open.plan.steps.iter().any(|step| is_run(&step.change) && speaks_of(remain, &step.change));
+        remains.retain(|remain| !is_programs(remain));
+        remains.extend(run_back(open, |phase| !phase.is_foundation(), ground)?);
+    }
     remains.extend(asleep);
     remains.extend(run_back(open, Phase::is_foundation, ground)?);
     if !remains.is_empty() {
@@ -85,6 +92,14 @@ pub fn finish_restored(open: &Open, ground: &mut Ground<'_>) -> Result<Undone, S
     // What is left over is swept at the next start.
     let _ = ground.touch.sweep(open.id, &open.staging);
     Ok(Undone::Restored)
+}
+
+fn is_run(change: &Change) -> bool {
+    matches!(change, Change::Run(_))
+}
+
+fn speaks_of(remain: &str, change: &Change) -> bool {
+    remain.strip_prefix(&change.target()).is_some_and(|rest| rest.starts_with(": "))
 }
 
 /// Whether a service manager answers.

@@ -74,7 +74,10 @@ impl Engine {
             let what: Vec<&str> = differs.iter().map(|claim| claim.reason.as_str()).collect();
             left.push(format!("{id} ({}): {why}", what.join(", ")));
         }
-        claims.iter_mut().filter(|claim| !claim.implied).for_each(|claim| claim.change.leave());
+        for claim in claims.iter_mut().filter(|claim| !claim.implied) {
+            claim.change.leave();
+            claim.restart = None;
+        }
     }
 
     /// Says what is left, once for as long as it is the same.

@@ -45,6 +45,7 @@ impl Engine {
         let ledger = self.state.ledger()?;
         let (mut claims, mut left) = self.claims(&manifest, order.intent(), drifted)?;
         keep_secret(&mut claims, &ledger);
+        let restarts = restarts(&claims, order.intent(), &mut left);
         let all: Vec<&Change> = claims.iter().flat_map(|(_, _, claims)| claims).map(|c| &c.change).collect();
         let releases = match order.intent() {
             Intent::Repair => ledger::Releases::default(),
@@ -85,8 +86,9 @@ impl Engine {
                 format!("unit:{unit} (restart pending): {why}; the next push restarts it, or: systemctl restart {unit}")
             }));
         }
-        self.see_units(definitions.keys().cloned(), &mut units)?;
+        self.see_units(definitions.keys().chain(restarts.keys()).cloned(), &mut units)?;
         pending.extend(shelf.beyond_reload(&self.guards));
+        pending.extend(restarts);
         let material = Material {
             intent: order.intent(),
             actor: order.actor().to_owned(),
@@ -329,6 +331,23 @@ impl Engine {
 /// Whether something has to be there before the rest can be seen as it is.
 fn is_foundation((phase, _, claims): &(Phase, String, Vec<Claim>)) -> bool {
     phase.is_foundation() && claims.iter().any(|claim| !claim.change.is_noop())
+}
+
+/// Units that claims have start anew, and why. What only waits for that is told by a repair, as with services: whoever changed that may have a
+/// reason not to.
+fn restarts(claims: &Claims, intent: Intent, left: &mut Left) -> BTreeMap<String, String> {
+    let mut restarts: BTreeMap<String, String> = BTreeMap::new();
+    for (_, id, claims) in claims {
+        for claim in claims {
+            let Some((unit, why)) = &claim.restart else { continue };
+            if intent == Intent::Repair && claim.change.is_noop() {
+                left.push(format!("{id} (restart pending): the next push restarts {unit}, or: systemctl restart {unit}"));
+                continue;
+            }
+            restarts.entry(unit.clone()).and_modify(|all| *all += &format!(", {why}")).or_insert_with(|| why.clone());
+        }
+    }
+    restarts
 }
 
 /// What was secret once is not shown in any later change of it either: it is the old content, or will be. Nor is what we find

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod jobs;
+pub(crate) mod postgres;
 mod programs;
 mod units;
 
@@ -164,9 +165,10 @@ impl Fake {
                 w.dir(dir);
             }
             w.file(crate::packages::STATUS, "");
-            w.file(PASSWD, "root:x:0:0::/root:\nwww-data:x:33:33::/var/www:\nana:x:1000:1000::/home/ana:\n");
-            w.file(GROUP, "root:x:0:\nwww-data:x:33:\nana:x:1000:\n");
+            w.file(PASSWD, "root:x:0:0::/root:\nwww-data:x:33:33::/var/www:\npostgres:x:105:105::/var/lib/postgresql:\nana:x:1000:1000::/home/ana:\n");
+            w.file(GROUP, "root:x:0:\nwww-data:x:33:\npostgres:x:105:\nana:x:1000:\n");
             w.file(SHADOW, "");
+            w.file("/usr/bin/pg_lsclusters", "");
         }
         fake
     }
@@ -482,6 +484,9 @@ impl Look for Fake {
         self.look(|w| Ok(w.workers_of(unit)))
     }
     fn run(&self, job: &Job, on_line: &mut dyn FnMut(&str) -> bool) -> HostResult<Ran> {
+        if job.purpose == "look" {
+            return self.look(|w| Ok(w.looked(job)));
+        }
         let ran = self.touch(format!("run {}", job.purpose), |w| w.answer(job))?;
         let all = String::from_utf8_lossy(&ran.stdout).lines().all(on_line);
         if all { Ok(ran) } else { Ok(Ran { code: None, result: "signal".to_owned(), ..ran }) }

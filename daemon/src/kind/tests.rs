@@ -1,6 +1,8 @@
 //! Kinds by table: a repository and a host, and what is claimed.
 
-use std::collections::BTreeSet;
+mod postgres;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{KINDS, Sight, find};
 use crate::change::DirFacts;
@@ -15,7 +17,9 @@ fn claims(list: &[(&str, &str)], host: impl FnOnce(&mut World)) -> Vec<String> {
     host(&mut fake.world());
     let snapshot = Snapshot { entries: entries(list), ..Snapshot::default() };
     let manifest = manifest::read(&snapshot, &manifest::Context::default()).unwrap_or_else(|e| panic!("{list:?}: {e:?}"));
-    let sight = Sight { host: &fake, secrets: &manifest.secrets, resources: &manifest.resources };
+    // What the examples name.
+    let secrets = BTreeMap::from([("db_password".to_owned(), b"correct horse".to_vec())]);
+    let sight = Sight { host: &fake, secrets: &secrets, resources: &manifest.resources };
     let mut said = Vec::new();
     for resource in &manifest.resources {
         match find(&resource.kind).unwrap().claims(resource, &sight) {

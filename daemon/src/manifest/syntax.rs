@@ -23,7 +23,7 @@ pub(super) fn parse<'a>(source: &'a str, base: usize, text: &mut Text<'a>, fault
         return Some(root);
     }
     // What was recovered of a torn text is not what its author means: lines that might be secret stay unseen.
-    if source.contains("secret") || source.contains("content") {
+    if ["secret", "content", "password"].iter().any(|word| source.contains(word)) {
         text.hide(base..base + source.len());
     }
     report(&errors, base, text, faults);
@@ -54,7 +54,7 @@ fn moved_value(value: Value<'_>, by: usize) -> Value<'_> {
 fn hide_secrets(table: &DeTable<'_>, text: &mut Text<'_>) {
     let secret = table.get("secret").is_some_and(|v| v.get_ref().as_bool() != Some(false));
     for (key, value) in table {
-        if secret || key.get_ref() == "content" {
+        if secret || matches!(key.get_ref().as_ref(), "content" | "password") {
             text.hide(key.span().start..value.span().end);
         }
         match value.get_ref() {

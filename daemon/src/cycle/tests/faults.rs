@@ -2,6 +2,7 @@
 
 use super::{Chance, Rig, id};
 use crate::host::HostError;
+use crate::host::fake::postgres::{Cluster, SETTINGS};
 use crate::host::fake::{Fake, Fault, Picture, errno};
 use crate::journal::Phase;
 use crate::kind::KINDS;
@@ -16,6 +17,12 @@ fn ready() -> Fake {
     world.file("/usr/lib/systemd/system/worker.service", "[Service]\n");
     world.file("/etc/systemd/system/old.service", "[Service]\nNice=1\n");
     world.running("old.service", "/etc/systemd/system/old.service", &["/etc/old.conf"]);
+    // A server that reads its settings when it starts.
+    let mut cluster = Cluster::default();
+    cluster.slow.insert("shared_buffers".to_owned(), false);
+    cluster.keep(&mut world);
+    world.file("/usr/lib/systemd/system/postgresql@15-main.service", "[Service]\n");
+    world.running("postgresql@15-main.service", "/usr/lib/systemd/system/postgresql@15-main.service", &[SETTINGS]);
     drop(world);
     fake
 }
@@ -52,6 +59,8 @@ impl Case {
 
 const PROBE: &str = "[[probe]]\nname = \"site\"\nattempts = 1\nhttp = { url = \"http://127.0.0.1/\" }\n";
 const START: (&str, &str) = ("files/etc/base", "base");
+/// What the examples name.
+const SECRET: (&str, &str) = ("secrets/db_password.age", "correct horse");
 
 /// One case for each row of the table, and some that have everything at once.
 fn cases() -> Vec<Case> {
@@ -59,7 +68,7 @@ fn cases() -> Vec<Case> {
         .iter()
         .map(|kind| {
             let manifest = ("reconciled.toml", kind.example());
-            Case::new(kind.kind(), &[START], &[START, manifest, ("files/etc/shop/settings.ini", "new")])
+            Case::new(kind.kind(), &[START], &[START, manifest, ("files/etc/shop/settings.ini", "new"), SECRET])
         })
         .collect();
     let everything = format!(
@@ -91,6 +100,8 @@ fn cases() -> Vec<Case> {
     cases.push(Case::new("one file changes", all, &changed));
     let masked = "[[unit]]\nname = \"worker.service\"\nmasked = true\n\
                   [[unit]]\nname = \"old.service\"\nactive = false\nmasked = true\n";
+    let restarted = "[[postgres_setting]]\nname = \"shared_buffers\"\nvalue = \"64MB\"\n";
+    cases.push(Case::new("a server restarts for its setting", &[START], &[START, ("reconciled.toml", restarted)]));
     cases.push(Case::new("units are masked", &[START], &[START, ("reconciled.toml", masked)]));
     cases
 }

@@ -1,9 +1,9 @@
-//! What the fake host's programs do: our own workers that install packages. What they keep stands in the tree, as on a real host.
+//! What the fake host's programs do: our own workers that install packages, and speak with PostgreSQL. What they keep stands in the tree, as on a real host.
 
 use std::collections::BTreeMap;
 
 use super::jobs::exited;
-use super::{Node, World};
+use super::{Node, World, postgres};
 use crate::host::{Job, Ran};
 use crate::packages::{Packages, STATUS};
 
@@ -14,8 +14,21 @@ impl World {
         match words.as_slice() {
             [_, "worker", "packages", verb, "--", names @ ..] => self.packages(verb, names, &job.input),
             [_, "worker", "accounts", verb] => self.accounts(verb, &job.input),
+            [_, "worker", "postgres"] => self.postgres(&job.input),
             _ => exited(127, Vec::new(), "no such program"),
         }
+    }
+
+    /// A look of a kind.
+    pub(super) fn looked(&self, job: &Job) -> Ran {
+        postgres::look(&postgres::Cluster::of(self), &job.input)
+    }
+
+    fn postgres(&mut self, input: &[u8]) -> Ran {
+        let mut cluster = postgres::Cluster::of(self);
+        let ran = postgres::meet(&mut cluster, input);
+        cluster.keep(self);
+        ran
     }
 
     fn packages(&mut self, verb: &str, names: &[&str], input: &[u8]) -> Ran {

@@ -153,6 +153,10 @@ fn secrets_are_never_shown() {
         "[[file]]\npath = \"/etc/glob*\"\nsecret = true\ncontent = \"271828\"\n",
         "file = [{ path = \"/etc/key\", secret = true, content = \"271828\" }, { path = \"/etc/b\", mdoe = 1 }]\n",
         "file = [{ path = \"/etc/key\", content = \"271828\", mdoe = 1 }]\n",
+        "[[postgres_role]]\nname = \"x\"\npassword = \"271828\"\n",
+        "[[postgres_role]]\nname = \"x\"\npassword = \"271828\"\nlogin = 1\n",
+        "[[postgres_role]]\nname = \"x\"\npassword = \"271828\nlogin = true\n",
+        "[[postgres_role]]\nname = \"x\"\npassword = { plain = \"271828\" }\n",
         "[[file]]\npath = \"/etc/key\"\nsecret = true\ncontent = \"\"\"\na\n271828\n\"\"\"\nmode = 1\n",
     ] {
         let snapshot = repo(&[("reconciled.toml", manifest), ("files/etc/a", "")]);

@@ -1,0 +1,251 @@
+//! SQL for psql: what is asked and what is done, with every name and value quoted here, since neither takes parameters. Pure.
+
+use super::{Database, DatabaseFacts, Password, Role, RoleFacts, Setting};
+
+/// What comes before every script. Its statements are in no log of the server: one may hold a verifier.
+pub const PREAMBLE: &str = "SET standard_conforming_strings = on;\nSET log_statement = none;\nSET log_min_duration_statement = -1;\n\
+    SET log_min_error_statement = panic;\nSET client_min_messages = warning;\n";
+
+/// Settings whose values are lists of names: each is quoted for itself (`variable_is_guc_list_quote` of pg_dump).
+const LISTS: [&str; 6] = [
+    "local_preload_libraries",
+    "search_path",
+    "session_preload_libraries",
+    "shared_preload_libraries",
+    "temp_tablespaces",
+    "unix_socket_directories",
+];
+
+/// A name.
+#[must_use]
+pub fn name(text: &str) -> String {
+    format!("\"{}\"", text.replace('"', "\"\""))
+}
+
+/// A text.
+#[must_use]
+pub fn text(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// A list of texts that may be empty.
+fn texts<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
+    format!("ARRAY[{}]::text[]", items.into_iter().map(text).collect::<Vec<_>>().join(", "))
+}
+
+/// The name of a setting: words with dots between them.
+fn setting_name(setting: &str) -> String {
+    setting.split('.').map(name).collect::<Vec<_>>().join(".")
+}
+
+/// The value of a setting.
+fn setting_value(setting: &str, value: &str) -> String {
+    if !LISTS.contains(&setting) || value.trim().is_empty() {
+        return text(value);
+    }
+    value.split(',').map(|item| text(item.trim().trim_matches('"'))).collect::<Vec<_>>().join(", ")
+}
+
+/// Names that are no roles here, as a list.
+fn missing<'a>(roles: impl IntoIterator<Item = &'a str>) -> String {
+    let roles = texts(roles);
+    format!("ARRAY(SELECT named FROM unnest({roles}) AS named WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = named))")
+}
+
+/// Answers with one JSON object of a [`super::RoleSeen`] that has everything, its salt left out.
+#[must_use]
+pub fn look_at_role(role: &Role) -> String {
+    let groups = role.facts.iter().flat_map(|facts| facts.member_of.keys()).map(String::as_str);
+    let (own, missing) = (text(&role.name), missing(groups));
+    format!(
+        "SELECT json_build_object('missing', {missing}, 'salt', '', 'holds', coalesce(holds, ARRAY[]::text[]), 'facts', facts) FROM (VALUES (1)) AS one LEFT JOIN (
+SELECT json_build_object(
+  'attributes', json_build_object('login', rolcanlogin, 'superuser', rolsuper, 'createdb', rolcreatedb, 'createrole', rolcreaterole,
+    'replication', rolreplication, 'inherit', rolinherit, 'bypassrls', rolbypassrls),
+  'connection_limit', rolconnlimit,
+  'password', CASE WHEN rolpassword IS NULL THEN '\"none\"'::json ELSE json_build_object('verifier', rolpassword) END,
+  'settings', (SELECT coalesce(json_object_agg(lower(split_part(line, '=', 1)), substr(line, strpos(line, '=') + 1)), '{{}}')
+    FROM pg_db_role_setting, unnest(setconfig) AS line WHERE setrole = r.oid AND setdatabase = 0),
+  'member_of', (SELECT coalesce(json_object_agg(g.rolname, true), '{{}}') FROM pg_auth_members JOIN pg_roles AS g ON g.oid = roleid WHERE member = r.oid)
+) AS facts,
+ARRAY(SELECT DISTINCT CASE WHEN classid = 'pg_database'::regclass THEN concat('the database ', (SELECT datname FROM pg_database WHERE oid = objid))
+    ELSE concat('objects in ', coalesce((SELECT datname FROM pg_database WHERE oid = dbid), 'the cluster')) END
+  FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = r.oid)
+|| ARRAY(SELECT concat('the member ', m.rolname) FROM pg_auth_members JOIN pg_roles AS m ON m.oid = member WHERE roleid = r.oid) AS holds
+FROM pg_authid AS r WHERE rolname = {own}) AS found ON true;\n"
+    )
+}
+
+/// Answers with a line for each of these settings of sessions, a JSON list of both values as the server has them once they are set.
+#[must_use]
+pub fn normal(settings: &[(&str, &str, &str)]) -> String {
+    let set = |name: &str, value: &str| format!("set_config({}, {}, true)", text(name), text(value));
+    let one =
+        |(name, one, other): &(&str, &str, &str)| format!("SELECT json_build_array({}, {});\n", set(name, one), set(name, other));
+    settings.iter().map(one).collect()
+}
+
+/// Makes a role as it is to be.
+#[must_use]
+pub fn make_role(role: &Role) -> String {
+    let own = name(&role.name);
+    let Some(facts) = &role.facts else { return format!("DROP ROLE IF EXISTS {own};\n") };
+    let create = unless_there(&format!("CREATE ROLE {own}"), "pg_roles", "rolname", &role.name);
+    format!("BEGIN;\n{create}{}COMMIT;\n", alter_role(&own, facts))
+}
+
+fn alter_role(own: &str, facts: &RoleFacts) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for (name, on) in &facts.attributes {
+        words.push(format!("{}{}", if *on { "" } else { "NO" }, name.to_ascii_uppercase()));
+    }
+    words.extend(facts.connection_limit.map(|limit| format!("CONNECTION LIMIT {limit}")));
+    words.extend(facts.password.as_ref().map(|password| match password {
+        Password::None => "PASSWORD NULL".to_owned(),
+        Password::Verifier(verifier) => format!("PASSWORD {}", text(verifier)),
+    }));
+    let mut sql = if words.is_empty() { String::new() } else { format!("ALTER ROLE {own} WITH {};\n", words.join(" ")) };
+    for (setting, value) in &facts.settings {
+        let named = setting_name(setting);
+        sql += &match value {
+            Some(value) => format!("ALTER ROLE {own} SET {named} TO {};\n", setting_value(setting, value)),
+            None => format!("ALTER ROLE {own} RESET {named};\n"),
+        };
+    }
+    for (group, is_member) in &facts.member_of {
+        let group = name(group);
+        sql += &if *is_member { format!("GRANT {group} TO {own};\n") } else { format!("REVOKE {group} FROM {own};\n") };
+    }
+    sql
+}
+
+/// A statement that is carried out when nothing has this name.
+fn unless_there(statement: &str, catalog: &str, column: &str, own: &str) -> String {
+    format!("SELECT {} WHERE NOT EXISTS (SELECT FROM {catalog} WHERE {column} = {}) \\gexec\n", text(statement), text(own))
+}
+
+/// Answers with one JSON object of a [`super::DatabaseSeen`], its installed extensions left out.
+#[must_use]
+pub fn look_at_database(database: &Database) -> String {
+    let managed = database.facts.clone().unwrap_or_default();
+    let (own, missing) = (text(&database.name), missing(managed.roles()));
+    let extensions = texts(managed.extensions.keys().map(String::as_str));
+    let fixed = |what: &str, wanted: Option<&String>, is: &str, shown: &str| match wanted {
+        None => "NULL".to_owned(),
+        Some(wanted) => format!("CASE WHEN {} THEN NULL ELSE concat('{what} ', {shown}) END", is.replace("$1", &text(wanted))),
+    };
+    // `C.UTF-8` and `C.utf8` are one locale.
+    let same = |column: &str| format!("lower(replace({column}, '-', '')) = lower(replace($1, '-', ''))");
+    let encoding = "pg_char_to_encoding($1) = encoding";
+    let fixed = [
+        fixed("encoding", managed.encoding.as_ref(), encoding, "pg_encoding_to_char(encoding)"),
+        fixed("lc_collate", managed.lc_collate.as_ref(), &same("datcollate"), "datcollate"),
+        fixed("lc_ctype", managed.lc_ctype.as_ref(), &same("datctype"), "datctype"),
+    ];
+    format!(
+        "SELECT json_build_object('missing', {missing}, 'fixed', coalesce(fixed, ARRAY[]::text[]), 'facts', facts, 'unknown',
+  ARRAY(SELECT named FROM unnest({extensions}) AS named WHERE NOT EXISTS (SELECT FROM pg_available_extensions WHERE name = named))
+) FROM (VALUES (1)) AS one LEFT JOIN (
+SELECT json_build_object('owner', pg_get_userbyid(datdba), 'grants', {}) AS facts, array_remove(ARRAY[{}]::text[], NULL) AS fixed
+FROM pg_database AS d WHERE datname = {own}) AS found ON true;\n",
+        granted(&managed),
+        fixed.join(", "),
+    )
+}
+
+/// Which of the managed privileges there are, also by way of PUBLIC or another role.
+fn granted(managed: &DatabaseFacts) -> String {
+    let of_role = |(role, privileges): (&String, &std::collections::BTreeMap<String, bool>)| {
+        let own = text(role);
+        let has = |privilege: &String| {
+            let privilege = text(privilege);
+            format!(
+                "{privilege}, coalesce((SELECT has_database_privilege(oid, d.oid, {privilege}) FROM pg_roles WHERE rolname = {own}), false)"
+            )
+        };
+        format!("{own}, json_build_object({})", privileges.keys().map(has).collect::<Vec<_>>().join(", "))
+    };
+    format!("json_build_object({})", managed.grants.iter().map(of_role).collect::<Vec<_>>().join(", "))
+}
+
+/// Answers with the extensions of the database that it is asked in, as a JSON object.
+#[must_use]
+pub fn extensions() -> &'static str {
+    "SELECT coalesce(json_object_agg(extname, true), '{}') FROM pg_extension;\n"
+}
+
+/// Makes a database as it is to be, but for its extensions; asked in another database.
+#[must_use]
+pub fn make_database(database: &Database) -> String {
+    let own = name(&database.name);
+    let Some(facts) = &database.facts else {
+        let force = if database.disconnect { " WITH (FORCE)" } else { "" };
+        return format!("DROP DATABASE IF EXISTS {own}{force};\n");
+    };
+    // Another encoding or locale than the model's is possible with this one alone.
+    let mut create = format!("CREATE DATABASE {own} TEMPLATE template0");
+    for (word, value) in [
+        ("ENCODING", facts.encoding.as_ref().map(|value| text(value))),
+        ("LC_COLLATE", facts.lc_collate.as_ref().map(|value| text(value))),
+        ("LC_CTYPE", facts.lc_ctype.as_ref().map(|value| text(value))),
+        ("OWNER", facts.owner.as_ref().map(|value| name(value))),
+    ] {
+        create += &value.map(|value| format!(" {word} {value}")).unwrap_or_default();
+    }
+    let mut sql = unless_there(&create, "pg_database", "datname", &database.name);
+    sql += &facts.owner.as_ref().map(|owner| format!("ALTER DATABASE {own} OWNER TO {};\n", name(owner))).unwrap_or_default();
+    for (role, privileges) in &facts.grants {
+        for (privilege, has) in privileges {
+            let role = name(role);
+            sql += &if *has {
+                format!("GRANT {privilege} ON DATABASE {own} TO {role};\n")
+            } else {
+                format!("REVOKE {privilege} ON DATABASE {own} FROM {role};\n")
+            };
+        }
+    }
+    sql
+}
+
+/// Makes the extensions of the database that it is asked in as they are to be; nothing where none is managed.
+#[must_use]
+pub fn make_extensions(facts: &DatabaseFacts) -> String {
+    let one = |(extension, is_wanted): (&String, &bool)| {
+        let extension = name(extension);
+        if *is_wanted {
+            format!("CREATE EXTENSION IF NOT EXISTS {extension};\n")
+        } else {
+            format!("DROP EXTENSION IF EXISTS {extension};\n")
+        }
+    };
+    let all: String = facts.extensions.iter().map(one).collect();
+    if all.is_empty() { all } else { format!("BEGIN;\n{all}COMMIT;\n") }
+}
+
+/// Answers with one JSON object of a [`super::Live`], and with when the server has read its files, in microseconds since 1970; with nothing
+/// for a setting that there is not. What the session has set for itself is no setting of the server.
+#[must_use]
+pub fn look_at_setting(setting: &Setting) -> String {
+    format!(
+        "SELECT json_build_array(json_build_object('setting', setting, 'shown', current_setting(name), 'context', context, 'pending_restart', pending_restart),
+  (extract(epoch FROM pg_conf_load_time()) * 1000000)::bigint) FROM pg_settings WHERE lower(name) = {};\n",
+        text(&setting.name)
+    )
+}
+
+/// Sets a setting of the server, and has it read its files.
+#[must_use]
+pub fn make_setting(setting: &Setting) -> String {
+    let named = setting_name(&setting.name);
+    let change = match &setting.value {
+        Some(value) => format!("ALTER SYSTEM SET {named} TO {};\n", setting_value(&setting.name, value)),
+        None => format!("ALTER SYSTEM RESET {named};\n"),
+    };
+    format!("{change}SELECT pg_reload_conf();\n")
+}
+
+/// Answers with when the server has read its files, in microseconds since 1970.
+#[must_use]
+pub fn loaded_at() -> &'static str {
+    "SELECT (extract(epoch FROM pg_conf_load_time()) * 1000000)::bigint;\n"
+}

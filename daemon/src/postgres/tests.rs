@@ -1,0 +1,177 @@
+//! Answers, and the SQL that is asked and done.
+
+use std::collections::BTreeMap;
+
+use super::{ABSENT, Database, DatabaseFacts, Password, Role, RoleFacts, Setting, SettingSeen, sql};
+
+fn flags(list: &[(&str, bool)]) -> BTreeMap<String, bool> {
+    list.iter().map(|(name, on)| ((*name).to_owned(), *on)).collect()
+}
+
+fn settings(list: &[(&str, &str)]) -> BTreeMap<String, Option<String>> {
+    list.iter().map(|(name, value)| ((*name).to_owned(), Some((*value).to_owned()))).collect()
+}
+
+fn verifier(text: &str) -> Option<Password> {
+    Some(Password::Verifier(text.to_owned()))
+}
+
+#[test]
+fn a_role_answers_what_is_managed_of_it() {
+    let wanted = RoleFacts {
+        attributes: flags(&[("login", true), ("superuser", false)]),
+        connection_limit: Some(5),
+        password: verifier("v1"),
+        settings: settings(&[("client_encoding", "utf8"), ("timezone", "UTC")]),
+        member_of: flags(&[("staff", true)]),
+    };
+    let role = Role { name: "x".to_owned(), facts: Some(wanted.clone()) };
+    let goal =
+        "login nosuperuser connection_limit=5 password=as wanted settings(client_encoding=utf8, timezone=UTC) member_of(staff)";
+    assert_eq!(role.answer(role.facts.as_ref()), goal);
+    assert_eq!(role.answer(None), ABSENT);
+    assert_eq!(
+        role.answer(Some(&RoleFacts::default())),
+        "nologin nosuperuser connection_limit=-1 password=none settings() member_of()"
+    );
+    let other = RoleFacts { password: verifier("v2"), ..wanted.clone() };
+    assert_eq!(role.answer(Some(&other)), goal.replace("as wanted", "other"));
+    assert_eq!(wanted.differing(&other), ["password"]);
+    let more = RoleFacts { settings: settings(&[("timezone", "a\nb"), ("work_mem", "1")]), ..wanted.clone() };
+    assert_eq!(role.answer(Some(&more)), goal.replace("client_encoding=utf8, timezone=UTC", "timezone=a\\u{a}b"));
+    assert_eq!(wanted.differing(&more), ["client_encoding", "timezone"]);
+    assert_eq!(wanted.differing(&wanted), [""; 0]);
+    // What only has a name is there or not.
+    let plain = Role { name: "x".to_owned(), facts: Some(RoleFacts::default()) };
+    assert_eq!([plain.answer(Some(&wanted)), plain.answer(None)], ["present", ABSENT]);
+    // The way back of a change knows of what is managed alone, also that it was not there.
+    let part = more.part(&wanted);
+    assert_eq!(part.settings.get("client_encoding"), Some(&None));
+    assert_eq!(part.settings.get("work_mem"), None);
+    assert_eq!(RoleFacts::default().part(&wanted).member_of, flags(&[("staff", false)]));
+    assert!(!format!("{wanted:?}").contains("v1"), "a verifier is not shown");
+}
+
+#[test]
+fn a_database_answers_what_is_managed_of_it() {
+    let facts = |owner: &str, extension, connect| DatabaseFacts {
+        owner: Some(owner.to_owned()),
+        encoding: Some("UTF8".to_owned()),
+        extensions: flags(&[("pg_trgm", extension)]),
+        grants: BTreeMap::from([("reports".to_owned(), flags(&[("CONNECT", connect), ("CREATE", connect)]))]),
+        ..DatabaseFacts::default()
+    };
+    let wanted = facts("x", true, true);
+    let database = Database { name: "d".to_owned(), facts: Some(wanted.clone()), disconnect: false };
+    assert_eq!(database.answer(Some(&wanted)), "owner=x extensions(pg_trgm) grants(reports: CONNECT CREATE)");
+    assert_eq!(database.answer(Some(&facts("y", false, false))), "owner=y extensions() grants()");
+    assert_eq!(database.answer(None), ABSENT);
+    assert_eq!(wanted.differing(&facts("y", false, false)), ["owner y → x", "extension pg_trgm", "grants to reports"]);
+    let part = DatabaseFacts { owner: Some("y".to_owned()), ..DatabaseFacts::default() }.part(&wanted);
+    assert_eq!(part, DatabaseFacts { encoding: None, ..facts("y", false, false) });
+    assert_eq!(wanted.roles().into_iter().collect::<Vec<_>>(), ["reports", "x"]);
+}
+
+#[test]
+fn a_setting_answers_what_the_files_say() {
+    let setting = |value: Option<&str>| Setting { name: "log_line_prefix".to_owned(), value: value.map(str::to_owned) };
+    let seen = |wanted: Option<&str>, former: Option<&str>, unread| SettingSeen {
+        configured: "%m ".to_owned(),
+        wanted: wanted.map(str::to_owned),
+        former: former.map(str::to_owned),
+        unread,
+        ..SettingSeen::default()
+    };
+    let (set, reset) = (setting(Some("%m ")), setting(None));
+    let there = seen(Some("%m "), None, false);
+    assert_eq!([set.answer(&there), set.goal(&there)], ["'%m '", "'%m '"], "however it comes to be so");
+    assert_eq!(set.answer(&seen(Some("%m "), None, true)), "'%m ' (not read yet)");
+    assert_eq!([reset.answer(&seen(None, None, false)), reset.goal(&there)], [ABSENT, "'%m '"]);
+    assert_eq!([reset.answer(&seen(None, Some("x"), false)), reset.goal(&seen(None, None, false))], ["'%m '", ABSENT]);
+}
+
+#[test]
+fn quoting() {
+    for (given, name, text) in [
+        ("x", "\"x\"", "'x'"),
+        ("a b", "\"a b\"", "'a b'"),
+        ("a\"b", "\"a\"\"b\"", "'a\"b'"),
+        ("it's", "\"it's\"", "'it''s'"),
+        ("\\'; DROP", "\"\\'; DROP\"", "'\\''; DROP'"),
+        (":x", "\":x\"", "':x'"),
+    ] {
+        assert_eq!([sql::name(given), sql::text(given)], [name, text]);
+    }
+}
+
+#[test]
+fn a_role_is_made() {
+    let facts = RoleFacts {
+        attributes: flags(&[("login", true), ("superuser", false)]),
+        connection_limit: Some(-1),
+        password: verifier("S$'"),
+        settings: [
+            settings(&[("search_path", "app, \"pub lic\""), ("app.user", "it's")]),
+            [("timezone".to_owned(), None)].into(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
+        member_of: flags(&[("a", true), ("b", false)]),
+    };
+    let made = sql::make_role(&Role { name: "o\"x'".to_owned(), facts: Some(facts) });
+    assert_eq!(
+        made.lines().collect::<Vec<_>>(),
+        [
+            "BEGIN;",
+            "SELECT 'CREATE ROLE \"o\"\"x''\"' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'o\"x''') \\gexec",
+            "ALTER ROLE \"o\"\"x'\" WITH LOGIN NOSUPERUSER CONNECTION LIMIT -1 PASSWORD 'S$''';",
+            "ALTER ROLE \"o\"\"x'\" SET \"app\".\"user\" TO 'it''s';",
+            "ALTER ROLE \"o\"\"x'\" SET \"search_path\" TO 'app', 'pub lic';",
+            "ALTER ROLE \"o\"\"x'\" RESET \"timezone\";",
+            "GRANT \"a\" TO \"o\"\"x'\";",
+            "REVOKE \"b\" FROM \"o\"\"x'\";",
+            "COMMIT;",
+        ]
+    );
+    assert_eq!(sql::make_role(&Role { name: "x".to_owned(), facts: None }), "DROP ROLE IF EXISTS \"x\";\n");
+}
+
+#[test]
+fn a_database_is_made() {
+    let facts = DatabaseFacts {
+        owner: Some("u".to_owned()),
+        encoding: Some("UTF8".to_owned()),
+        extensions: flags(&[("a", true), ("b", false)]),
+        grants: BTreeMap::from([("r".to_owned(), flags(&[("CONNECT", true), ("CREATE", false)]))]),
+        ..DatabaseFacts::default()
+    };
+    assert_eq!(
+        sql::make_extensions(&facts),
+        "BEGIN;\nCREATE EXTENSION IF NOT EXISTS \"a\";\nDROP EXTENSION IF EXISTS \"b\";\nCOMMIT;\n"
+    );
+    let of = |facts: Option<DatabaseFacts>, disconnect| sql::make_database(&Database { name: "d".to_owned(), facts, disconnect });
+    assert_eq!(
+        of(Some(facts), false).lines().collect::<Vec<_>>(),
+        [
+            "SELECT 'CREATE DATABASE \"d\" TEMPLATE template0 ENCODING ''UTF8'' OWNER \"u\"' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'd') \\gexec",
+            "ALTER DATABASE \"d\" OWNER TO \"u\";",
+            "GRANT CONNECT ON DATABASE \"d\" TO \"r\";",
+            "REVOKE CREATE ON DATABASE \"d\" FROM \"r\";",
+        ]
+    );
+    assert_eq!(of(None, false), "DROP DATABASE IF EXISTS \"d\";\n");
+    assert_eq!(of(None, true), "DROP DATABASE IF EXISTS \"d\" WITH (FORCE);\n");
+    assert_eq!(sql::make_extensions(&DatabaseFacts::default()), "");
+}
+
+#[test]
+fn a_setting_is_made() {
+    let of = |name: &str, value: Option<&str>| {
+        sql::make_setting(&Setting { name: name.to_owned(), value: value.map(str::to_owned) }).lines().next().unwrap().to_owned()
+    };
+    assert_eq!(of("work_mem", Some("8MB")), "ALTER SYSTEM SET \"work_mem\" TO '8MB';");
+    assert_eq!(of("shared_preload_libraries", Some("a,b")), "ALTER SYSTEM SET \"shared_preload_libraries\" TO 'a', 'b';");
+    assert_eq!(of("shared_preload_libraries", Some("")), "ALTER SYSTEM SET \"shared_preload_libraries\" TO '';");
+    assert_eq!(of("x.y", None), "ALTER SYSTEM RESET \"x\".\"y\";");
+}

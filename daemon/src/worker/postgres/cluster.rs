@@ -1,0 +1,139 @@
+//! The cluster that is spoken with, and psql, which speaks with it.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::de::DeserializeOwned;
+
+use super::{Fault, unreadable};
+use crate::postgres::{USER, sql};
+
+/// Where everybody expects a server.
+const PORT: &str = "5432";
+
+/// A cluster of Debian's packages (pg_lsclusters(1)).
+#[derive(Debug)]
+pub(super) struct Cluster {
+    version: String,
+    name: String,
+    port: String,
+    /// Its server runs.
+    pub(super) online: bool,
+    /// Where its data is.
+    pub(super) data: PathBuf,
+}
+
+impl Cluster {
+    /// The one at the usual port that runs, else any that does; else the one that is at the usual port.
+    pub(super) fn find() -> Result<Self, Fault> {
+        let mut list = Command::new("/usr/bin/pg_lsclusters");
+        let output = list.arg("--no-header").stdin(Stdio::null()).output()?;
+        if !output.status.success() {
+            return Err(Fault::Said(format!("pg_lsclusters: {}", words(&output.stderr))));
+        }
+        Self::chosen(&String::from_utf8_lossy(&output.stdout)).ok_or(Fault::NoCluster)
+    }
+
+    fn chosen(list: &str) -> Option<Self> {
+        let of_line = |line: &str| {
+            let mut fields = line.split_ascii_whitespace().map(str::to_owned);
+            let (version, name, port) = (fields.next()?, fields.next()?, fields.next()?);
+            let online = fields.next()?.split(',').any(|word| word == "online");
+            Some(Self { version, name, port, online, data: fields.nth(1)?.into() })
+        };
+        list.lines().filter_map(of_line).min_by_key(|cluster| (!cluster.online, cluster.port != PORT))
+    }
+
+    /// The unit that runs it (postgresql-common).
+    pub(super) fn unit(&self) -> String {
+        format!("postgresql@{}-{}.service", self.version, self.name)
+    }
+
+    /// Runs a script in a database, whole or not at all beyond its first error; what it printed.
+    pub(super) fn psql(&self, database: &str, script: &str) -> Result<String, Fault> {
+        if !self.online {
+            let unit = self.unit();
+            return Err(Fault::Said(format!("PostgreSQL does not run: systemctl start {unit}, or see journalctl -u {unit}")));
+        }
+        let mut psql = Command::new("/usr/bin/psql");
+        psql.args(["--cluster", &format!("{}/{}", self.version, self.name), "-U", USER]);
+        // Terse: no error quotes the statement.
+        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-v", "SHOW_CONTEXT=never", "-d", database]);
+        psql.env("PGCLIENTENCODING", "UTF8")
+            .env("PGCONNECT_TIMEOUT", "10")
+            .env("LC_ALL", "C.UTF-8")
+            .env("PGAPPNAME", "reconciled");
+        let mut child = psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // One that ended before it had read all says why.
+            let _ = stdin.write_all(sql::PREAMBLE.as_bytes()).and_then(|()| stdin.write_all(script.as_bytes()));
+        }
+        let output = child.wait_with_output()?;
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(Fault::Said(words(&output.stderr)))
+        }
+    }
+
+    /// The same for a query that answers with one JSON value.
+    pub(super) fn query<T: DeserializeOwned>(&self, database: &str, script: &str) -> Result<T, Fault> {
+        serde_json::from_str(&self.psql(database, script)?).map_err(unreadable)
+    }
+
+    /// What the server's files say of a setting, in the server's own words; with `value` what they would say if it were so. The server need
+    /// not run.
+    pub(super) fn configured(&self, setting: &str, value: Option<&str>) -> Result<String, Fault> {
+        let program = Path::new("/usr/lib/postgresql").join(&self.version).join("bin/postgres");
+        let mut postgres = Command::new(program);
+        postgres.arg("-D").arg(Path::new("/etc/postgresql").join(&self.version).join(&self.name)).args(["-C", setting]);
+        postgres.args(value.map(|value| format!("{setting}={value}")).iter().flat_map(|word| ["-c", word]));
+        let output = postgres.env("LC_ALL", "C.UTF-8").stdin(Stdio::null()).output()?;
+        if !output.status.success() {
+            return Err(Fault::Said(words(&output.stderr)));
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
+    }
+}
+
+/// What a program said, without the places in scripts that nobody sees and the time.
+fn words(said: &[u8]) -> String {
+    let text = String::from_utf8_lossy(said);
+    let line = |line: &str| {
+        let place = line.strip_prefix("psql:<stdin>:").and_then(|rest| rest.split_once(": "));
+        let message = place.map_or(line, |(_, message)| message);
+        let kind = ["ERROR:  ", "FATAL:  ", "DETAIL:  "].iter().find_map(|kind| Some(message.split_once(kind)?.1));
+        crate::path::escape(kind.unwrap_or(message))
+    };
+    text.lines().filter(|line| !line.trim().is_empty()).map(line).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cluster, words};
+
+    #[test]
+    fn the_cluster_that_is_meant() {
+        let unit = |list: &str| Cluster::chosen(list).map(|cluster| (cluster.unit(), cluster.online));
+        let old = "15 main 5432 down postgres /var/lib/postgresql/15/main /var/log/postgresql/postgresql-15-main.log\n";
+        let new = "17 main 5433 online postgres /var/lib/postgresql/17/main /var/log/postgresql/postgresql-17-main.log\n";
+        let third = "17 x 5434 online,recovery postgres /data/x /var/log/x.log\n";
+        assert_eq!(unit(""), None);
+        assert_eq!(unit(old), Some(("postgresql@15-main.service".to_owned(), false)));
+        assert_eq!(unit(&[old, new, third].concat()), Some(("postgresql@17-main.service".to_owned(), true)));
+        assert_eq!(unit(third), Some(("postgresql@17-x.service".to_owned(), true)));
+        let usual = new.replace("5433", "5431") + &third.replace("5434", "5432");
+        assert_eq!(unit(&usual), Some(("postgresql@17-x.service".to_owned(), true)));
+        assert_eq!(Cluster::chosen(old).unwrap().data, std::path::Path::new("/var/lib/postgresql/15/main"));
+    }
+
+    #[test]
+    fn what_is_repeated() {
+        assert_eq!(words(b"psql:<stdin>:7: ERROR:  role \"x\" does not exist\n"), "role \"x\" does not exist");
+        let said = b"2026-01-01 10:00:00.000 UTC [7] FATAL:  invalid value for parameter \"work_mem\": \"x\"\n\n";
+        assert_eq!(words(said), "invalid value for parameter \"work_mem\": \"x\"");
+        assert_eq!(words(b"psql: error: connection refused\n"), "psql: error: connection refused");
+    }
+}

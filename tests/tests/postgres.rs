@@ -1,0 +1,166 @@
+//! PostgreSQL: a role, its database and the server's settings come with the package that brings the server, or none of it does.
+
+use reconciled_tests::{Host, Repo, scenario};
+
+/// What the tutorial of a Django site has an administrator type, and what its author would have wanted of the server.
+const SITE: &str = "packages = [\"postgresql\"]\n\
+    [[postgres_database]]\nname = \"myproject\"\nowner = \"myprojectuser\"\nextensions = [\"pg_trgm\"]\ngrants = { reports = [\"CREATE\"] }\n\
+    [[postgres_role]]\nname = \"staff\"\nlogin = false\n\
+    [[postgres_role]]\nname = \"myprojectuser\"\npassword = { secret = \"db_password\" }\nconnection_limit = 50\nmember_of = [\"staff\"]\n\
+    settings = { client_encoding = \"utf8\", default_transaction_isolation = \"read committed\", timezone = \"UTC\" }\n\
+    [[postgres_role]]\nname = \"reports\"\n\
+    [[postgres_setting]]\nname = \"work_mem\"\nvalue = \"8192kB\"\n\
+    [[postgres_setting]]\nname = \"shared_buffers\"\nvalue = \"64MB\"\n\
+    [[postgres_setting]]\nname = \"log_line_prefix\"\nvalue = \"%m [%p] it's \"\n";
+const RED: &str = "[[probe]]\nname = \"nothing\"\nattempts = 1\ntcp = \"127.0.0.1:1\"\n";
+
+/// What the server answers to this, asked by its superuser.
+#[track_caller]
+fn sql(host: &Host, words: &str) -> String {
+    host.exec_with(&["runuser", "-u", "postgres", "--", "psql", "-XAtq", "-c", words], b"").ok()
+}
+
+/// All that a push could leave behind.
+#[track_caller]
+fn picture(host: &Host) -> String {
+    let settings =
+        "SELECT name, setting, pending_restart FROM pg_settings WHERE name IN ('work_mem', 'shared_buffers', 'log_line_prefix')";
+    let roles = "SELECT rolname, rolcanlogin, rolconnlimit, rolconfig FROM pg_roles ORDER BY 1";
+    let file = host.sh("cat /var/lib/postgresql/*/main/postgresql.auto.conf").ok();
+    let mut file: Vec<&str> = file.lines().filter(|line| !line.starts_with('#')).collect();
+    file.sort_unstable();
+    [sql(host, settings), sql(host, roles), sql(host, "SELECT datname FROM pg_database ORDER BY 1"), file.join("\n")].join("\n")
+}
+
+/// What somebody gets who logs in over TCP.
+fn login(host: &Host, role: &str, password: &str, words: &str) -> Result<String, String> {
+    let to = format!("host=127.0.0.1 user={role} password={password} dbname=myproject");
+    let done = host.exec_with(&["psql", "-XAtq", &to, "-c", words], b"");
+    if done.code == 0 { Ok(done.stdout.trim().to_owned()) } else { Err(done.text()) }
+}
+
+/// The verifier that the server keeps.
+#[track_caller]
+fn verifier(host: &Host) -> String {
+    sql(host, "SELECT rolpassword FROM pg_authid WHERE rolname = 'myprojectuser'")
+}
+
+/// Seals a password in the repository.
+#[track_caller]
+fn seal<'r>(host: &Host, repo: &'r Repo, password: &str) -> &'r Repo {
+    let sealed = host.exec_with(&["reconcilectl", "secret", "seal"], password.as_bytes()).ok();
+    repo.write("secrets/db_password.age", sealed + "\n")
+}
+
+scenario! {
+    fn a_bare_host_gets_its_database(host: reached) {
+        let repo = host.clone_repo();
+        let push = seal(host, &repo, "correct horse").write("reconciled.toml", SITE).commit_and_push();
+        push.assert_live().says("+ postgres_role:myprojectuser (new)").says("+ postgres_database:myproject (new)");
+        push.says("postgres_setting:shared_buffers (128MB → 64MB, with a restart)").says("shared_buffers takes effect with a restart");
+        assert_eq!(sql(host, "SHOW shared_buffers"), "64MB");
+        assert_eq!(sql(host, "SHOW work_mem"), "8MB");
+        assert_eq!(sql(host, "SHOW log_line_prefix"), "%m [%p] it's ");
+        assert_eq!(sql(host, "SELECT count(*) FROM pg_settings WHERE pending_restart"), "0");
+        assert_eq!(sql(host, "SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding) FROM pg_database WHERE datname = 'myproject'"), "myprojectuser|UTF8");
+        assert_eq!(sql(host, "SELECT rolcanlogin, rolconnlimit, pg_has_role('myprojectuser', 'staff', 'MEMBER') FROM pg_roles WHERE rolname = 'myprojectuser'"), "t|50|t");
+        assert_eq!(sql(host, "SELECT has_database_privilege('reports', 'myproject', 'CREATE'), has_database_privilege('staff', 'myproject', 'CREATE')"), "t|f");
+
+        // The role logs in, and owns what it may make tables in. No log has its password, nor what it is compared with.
+        let shown = login(host, "myprojectuser", "'correct horse'", "CREATE TABLE t (x int); SHOW client_encoding; SHOW timezone; SHOW transaction_isolation");
+        assert_eq!(shown.as_deref(), Ok("UTF8\nUTC\nread committed"));
+        login(host, "myprojectuser", "wrong", "SELECT").unwrap_err();
+        let first = verifier(host);
+        let logged = host.sh("cat /var/log/postgresql/*.log /var/log/reconciled/* ; journalctl -b --no-pager; reconcilectl audit log; reconcilectl audit show 5").stdout;
+        for secret in ["correct horse", first.as_str()] {
+            assert!(!logged.contains(secret), "{secret} in {logged}");
+        }
+
+        // Again there is nothing to do, also where a value is written otherwise; what somebody changes by hand comes back.
+        let before = picture(host);
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
+        repo.write("reconciled.toml", SITE.replace("8192kB", "8MB").replace("\"utf8\"", "\"UTF-8\"")).commit_and_push().assert_live().says("nothing to change");
+        assert_eq!(picture(host), before);
+        assert_eq!(verifier(host), first, "not salted anew");
+        seal(host, &repo, "correct horse\n").write("reconciled.toml", SITE).commit_and_push().assert_live().says("nothing to change");
+        assert_eq!(verifier(host), first);
+        sql(host, "ALTER ROLE myprojectuser SET timezone = 'Europe/Belgrade'");
+        sql(host, "ALTER ROLE myprojectuser PASSWORD 'by hand'");
+        sql(host, "ALTER DATABASE myproject OWNER TO postgres");
+        host.sh("runuser -u postgres -- psql -Xqc \"ALTER SYSTEM SET work_mem = '1MB'\" -c 'SELECT pg_reload_conf()'").ok();
+        host.ctl("sync").ok();
+        assert_eq!(picture(host), before);
+        login(host, "myprojectuser", "'by hand'", "SELECT").unwrap_err();
+        login(host, "myprojectuser", "'correct horse'", "SELECT").unwrap();
+        // Another secret is another password, and nothing else; what fails later brings the former one back, to the byte.
+        let healed = verifier(host);
+        seal(host, &repo, "battery staple").write("reconciled.toml", format!("{SITE}{RED}")).commit_and_push().assert_refused("rolled back");
+        assert_eq!(verifier(host), healed);
+        let push = repo.write("reconciled.toml", SITE).commit_and_push();
+        push.assert_live().says("~ postgres_role:myprojectuser (password)");
+        assert_eq!(push.output.matches("remote: ~ ").count(), 1, "{}", push.output);
+        login(host, "myprojectuser", "'battery staple'", "SELECT").unwrap();
+        login(host, "myprojectuser", "'correct horse'", "SELECT").unwrap_err();
+        assert_eq!(picture(host), before);
+        // A cluster that does not run is said, with what to do.
+        let unit = host.sh("systemctl list-units --plain --no-legend 'postgresql@*' | cut -d' ' -f1").ok();
+        host.exec(&format!("systemctl stop {unit}")).ok();
+        repo.write("files/etc/motd.d/x", "x\n").commit_and_push().assert_refused(&format!("systemctl start {unit}"));
+        host.exec(&format!("systemctl start {unit}")).ok();
+    }
+}
+
+scenario! {
+    fn what_fails_later_takes_it_back(host: reached) {
+        let repo = host.clone_repo();
+        repo.write("reconciled.toml", "packages = [\"postgresql\"]\n").commit_and_push().assert_live();
+        let before = picture(host);
+        seal(host, &repo, "correct horse").write("reconciled.toml", format!("{SITE}{RED}")).commit_and_push().assert_refused("rolled back");
+        assert_eq!(picture(host), before);
+        // A setting with which the server does not start: it has to be taken back without a server.
+        let push = repo.write("reconciled.toml", SITE.replace("\"64MB\"", "\"8000GB\"")).commit_and_push();
+        push.assert_refused("rolled back").says("restart postgresql@");
+        assert_eq!(picture(host), before);
+        // What the server would refuse is known before anything is touched.
+        for (wrong, said) in [
+            (SITE.replace("8192kB", "8 apples"), "invalid value for parameter \"work_mem\""),
+            (SITE.replace("\"utf8\"", "\"utf9\""), "utf9"),
+            (SITE.replace("\"work_mem\"", "\"wrok_mem\""), "PostgreSQL knows no setting `wrok_mem`"),
+            (SITE.replace("pg_trgm", "pg_nothing"), "no extension `pg_nothing`"),
+            (SITE.replace("owner = \"myprojectuser\"", "owner = \"nobody\""), "the role `nobody` is neither in PostgreSQL nor declared"),
+        ] {
+            repo.write("reconciled.toml", wrong).commit_and_push().assert_refused(said).says("nothing was touched");
+        }
+        assert_eq!(picture(host), before);
+    }
+}
+
+scenario! {
+    fn what_leaves_and_what_is_absent(host: reached) {
+        let repo = host.clone_repo();
+        let alone = "packages = [\"postgresql\"]\n";
+        seal(host, &repo, "correct horse").write("reconciled.toml", SITE).commit_and_push().assert_live();
+        let before = picture(host);
+        let push = repo.write("reconciled.toml", alone).commit_and_push();
+        push.assert_live().says("postgres_role:myprojectuser is let go").says("postgres_database:myproject is let go");
+        assert_eq!(picture(host), before);
+
+        let gone = |kind: &str, name: &str, more: &str| format!("[[{kind}]]\nname = \"{name}\"\nstate = \"absent\"\n{more}");
+        let role = gone("postgres_role", "myprojectuser", "");
+        repo.write("reconciled.toml", format!("{alone}{role}")).commit_and_push().assert_refused("cannot be dropped").says("the database myproject");
+        repo.write("reconciled.toml", format!("{alone}{}", gone("postgres_database", "myproject", ""))).commit_and_push().assert_refused("would be lost");
+        // Dropped once all else has succeeded; what fails before that leaves it there.
+        let database = gone("postgres_database", "myproject", "drop_data = true\n");
+        let wrong = "[[postgres_role]]\nname = \"other\"\nsettings = { search_path = \"a, b\" }\nmember_of = [\"postgres\"]\n";
+        let units = "[[unit]]\nname = \"postgresql.service\"\nenabled = true\nactive = true\n";
+        repo.write("files/etc/postgresql-common/x", "x\n");
+        let push = repo.write("reconciled.toml", format!("{alone}{units}{wrong}{database}")).commit_and_push();
+        push.assert_live().says("- postgres_database:myproject (drop with all that is in it) [undo: none]");
+        assert_eq!(sql(host, "SELECT rolconfig FROM pg_roles WHERE rolname = 'other'"), "{\"search_path=a, b\"}");
+        let settings = gone("postgres_setting", "shared_buffers", "") + &gone("postgres_setting", "work_mem", "");
+        let push = repo.write("reconciled.toml", format!("{alone}{role}{settings}")).commit_and_push();
+        push.assert_live().says("- postgres_role:myprojectuser (drop)").says("with a restart");
+        assert_eq!(sql(host, "SHOW shared_buffers"), "128MB");
+        assert_eq!(sql(host, "SELECT count(*) FROM pg_roles WHERE rolname = 'myprojectuser'"), "0");
+    }
+}
