@@ -29,7 +29,9 @@ print("Log out" in ask("/admin/login/?next=/admin/", urllib.parse.urlencode(form
 fn example(host: &Host) -> Repo {
     let repo = host.clone_repo();
     copy(Path::new(EXAMPLE), "", &repo);
-    for (name, plain) in [("db_password", "hunter2-hunter2"), ("admin_password", ADMIN), ("secret_key", "0123456789-0123456789-0123456789")] {
+    for (name, plain) in
+        [("db_password", "hunter2-hunter2"), ("admin_password", ADMIN), ("secret_key", "0123456789-0123456789-0123456789")]
+    {
         let sealed = host.exec_with(&["reconcilectl", "secret", "seal"], plain.as_bytes()).ok();
         repo.write(&format!("secrets/{name}.age"), sealed);
     }
