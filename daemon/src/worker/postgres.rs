@@ -147,6 +147,7 @@ fn json(value: &impl Serialize) -> Result<String, Fault> {
 }
 
 /// The values themselves are not repeated.
+#[allow(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
 fn unreadable(error: serde_json::Error) -> Fault {
     Fault::Said(format!("psql answered something unexpected ({:?} error)", error.classify()))
 }
