@@ -39,17 +39,23 @@ fn example(host: &Host) -> Repo {
 }
 
 fn copy(from: &Path, below: &str, repo: &Repo) {
-    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+    for entry in must(fs::read_dir(from)).map(must) {
         let path = format!("{below}{}", entry.file_name().to_string_lossy());
-        let kind = entry.file_type().unwrap();
+        let kind = must(entry.file_type());
         if kind.is_dir() {
             copy(&entry.path(), &format!("{path}/"), repo);
         } else if kind.is_symlink() {
-            repo.symlink(&path, &fs::read_link(entry.path()).unwrap().to_string_lossy());
+            repo.symlink(&path, &must(fs::read_link(entry.path())).to_string_lossy());
         } else {
-            repo.write(&path, fs::read(entry.path()).unwrap());
+            repo.write(&path, must(fs::read(entry.path())));
         }
     }
+}
+
+/// The example is there, and can be read.
+#[track_caller]
+fn must<T>(read: std::io::Result<T>) -> T {
+    read.unwrap_or_else(|error| panic!("{EXAMPLE}: {error}"))
 }
 
 #[track_caller]

@@ -69,7 +69,7 @@ scenario! {
         // The role logs in, and owns what it may make tables in. No log has its password, nor what it is compared with.
         let shown = login(host, "myprojectuser", "'correct horse'", "CREATE TABLE t (x int); SHOW client_encoding; SHOW timezone; SHOW transaction_isolation");
         assert_eq!(shown.as_deref(), Ok("UTF8\nUTC\nread committed"));
-        login(host, "myprojectuser", "wrong", "SELECT").unwrap_err();
+        login(host, "myprojectuser", "wrong", "SELECT").expect_err("it is refused");
         let first = verifier(host);
         let logged = host.sh("cat /var/log/postgresql/*.log /var/log/reconciled/* ; journalctl -b --no-pager; reconcilectl audit log; reconcilectl audit show 5").stdout;
         for secret in ["correct horse", first.as_str()] {
@@ -90,8 +90,8 @@ scenario! {
         host.sh("runuser -u postgres -- psql -Xqc \"ALTER SYSTEM SET work_mem = '1MB'\" -c 'SELECT pg_reload_conf()'").ok();
         host.ctl("sync").ok();
         assert_eq!(picture(host), before);
-        login(host, "myprojectuser", "'by hand'", "SELECT").unwrap_err();
-        login(host, "myprojectuser", "'correct horse'", "SELECT").unwrap();
+        login(host, "myprojectuser", "'by hand'", "SELECT").expect_err("it is refused");
+        login(host, "myprojectuser", "'correct horse'", "SELECT").expect("it answers");
         // Another secret is another password, and nothing else; what fails later brings the former one back, to the byte.
         let healed = verifier(host);
         seal(host, &repo, "battery staple").write("reconciled.toml", format!("{SITE}{RED}")).commit_and_push().assert_refused("rolled back");
@@ -99,8 +99,8 @@ scenario! {
         let push = repo.write("reconciled.toml", SITE).commit_and_push();
         push.assert_live().says("~ postgres_role:myprojectuser (password)");
         assert_eq!(push.output.matches("remote: ~ ").count(), 1, "{}", push.output);
-        login(host, "myprojectuser", "'battery staple'", "SELECT").unwrap();
-        login(host, "myprojectuser", "'correct horse'", "SELECT").unwrap_err();
+        login(host, "myprojectuser", "'battery staple'", "SELECT").expect("it answers");
+        login(host, "myprojectuser", "'correct horse'", "SELECT").expect_err("it is refused");
         assert_eq!(picture(host), before);
         // A cluster that does not run is said, with what to do.
         let unit = host.sh("systemctl list-units --plain --no-legend 'postgresql@*' | cut -d' ' -f1").ok();
