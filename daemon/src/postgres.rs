@@ -209,9 +209,13 @@ impl Role {
             words.push(format!("password={}", compared(password, seen.password.as_ref())));
         }
         let settings = wanted.settings.keys().filter_map(|name| Some(format!("{name}={}", seen.settings.get(name)?.as_ref()?)));
-        words.extend(list("settings", settings, wanted.settings.is_empty()));
+        if !wanted.settings.is_empty() {
+            words.push(list("settings", settings));
+        }
         let groups = wanted.member_of.keys().filter(|name| seen.member_of.get(*name) == Some(&true)).cloned();
-        words.extend(list("member_of", groups, wanted.member_of.is_empty()));
+        if !wanted.member_of.is_empty() {
+            words.push(list("member_of", groups));
+        }
         line(&words)
     }
 }
@@ -262,13 +266,17 @@ impl Database {
             words.push(format!("owner={}", seen.owner.as_deref().unwrap_or_default()));
         }
         let extensions = wanted.extensions.keys().filter(|name| seen.extensions.get(*name) == Some(&true)).cloned();
-        words.extend(list("extensions", extensions, wanted.extensions.is_empty()));
+        if !wanted.extensions.is_empty() {
+            words.push(list("extensions", extensions));
+        }
         let granted = |(role, privileges): (&String, &BTreeMap<String, bool>)| {
             let has = |privilege: &&String| seen.grants.get(role).and_then(|of| of.get(*privilege)) == Some(&true);
             let has: Vec<&str> = privileges.keys().filter(has).map(String::as_str).collect();
             (!has.is_empty()).then(|| format!("{role}: {}", has.join(" ")))
         };
-        words.extend(list("grants", wanted.grants.iter().filter_map(granted), wanted.grants.is_empty()));
+        if !wanted.grants.is_empty() {
+            words.push(list("grants", wanted.grants.iter().filter_map(granted)));
+        }
         line(&words)
     }
 }
@@ -344,9 +352,8 @@ fn compared(wanted: &Password, seen: Option<&Password>) -> &'static str {
     }
 }
 
-/// A list of what is managed by name; nothing where nothing is.
-fn list(word: &str, items: impl Iterator<Item = String>, is_managed_by_none: bool) -> Option<String> {
-    (!is_managed_by_none).then(|| format!("{word}({})", items.collect::<Vec<_>>().join(", ")))
+fn list(word: &str, items: impl Iterator<Item = String>) -> String {
+    format!("{word}({})", items.collect::<Vec<_>>().join(", "))
 }
 
 fn line(words: &[String]) -> String {

@@ -1,6 +1,6 @@
 //! PostgreSQL: a role, its database and the server's settings come with the package that brings the server, or none of it does.
 
-use reconciled_tests::{Host, Repo, scenario};
+use reconciled_tests::{Host, Output, Repo, scenario};
 
 /// What the tutorial of a Django site has an administrator type, and what its author would have wanted of the server.
 const SITE: &str = "packages = [\"postgresql\"]\n\
@@ -32,11 +32,18 @@ fn picture(host: &Host) -> String {
     [sql(host, settings), sql(host, roles), sql(host, "SELECT datname FROM pg_database ORDER BY 1"), file.join("\n")].join("\n")
 }
 
-/// What somebody gets who logs in over TCP.
-fn login(host: &Host, role: &str, password: &str, words: &str) -> Result<String, String> {
-    let to = format!("host=127.0.0.1 user={role} password={password} dbname=myproject");
-    let done = host.exec_with(&["psql", "-XAtq", &to, "-c", words], b"");
-    if done.code == 0 { Ok(done.stdout.trim().to_owned()) } else { Err(done.text()) }
+/// What somebody gets who logs in over TCP with this password.
+#[track_caller]
+fn login(host: &Host, password: &str, words: &str) -> Output {
+    let to = format!("host=127.0.0.1 user=myprojectuser password='{password}' dbname=myproject");
+    host.exec_with(&["psql", "-XAtq", &to, "-c", words], b"")
+}
+
+/// This password lets in, and this one does not.
+#[track_caller]
+fn lets_in(host: &Host, password: &str, other: &str) {
+    login(host, password, "SELECT").ok();
+    assert!(login(host, other, "SELECT").stderr.contains("password authentication failed"));
 }
 
 /// The verifier that the server keeps.
@@ -67,9 +74,9 @@ scenario! {
         assert_eq!(sql(host, "SELECT has_database_privilege('reports', 'myproject', 'CREATE'), has_database_privilege('staff', 'myproject', 'CREATE')"), "t|f");
 
         // The role logs in, and owns what it may make tables in. No log has its password, nor what it is compared with.
-        let shown = login(host, "myprojectuser", "'correct horse'", "CREATE TABLE t (x int); SHOW client_encoding; SHOW timezone; SHOW transaction_isolation");
-        assert_eq!(shown.as_deref(), Ok("UTF8\nUTC\nread committed"));
-        login(host, "myprojectuser", "wrong", "SELECT").expect_err("it is refused");
+        let shown = login(host, "correct horse", "CREATE TABLE t (x int); SHOW client_encoding; SHOW timezone; SHOW transaction_isolation");
+        assert_eq!(shown.ok(), "UTF8\nUTC\nread committed");
+        lets_in(host, "correct horse", "wrong");
         let first = verifier(host);
         let logged = host.sh("cat /var/log/postgresql/*.log /var/log/reconciled/* ; journalctl -b --no-pager; reconcilectl audit log; reconcilectl audit show 5").stdout;
         for secret in ["correct horse", first.as_str()] {
@@ -90,8 +97,7 @@ scenario! {
         host.sh("runuser -u postgres -- psql -Xqc \"ALTER SYSTEM SET work_mem = '1MB'\" -c 'SELECT pg_reload_conf()'").ok();
         host.ctl("sync").ok();
         assert_eq!(picture(host), before);
-        login(host, "myprojectuser", "'by hand'", "SELECT").expect_err("it is refused");
-        login(host, "myprojectuser", "'correct horse'", "SELECT").expect("it answers");
+        lets_in(host, "correct horse", "by hand");
         // Another secret is another password, and nothing else; what fails later brings the former one back, to the byte.
         let healed = verifier(host);
         seal(host, &repo, "battery staple").write("reconciled.toml", format!("{SITE}{RED}")).commit_and_push().assert_refused("rolled back");
@@ -99,8 +105,7 @@ scenario! {
         let push = repo.write("reconciled.toml", SITE).commit_and_push();
         push.assert_live().says("~ postgres_role:myprojectuser (password)");
         assert_eq!(push.output.matches("remote: ~ ").count(), 1, "{}", push.output);
-        login(host, "myprojectuser", "'battery staple'", "SELECT").expect("it answers");
-        login(host, "myprojectuser", "'correct horse'", "SELECT").expect_err("it is refused");
+        lets_in(host, "battery staple", "correct horse");
         assert_eq!(picture(host), before);
         // A cluster that does not run is said, with what to do.
         let unit = host.sh("systemctl list-units --plain --no-legend 'postgresql@*' | cut -d' ' -f1").ok();

@@ -128,7 +128,7 @@ fn alike(cluster: &Cluster, settings: &[(String, String, String)]) -> Result<Vec
     let settings: Vec<_> = settings.iter().map(|(name, a, b)| (name.as_str(), a.as_str(), b.as_str())).collect();
     let said = cluster.psql(COMMON, &sql::normal(&settings))?;
     let pairs = said.lines().map(serde_json::from_str::<(String, String)>);
-    pairs.map(|pair| pair.map(|(one, other)| one == other).map_err(unreadable)).collect()
+    pairs.map(|pair| pair.map(|(one, other)| one == other).map_err(|error| unreadable(&error))).collect()
 }
 
 fn see_database(cluster: &Cluster, database: &Database) -> Result<DatabaseSeen, Fault> {
@@ -143,11 +143,10 @@ fn see_database(cluster: &Cluster, database: &Database) -> Result<DatabaseSeen, 
 }
 
 fn json(value: &impl Serialize) -> Result<String, Fault> {
-    serde_json::to_string(value).map_err(unreadable)
+    serde_json::to_string(value).map_err(|error| unreadable(&error))
 }
 
 /// The values themselves are not repeated.
-#[allow(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
-fn unreadable(error: serde_json::Error) -> Fault {
+fn unreadable(error: &serde_json::Error) -> Fault {
     Fault::Said(format!("psql answered something unexpected ({:?} error)", error.classify()))
 }

@@ -79,7 +79,7 @@ impl Cluster {
 
     /// The same for a query that answers with one JSON value.
     pub(super) fn query<T: DeserializeOwned>(&self, database: &str, script: &str) -> Result<T, Fault> {
-        serde_json::from_str(&self.psql(database, script)?).map_err(unreadable)
+        serde_json::from_str(&self.psql(database, script)?).map_err(|error| unreadable(&error))
     }
 
     /// What the server's files say of a setting, in the server's own words; with `value` what they would say if it were so. The server need

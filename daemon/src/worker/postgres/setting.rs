@@ -27,7 +27,7 @@ pub(super) fn see(cluster: &Cluster, setting: &Setting) -> Result<SettingSeen, F
             if said.is_empty() {
                 return Err(Fault::Said(format!("PostgreSQL knows no setting `{}`", crate::path::escape(&setting.name))));
             }
-            let (live, loaded): (Live, i64) = serde_json::from_str(&said).map_err(unreadable)?;
+            let (live, loaded): (Live, i64) = serde_json::from_str(&said).map_err(|error| unreadable(&error))?;
             (Some(live), changed_at(&file)? > loaded)
         }
     };
