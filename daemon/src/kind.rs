@@ -22,10 +22,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::change::Change;
+use crate::change::{Call, Change};
 use crate::digest::Digest;
-use crate::host::{HostError, Look};
+use crate::host::{HostError, HostResult, Job, Look};
 use crate::manifest::Resource;
+use crate::path::ManagedPath;
+use crate::units::definition::Definition;
 
 pub use directory::DirectorySpec;
 pub use file::{FileSpec, LinksPolicy};
@@ -34,7 +36,7 @@ pub use link::LinkSpec;
 pub use package::PackageSpec;
 pub use place::State;
 pub use postgres_database::PostgresDatabaseSpec;
-pub use postgres_role::{PasswordSpec, PostgresRoleSpec, Sealed};
+pub use postgres_role::{PasswordSpec, PostgresRoleSpec};
 pub use postgres_setting::PostgresSettingSpec;
 pub use unit::{OnChange, UnitSpec};
 pub use user::{Password, UserSpec};
@@ -143,6 +145,15 @@ pub struct Mistake {
     pub help: String,
 }
 
+/// A secret of the repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Sealed {
+    /// Its name.
+    pub secret: String,
+}
+
 /// What a kind may see while it looks.
 pub struct Sight<'a> {
     /// The host.
@@ -151,6 +162,14 @@ pub struct Sight<'a> {
     pub secrets: &'a BTreeMap<String, Vec<u8>>,
     /// All that is declared: what one resource names of another.
     pub resources: &'a [Resource],
+    /// What the live generation declares.
+    pub former: &'a [Resource],
+    /// What the same plan claims of earlier phases, also where nothing has to change; and files that leave the repository.
+    pub earlier: &'a [&'a Change],
+    /// Contents of the files that these bring, by digest.
+    pub contents: &'a dyn Fn(&Digest) -> HostResult<Vec<u8>>,
+    /// What the files of a unit will say once all of it is done.
+    pub definition: &'a dyn Fn(&str) -> Definition,
 }
 
 impl<'a> Sight<'a> {
@@ -165,6 +184,27 @@ impl<'a> Sight<'a> {
             KindError::Impossible(format!(
                 "there is no secret `{name}`: seal it with `sudo reconcilectl secret seal >secrets/{name}.age`, and commit that"
             ))
+        })
+    }
+}
+
+impl Sight<'_> {
+    /// Asks a question of the host as it is, in a process of its own.
+    ///
+    /// # Errors
+    /// When it cannot be asked, or does not answer.
+    pub fn ask(&self, target: &str, call: &Call, input: &[u8]) -> Result<String, KindError> {
+        let ran = self.host.run(&Job::of(call, "look", std::iter::empty(), input.to_owned()), &mut |_| true)?;
+        let answer = ran.answers(call, 1).and_then(|answers| answers.into_iter().next());
+        answer.ok_or_else(|| KindError::Impossible(format!("{target}: what is there cannot be told: {}", ran.last_words())))
+    }
+
+    /// Whether something that comes before in the same plan changes a path, or something below it.
+    #[must_use]
+    pub fn changes_below(&self, path: &ManagedPath) -> bool {
+        self.earlier.iter().filter(|change| !change.is_noop()).any(|change| match change {
+            Change::Run(run) => run.makes.iter().any(|made| made.is_below(path) || path.is_below(made)),
+            change => change.path().is_some_and(|changed| changed.is_below(path)),
         })
     }
 }
