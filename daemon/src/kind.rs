@@ -2,6 +2,7 @@
 //! is one file below `kind/` and one row here. No kind-specific word lives in this file.
 
 mod cluster;
+mod command;
 mod directory;
 mod file;
 mod group;
@@ -13,6 +14,7 @@ mod postgres_role;
 mod postgres_setting;
 mod unit;
 mod user;
+mod venv;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,6 +31,7 @@ use crate::manifest::Resource;
 use crate::path::ManagedPath;
 use crate::units::definition::Definition;
 
+pub use command::{CommandSpec, Word};
 pub use directory::DirectorySpec;
 pub use file::{FileSpec, LinksPolicy};
 pub use group::GroupSpec;
@@ -40,6 +43,7 @@ pub use postgres_role::{PasswordSpec, PostgresRoleSpec};
 pub use postgres_setting::PostgresSettingSpec;
 pub use unit::{OnChange, UnitSpec};
 pub use user::{Password, UserSpec};
+pub use venv::VenvSpec;
 
 /// The order of a plan: what comes first is there for what comes later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -338,7 +342,7 @@ impl<S: Spec> Kind for Row<S> {
 }
 
 /// All kinds. The order is that of the reference, and within a phase that of a plan.
-pub static KINDS: [&dyn Kind; 10] = [
+pub static KINDS: [&dyn Kind; 12] = [
     &Row::<PackageSpec>(PhantomData),
     &Row::<GroupSpec>(PhantomData),
     &Row::<UserSpec>(PhantomData),
@@ -348,6 +352,8 @@ pub static KINDS: [&dyn Kind; 10] = [
     &Row::<PostgresRoleSpec>(PhantomData),
     &Row::<PostgresDatabaseSpec>(PhantomData),
     &Row::<PostgresSettingSpec>(PhantomData),
+    &Row::<VenvSpec>(PhantomData),
+    &Row::<CommandSpec>(PhantomData),
     &Row::<UnitSpec>(PhantomData),
 ];
 

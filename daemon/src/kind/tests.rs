@@ -1,6 +1,7 @@
 //! Kinds by table: a repository and a host, and what is claimed.
 
 mod postgres;
+mod programs;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -308,6 +309,7 @@ fn every_row_stands_by_its_example() {
         let said = claims(&list, |w| {
             w.file("/usr/lib/systemd/system/worker.service", "[Service]\n");
             w.dir("/etc/nginx");
+            w.site();
         });
         assert!(said.iter().all(|s| !s.starts_with("error")), "{}: {said:?}", row.kind());
         assert!(!said.is_empty());

@@ -82,3 +82,45 @@ impl Queue<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{id, of};
+    use crate::manifest::{Origin, Resource};
+
+    fn ordered(list: &[(&str, &[&str])]) -> String {
+        let resource = |(id, after): &(&str, &[&str])| {
+            let (kind, name) = id.split_once(':').unwrap();
+            let spec = serde_json::json!({ "after": after });
+            let origin = Origin { file: "reconciled.toml".to_owned(), line: 1, column: 1 };
+            Resource { kind: kind.to_owned(), name: name.to_owned(), spec, origin }
+        };
+        let resources: Vec<Resource> = list.iter().map(resource).collect();
+        match of(&resources) {
+            Ok(order) => order.iter().map(|(resource, _)| id(resource)).collect::<Vec<_>>().join(" "),
+            Err(why) => why,
+        }
+    }
+
+    #[test]
+    fn by_phase_then_as_declared_but_after_what_is_named() {
+        let declared: &[(&str, &[&str])] = &[
+            ("unit:u.service", &[]),
+            ("command:b", &["command:c"]),
+            ("command:a", &[]),
+            ("command:c", &["venv:/v"]),
+            ("venv:/v", &[]),
+        ];
+        assert_eq!(ordered(declared), "venv:/v command:c command:b command:a unit:u.service");
+        assert_eq!(ordered(&[("command:b", &[]), ("file:/a", &[]), ("command:a", &[])]), "file:/a command:b command:a");
+        for (list, why) in [
+            (&[("command:a", &["command:x"] as &[&str])] as &[(&str, &[&str])], "names command:x, which is not declared"),
+            (&[("command:a", &["command:b"]), ("command:b", &["command:a"])], "names command:a, which comes after it"),
+            (&[("command:a", &["command:a"])], "which comes after it"),
+            (&[("command:a", &["unit:u.service"]), ("unit:u.service", &[])], "which comes later than any command"),
+            (&[("nonsense:a", &[])], "knows no kind `nonsense`"),
+        ] {
+            assert!(ordered(list).contains(why), "{}", ordered(list));
+        }
+    }
+}
