@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::change::{DirFacts, Object, UnitFacts, Wake};
+use crate::change::{Call, DONE, DirFacts, Object, TO_DO, UnitFacts, Wake};
 use crate::facts::Facts;
 use crate::path::ManagedPath;
 
@@ -266,6 +266,32 @@ pub struct Job {
     pub output_limit: usize,
 }
 
+/// Most output of a call that is kept, in bytes.
+const CALL_OUTPUT: usize = 4 << 20;
+/// Last lines of a program that failed, for the message.
+const LAST_LINES: usize = 20;
+
+impl Job {
+    /// What a call asks for; `operands` follow on its own words.
+    #[must_use]
+    pub fn of(call: &Call, purpose: &'static str, operands: impl Iterator<Item = String>, input: Vec<u8>) -> Self {
+        let surroundings = Surroundings {
+            group: call.group.clone(),
+            directory: call.directory.clone(),
+            environment: call.environment.clone(),
+            environment_files: call.environment_files.clone(),
+        };
+        Self {
+            purpose,
+            argv: call.argv.iter().cloned().chain(operands).collect(),
+            input,
+            sandbox: Sandbox::Live { user: call.user.clone(), surroundings },
+            limit: call.limit(),
+            output_limit: CALL_OUTPUT,
+        }
+    }
+}
+
 /// How a job ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ran {
@@ -284,6 +310,34 @@ impl Ran {
     #[must_use]
     pub fn ok(&self) -> bool {
         self.code == Some(0) && self.result == "success"
+    }
+
+    /// What it answers to so many questions that were asked together; `None` where it does not.
+    #[must_use]
+    pub fn answers(&self, call: &Call, count: usize) -> Option<Vec<String>> {
+        if call.by_exit {
+            return Some(vec![if self.ok() { DONE } else { TO_DO }.to_owned()]);
+        }
+        let said = String::from_utf8_lossy(&self.stdout);
+        let answers: Vec<String> = match count {
+            1 => vec![said.trim_end().to_owned()],
+            _ => said.lines().map(str::to_owned).collect(),
+        };
+        (self.ok() && answers.len() == count).then_some(answers)
+    }
+
+    /// What a program said last, and how it ended.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        let text = [&self.stdout, &self.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat();
+        let lines: Vec<String> = text.lines().filter(|line| !line.trim().is_empty()).map(crate::path::escape).collect();
+        let end = match (self.code, self.result.as_str()) {
+            (_, "timeout") => "it took too long and was stopped".to_owned(),
+            (Some(code), _) => format!("exit code {code}"),
+            (None, result) => format!("ended by {result}"),
+        };
+        let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+        if last.is_empty() { end } else { format!("{end}\n{}", last.join("\n")) }
     }
 }
 

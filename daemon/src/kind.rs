@@ -2,6 +2,7 @@
 //! is one file below `kind/` and one row here. No kind-specific word lives in this file.
 
 mod cluster;
+mod command;
 mod directory;
 mod file;
 mod group;
@@ -13,6 +14,7 @@ mod postgres_role;
 mod postgres_setting;
 mod unit;
 mod user;
+mod venv;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,11 +24,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::change::Change;
+use crate::change::{Call, Change};
 use crate::digest::Digest;
-use crate::host::{HostError, Look};
+use crate::host::{HostError, HostResult, Job, Look};
 use crate::manifest::Resource;
+use crate::path::ManagedPath;
+use crate::units::definition::Definition;
 
+pub use command::{CommandSpec, Word};
 pub use directory::DirectorySpec;
 pub use file::{FileSpec, LinksPolicy};
 pub use group::GroupSpec;
@@ -34,10 +39,11 @@ pub use link::LinkSpec;
 pub use package::PackageSpec;
 pub use place::State;
 pub use postgres_database::PostgresDatabaseSpec;
-pub use postgres_role::{PasswordSpec, PostgresRoleSpec, Sealed};
+pub use postgres_role::{PasswordSpec, PostgresRoleSpec};
 pub use postgres_setting::PostgresSettingSpec;
 pub use unit::{OnChange, UnitSpec};
 pub use user::{Password, UserSpec};
+pub use venv::VenvSpec;
 
 /// The order of a plan: what comes first is there for what comes later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -143,6 +149,15 @@ pub struct Mistake {
     pub help: String,
 }
 
+/// A secret of the repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Sealed {
+    /// Its name.
+    pub secret: String,
+}
+
 /// What a kind may see while it looks.
 pub struct Sight<'a> {
     /// The host.
@@ -151,6 +166,14 @@ pub struct Sight<'a> {
     pub secrets: &'a BTreeMap<String, Vec<u8>>,
     /// All that is declared: what one resource names of another.
     pub resources: &'a [Resource],
+    /// What the live generation declares.
+    pub former: &'a [Resource],
+    /// What the same plan claims of earlier phases, also where nothing has to change; and files that leave the repository.
+    pub earlier: &'a [&'a Change],
+    /// Contents of the files that these bring, by digest.
+    pub contents: &'a dyn Fn(&Digest) -> HostResult<Vec<u8>>,
+    /// What the files of a unit will say once all of it is done.
+    pub definition: &'a dyn Fn(&str) -> Definition,
 }
 
 impl<'a> Sight<'a> {
@@ -165,6 +188,27 @@ impl<'a> Sight<'a> {
             KindError::Impossible(format!(
                 "there is no secret `{name}`: seal it with `sudo reconcilectl secret seal >secrets/{name}.age`, and commit that"
             ))
+        })
+    }
+}
+
+impl Sight<'_> {
+    /// Asks a question of the host as it is, in a process of its own.
+    ///
+    /// # Errors
+    /// When it cannot be asked, or does not answer.
+    pub fn ask(&self, target: &str, call: &Call, input: &[u8]) -> Result<String, KindError> {
+        let ran = self.host.run(&Job::of(call, "look", std::iter::empty(), input.to_owned()), &mut |_| true)?;
+        let answer = ran.answers(call, 1).and_then(|answers| answers.into_iter().next());
+        answer.ok_or_else(|| KindError::Impossible(format!("{target}: what is there cannot be told: {}", ran.last_words())))
+    }
+
+    /// Whether something that comes before in the same plan changes a path, or something below it.
+    #[must_use]
+    pub fn changes_below(&self, path: &ManagedPath) -> bool {
+        self.earlier.iter().filter(|change| !change.is_noop()).any(|change| match change {
+            Change::Run(run) => run.makes.iter().any(|made| made.is_below(path) || path.is_below(made)),
+            change => change.path().is_some_and(|changed| changed.is_below(path)),
         })
     }
 }
@@ -298,7 +342,7 @@ impl<S: Spec> Kind for Row<S> {
 }
 
 /// All kinds. The order is that of the reference, and within a phase that of a plan.
-pub static KINDS: [&dyn Kind; 10] = [
+pub static KINDS: [&dyn Kind; 12] = [
     &Row::<PackageSpec>(PhantomData),
     &Row::<GroupSpec>(PhantomData),
     &Row::<UserSpec>(PhantomData),
@@ -308,6 +352,8 @@ pub static KINDS: [&dyn Kind; 10] = [
     &Row::<PostgresRoleSpec>(PhantomData),
     &Row::<PostgresDatabaseSpec>(PhantomData),
     &Row::<PostgresSettingSpec>(PhantomData),
+    &Row::<VenvSpec>(PhantomData),
+    &Row::<CommandSpec>(PhantomData),
     &Row::<UnitSpec>(PhantomData),
 ];
 

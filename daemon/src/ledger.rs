@@ -108,6 +108,7 @@ fn give_back(displaced: &Change, host: &dyn Look) -> HostResult<Option<Claim>> {
             Change::Unit { unit: unit.clone(), before: after.managed_part_of(&seen), after }
         }
         // What programs made may hold data by now: it goes when somebody says so.
+        Change::Run(run) if !run.knows_torn() => return Err(HostError::Unfit("what it has done stays".to_owned())),
         Change::Run(run) => {
             return Err(HostError::Unfit(format!("it stays as it is; state = \"absent\" for {} removes it", run.target)));
         }

@@ -47,6 +47,7 @@ pub mod state;
 pub mod tasks;
 pub mod timespan;
 pub mod units;
+pub mod venv;
 pub mod verbs;
 pub mod watch;
 pub mod worker;

@@ -2,6 +2,7 @@
 //! owes. Pure: no host, no clock.
 
 mod concerned;
+pub mod order;
 mod render;
 mod wakes;
 
@@ -25,6 +26,7 @@ use concerned::{
     bystanders, changed_units, is_stop, is_trigger_step, leave_in_good_hands, refuse_missing_units, renew_links, stops, touched,
 };
 pub use concerned::{concerned_patterns, concerned_units};
+pub(crate) use wakes::maker;
 
 /// The resource of a step that no declaration asked for: what left the repository, and what stops because its file goes.
 pub(crate) const GONE: &str = "gone";
@@ -75,6 +77,9 @@ pub struct Plan {
     /// Why each of them is owed, in the same order, in a few words; empty where the change says it all.
     #[serde(default)]
     pub why: Vec<String>,
+    /// For which of them there is one step of a program alone, by its target; in the same order.
+    #[serde(default)]
+    pub only_for: Vec<Option<String>>,
     /// Checks in order.
     pub guards: Vec<GuardCall>,
     /// For the ledger: what stood at each claimed target when this plan looked.
@@ -247,7 +252,8 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
         uncovering: &uncovering,
         guards,
     };
-    let (wakes, why): (Vec<_>, Vec<_>) = wakes::owed(&steps, &manifest, &scene).into_iter().unzip();
+    let (wakes, why): (Vec<_>, Vec<_>) = wakes::owed(&steps, &manifest, &scene, None).into_iter().unzip();
+    let only_for = wakes::only_for(&steps, &wakes, &manifest, &scene);
     let touched = touched(&steps, &wakes);
     let bystanders = bystanders(&units, &steps, &touched, &manifest, &lifelines);
     let ailing = touched.iter().filter(|u| units.get(*u).is_some_and(UnitSeen::is_failing)).cloned().collect();
@@ -260,6 +266,7 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
         steps,
         wakes,
         why,
+        only_for,
         guards: calls,
         claimed,
         released,
@@ -408,6 +415,7 @@ impl Plan {
             claimed,
             wakes: Vec::new(),
             why: Vec::new(),
+            only_for: Vec::new(),
             guards: Vec::new(),
             released: Vec::new(),
             touched: Vec::new(),
@@ -430,10 +438,7 @@ impl Plan {
     #[must_use]
     pub fn may_bring(&self, finding: &str) -> bool {
         const MISSES: [&str; 3] = ["No such file or directory", "not found", "does not exist"];
-        let makes = |step: &Step| match &step.change {
-            Change::Run(run) => run.makes.iter().any(|path| finding.contains(path.as_str())),
-            _ => false,
-        };
+        let makes = |step: &Step| maker(&step.change).is_some_and(|run| run.makes.iter().any(|p| finding.contains(p.as_str())));
         self.steps.iter().any(makes) || (self.needs_foundation() && MISSES.iter().any(|words| finding.contains(words)))
     }
 

@@ -4,6 +4,7 @@ pub mod definition;
 pub mod effect;
 pub mod files;
 pub mod inputs;
+pub mod surroundings;
 
 use std::collections::BTreeMap;
 

@@ -23,6 +23,8 @@ pub fn main(arguments: Vec<String>) -> ExitCode {
         ["worker", "accounts", rest @ ..] => worker::accounts::main(rest),
         ["worker", "postgres"] => worker::postgres::main(),
         ["worker", "packages", rest @ ..] => worker::packages::main(rest),
+        ["worker", "command"] => worker::command::main(),
+        ["worker", "venv", verb] => worker::venv::main(verb),
         ["recover"] => daemon::recover(),
         ["serve", ..] => push::serve(&arguments[2..]),
         ["--version" | "-V"] => {

@@ -2,6 +2,7 @@
 //! their answers are checked by whoever started them.
 
 pub mod accounts;
+pub mod command;
 pub mod evidence;
 pub mod packages;
 pub mod postgres;
@@ -10,6 +11,7 @@ pub mod rehearse;
 pub mod sandbox;
 pub mod secrets;
 pub mod source;
+pub mod venv;
 
 /// Where this program is installed: transient units start it from there.
 pub const PROGRAM: &str = "/usr/sbin/reconciled";

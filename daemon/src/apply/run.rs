@@ -1,17 +1,18 @@
 //! Changes that programs make, forward and back. The executor's one rule holds, with the answer of a question in place of a look.
 
 use super::{ApplyError, Ground, Staged};
-use crate::change::{Call, Change, DONE, Run, TO_DO};
-use crate::host::{HostError, Job, Ran, Sandbox, Surroundings};
+use crate::change::{Call, Change, Run, UnitFacts};
+use crate::host::{HostError, Job, Ran};
 use crate::kind::Phase;
 use crate::plan::{Plan, Step};
 use crate::report::Progress;
 use crate::state::{Open, StateError};
 
-/// Most output of a program that is kept, in bytes.
-const OUTPUT: usize = 4 << 20;
-/// Last lines of a program that failed, for the message.
-const LINES: usize = 20;
+/// What may be ended half-way is for: part of its unit's name.
+const STEP: &str = "step";
+
+/// The answer of what cannot be asked.
+const UNKNOWN: &str = "unknown";
 
 /// A step that a program makes, with its place in the plan.
 type Numbered<'p> = (usize, &'p Run);
@@ -47,10 +48,16 @@ fn forward(id: u64, plan: &Plan, batch: &[Numbered<'_>], ground: &mut Ground<'_>
     crate::failpoint!("step");
     let targets = targets(&todo);
     if !ran.ok() {
-        return Err(ApplyError::Judged(plan.secrets.conceal(&format!("{targets}: {}", last_words(&ran)))));
+        let is_untouched =
+            |(&(_, run), answer): (&Numbered<'_>, &String)| run.knows_torn() && run.before.as_ref() == Some(answer);
+        // Nobody has anything to read again for what has left all as it was.
+        if ask(&todo, ground).is_ok_and(|answers| todo.iter().zip(&answers).all(is_untouched)) {
+            ground.state.end_steps(id, &numbers)?;
+        }
+        return Err(ApplyError::Judged(plan.secrets.conceal(&format!("{targets}: {}", ran.last_words()))));
     }
     for ((_, run), answer) in todo.iter().zip(ask(&todo, ground)?) {
-        if answer != run.after {
+        if run.can_be_asked() && answer != run.after {
             let text = format!("{}: it was done without an error, and is {answer} instead of {}", run.target, run.after);
             return Err(ApplyError::Judged(plan.secrets.conceal(&text)));
         }
@@ -82,7 +89,8 @@ pub(super) fn run_back(
             }
             Ok(stays) => {
                 if stays {
-                    let text = format!("{}: done, and nothing takes it back", targets(&batch));
+                    let how = if batch.iter().all(|(_, run)| run.can_be_asked()) { "done" } else { "has run" };
+                    let text = format!("{}: {how}, and nothing takes it back", targets(&batch));
                     (ground.say)(Progress::Note { text });
                 }
                 let numbers: Vec<usize> = batch.iter().map(|(number, _)| *number).collect();
@@ -93,6 +101,17 @@ pub(super) fn run_back(
     Ok(remains)
 }
 
+/// Ends what an earlier life of the daemon has started: it must not go on while it is taken back.
+pub(super) fn end_left_over(ground: &mut Ground<'_>) {
+    let units = ground.touch.units_like(&format!("reconciled-{STEP}-*.service")).unwrap_or_default();
+    for unit in units {
+        let down = UnitFacts { active: Some(false), ..UnitFacts::default() };
+        if let Err(error) = ground.touch.set_unit(&unit, &down, None) {
+            tracing::warn!("{error}, ignoring");
+        }
+    }
+}
+
 /// Takes one back, because a person says so.
 pub(super) fn back_now(step: usize, run: &Run, ground: &mut Ground<'_>) -> Result<(), String> {
     backward(&[(step, run)], ground).map(drop).map_err(|error| error.to_string())
@@ -100,12 +119,12 @@ pub(super) fn back_now(step: usize, run: &Run, ground: &mut Ground<'_>) -> Resul
 
 /// The one rule, backward; whether it stays done.
 fn backward(batch: &[Numbered<'_>], ground: &mut Ground<'_>) -> Result<bool, ApplyError> {
-    let is_back = |(&(_, run), answer): (&Numbered<'_>, &String)| run.before.as_ref() == Some(answer);
+    let is_back = |(&(_, run), answer): (&Numbered<'_>, &String)| run.knows_torn() && run.before.as_ref() == Some(answer);
     let calls: Option<Vec<&Call>> = batch.iter().map(|(_, run)| run.backward.as_ref()).collect();
     let Some(calls) = calls else {
         // It may have failed before it did anything.
         let answers = ask(batch, ground).unwrap_or_default();
-        return Ok(batch.iter().zip(&answers).any(|pair| pair.1 == &pair.0.1.after));
+        return Ok(batch.iter().zip(&answers).any(|((_, run), answer)| *answer == run.after || !run.can_be_asked()));
     };
     let answers = ask(batch, ground);
     if answers.is_ok_and(|answers| batch.iter().zip(&answers).all(is_back)) {
@@ -113,10 +132,10 @@ fn backward(batch: &[Numbered<'_>], ground: &mut Ground<'_>) -> Result<bool, App
     }
     let ran = call(&calls, ground)?;
     if !ran.ok() {
-        return Err(ApplyError::Judged(last_words(&ran)));
+        return Err(ApplyError::Judged(ran.last_words()));
     }
     for (&(_, run), answer) in batch.iter().zip(ask(batch, ground)?) {
-        if let Some(before) = run.before.as_ref().filter(|before| **before != answer) {
+        if let Some(before) = run.before.as_ref().filter(|before| run.can_be_asked() && **before != answer) {
             return Err(foreign(run, before, &answer).into());
         }
     }
@@ -144,23 +163,16 @@ fn foreign(run: &Run, expected: &str, found: &str) -> HostError {
     HostError::Foreign { path: run.target.clone(), expected: expected.to_owned(), found: found.to_owned() }
 }
 
-/// The answers of a batch, one for each.
+/// The answers of a batch, one for each; where there is no question that is [`UNKNOWN`].
 fn ask(batch: &[Numbered<'_>], ground: &mut Ground<'_>) -> Result<Vec<String>, ApplyError> {
+    if !batch.iter().all(|(_, run)| run.can_be_asked()) {
+        return Ok(batch.iter().map(|_| UNKNOWN.to_owned()).collect());
+    }
     let calls: Vec<&Call> = batch.iter().map(|(_, run)| &run.ask).collect();
     let ran = call(&calls, ground)?;
     let Some((_, first)) = batch.first() else { return Ok(Vec::new()) };
-    if first.ask.by_exit {
-        return Ok(vec![if ran.ok() { DONE } else { TO_DO }.to_owned()]);
-    }
-    let said = String::from_utf8_lossy(&ran.stdout);
-    let answers: Vec<String> = match batch.len() {
-        1 => vec![said.trim_end().to_owned()],
-        _ => said.lines().map(str::to_owned).collect(),
-    };
-    if !ran.ok() || answers.len() != batch.len() {
-        return Err(ApplyError::Judged(format!("{}: what is there cannot be told: {}", targets(batch), last_words(&ran))));
-    }
-    Ok(answers)
+    ran.answers(&first.ask, batch.len())
+        .ok_or_else(|| ApplyError::Judged(format!("{}: what is there cannot be told: {}", targets(batch), ran.last_words())))
 }
 
 /// Runs what calls that go together say, as one.
@@ -177,38 +189,9 @@ fn call(calls: &[&Call], ground: &mut Ground<'_>) -> Result<Ran, ApplyError> {
             .ok_or_else(|| ApplyError::Judged(format!("what {} reads is not in the store any more", first.argv.join(" "))))?,
     };
     let operands = calls.iter().flat_map(|call| call.operands.iter().cloned());
-    let job = job_of(first, first.argv.iter().cloned().chain(operands).collect(), input);
-    Ok(ground.touch.run(&job, &mut |_| true)?)
-}
-
-fn job_of(call: &Call, argv: Vec<String>, input: Vec<u8>) -> Job {
-    let surroundings = Surroundings {
-        group: call.group.clone(),
-        directory: call.directory.clone(),
-        environment: call.environment.clone(),
-        environment_files: call.environment_files.clone(),
-    };
-    Job {
-        purpose: "run",
-        argv,
-        input,
-        sandbox: Sandbox::Live { user: call.user.clone(), surroundings },
-        limit: call.limit(),
-        output_limit: OUTPUT,
-    }
-}
-
-/// What a program said last, and how it ended.
-fn last_words(ran: &Ran) -> String {
-    let text = [&ran.stdout, &ran.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat();
-    let lines: Vec<String> = text.lines().filter(|line| !line.trim().is_empty()).map(crate::path::escape).collect();
-    let end = match (ran.code, ran.result.as_str()) {
-        (_, "timeout") => "it took too long and was stopped".to_owned(),
-        (Some(code), _) => format!("exit code {code}"),
-        (None, result) => format!("ended by {result}"),
-    };
-    let last = &lines[lines.len().saturating_sub(LINES)..];
-    if last.is_empty() { end } else { format!("{end}\n{}", last.join("\n")) }
+    // What is done for several at once is apt: killed half-way it is worse than late.
+    let purpose = if first.operands.is_empty() { STEP } else { "run" };
+    Ok(ground.touch.run(&Job::of(first, purpose, operands, input), &mut |_| true)?)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The way back: every object as it was, then every unit, then the processes that had read what is no longer there. The
 //! same code after a failure, after a crash, and (objects only) in early boot. It goes on where it fails, and says where.
 
-use super::run::run_back;
+use super::run::{end_left_over, run_back};
 use super::{Ground, Part, drop_planned, foreign, hush, stopped_first};
 use crate::change::{Change, Object, UnitFacts, Wake};
 use crate::host::{HostResult, Patience, Slot, Touch};
@@ -41,22 +41,40 @@ pub enum Undone {
 /// # Errors
 /// The store's; what the host refuses is in the answer instead.
 pub fn undo(open: &Open, cause: &Cause<'_>, ground: &mut Ground<'_>) -> Result<Undone, StateError> {
-    if ground.state.phase_of(open.id)? == State::Planned {
+    let state = ground.state.phase_of(open.id)?;
+    if state == State::Planned {
         // It never began: its first record found no room.
         if let Err(error) = drop_planned(open.id, &open.staging, ground) {
             tracing::warn!("staging of transaction {}: {error}, ignoring", open.id);
         }
         return Ok(Undone::Restored);
     }
+    if state == State::Acting {
+        spare(open, ground)?;
+    }
     ground.state.begin_undo(open.id, cause.reason, cause.hold)?;
     crate::failpoint!("undoing");
     bring_down(open, ground);
+    end_left_over(ground);
     let mut remains = run_back(open, |phase| !phase.is_foundation(), ground)?;
     remains.extend(restore(open, WithManager::Yes, ground));
     ground.state.advance_with(open.id, Event::Restore, &remains)?;
     crate::failpoint!("restored");
     let open = Open { remains, ..open.clone() };
     finish_restored(&open, ground)
+}
+
+/// Who would be woken for one step of a program alone goes on as it is when that has not begun, or has left all as it was.
+fn spare(open: &Open, ground: &mut Ground<'_>) -> Result<(), StateError> {
+    let begun = ground.state.begun(open.id)?;
+    let has_begun =
+        |target: &str| open.plan.steps.iter().enumerate().any(|(n, s)| begun.contains(&n) && s.change.target() == target);
+    for (seq, target) in (0..).zip(&open.plan.only_for) {
+        if target.as_ref().is_some_and(|target| !has_begun(target)) {
+            ground.state.wake_done(open.id, seq)?;
+        }
+    }
+    Ok(())
 }
 
 /// Ends a transaction whose objects are all restored: what programs made and early boot could not take back, units, owed wakes, what all
@@ -67,7 +85,12 @@ pub fn undo(open: &Open, cause: &Cause<'_>, ground: &mut Ground<'_>) -> Result<U
 pub fn finish_restored(open: &Open, ground: &mut Ground<'_>) -> Result<Undone, StateError> {
     let mut remains = open.remains.clone();
     if remains.is_empty() {
+        let begun = ground.state.begun(open.id)?;
         remains.extend(run_back(open, |phase| !phase.is_foundation(), ground)?);
+        if open.plan.steps.iter().enumerate().any(|(n, step)| !step.phase.is_foundation() && begun.contains(&n)) {
+            // What programs had put there has kept the directories in early boot.
+            remains.extend(restore(open, WithManager::Yes, ground));
+        }
     }
     let asleep = wake_up(open, ground)?;
     if !asleep.is_empty() && ground.touch.is_going_down() {

@@ -19,7 +19,7 @@ pub const ABSENT: &str = "absent";
 pub struct Run {
     /// What it is about: `package:nginx`.
     pub target: String,
-    /// Prints the answer, and changes nothing.
+    /// Prints the answer, and changes nothing; [`Call::nothing`] where nobody can tell but who has done it.
     pub ask: Call,
     /// The answer that was planned against; `None` where it could not be asked yet: anything but `after` will do.
     pub before: Option<String>,
@@ -90,6 +90,12 @@ impl Call {
         }
     }
 
+    /// No program at all: the question of what cannot be asked.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self::new(&[], Duration::ZERO)
+    }
+
     /// The same for one of several that are done together.
     #[must_use]
     pub fn on(mut self, operand: &str) -> Self {
@@ -126,6 +132,18 @@ impl Run {
             (_, ABSENT) => '-',
             _ => '~',
         }
+    }
+
+    /// Whether there is a question. Where there is none, what has ended without an error is done.
+    #[must_use]
+    pub fn can_be_asked(&self) -> bool {
+        !self.ask.argv.is_empty()
+    }
+
+    /// Whether the answer `before` means that nothing has happened: what answers by its exit code says the same when it is half done.
+    #[must_use]
+    pub fn knows_torn(&self) -> bool {
+        self.can_be_asked() && !self.ask.by_exit
     }
 
     /// Whether both can be done by one call, each way.

@@ -9,7 +9,7 @@ use crate::guard::Guards;
 use crate::host::{HostResult, Look, UnitSeen};
 use crate::manifest::Resource;
 use crate::path::ManagedPath;
-use crate::plan::Defined;
+use crate::plan::{Defined, maker};
 use crate::units::effect::{Difference, Effect};
 use crate::units::{self, definition::Definition, files, inputs};
 
@@ -24,6 +24,8 @@ const NOTHING: &str = "/dev/null";
 pub(super) struct Shelf<'a> {
     host: &'a dyn Look,
     changes: BTreeMap<&'a str, &'a Object>,
+    /// Trees that programs make.
+    made: Vec<&'a ManagedPath>,
     /// What is managed, as it will be.
     managed: BTreeMap<&'a str, &'a Object>,
     places: &'a units::Places,
@@ -51,15 +53,16 @@ impl<'a> Shelf<'a> {
             _ => None,
         };
         let managed = changes.iter().filter_map(entry).collect();
+        let made = changes.iter().filter_map(|change| maker(change)).flat_map(|run| &run.makes).collect();
         let changes = changes.iter().filter(|c| !c.is_noop()).filter_map(entry).collect();
-        Self { host, changes, managed, places, contents, listed: RefCell::default() }
+        Self { host, changes, made, managed, places, contents, listed: RefCell::default() }
     }
 
     /// Everything that a plan has to know of these units' files, and of all services that run where other files change.
     pub(super) fn define(&self, named: &BTreeSet<String>) -> HostResult<BTreeMap<String, Defined>> {
         let mut units = named.clone();
         let others: Vec<ManagedPath> = self.others();
-        let running = if others.is_empty() { Vec::new() } else { self.host.running_services()? };
+        let running = if others.is_empty() && self.made.is_empty() { Vec::new() } else { self.host.running_services()? };
         units.extend(running.iter().cloned());
         let mut all = BTreeMap::new();
         for unit in units {
@@ -174,7 +177,9 @@ impl<'a> Shelf<'a> {
     fn changed_inputs(&self, unit: &str, definition: &Definition, changed: &[ManagedPath]) -> Vec<(ManagedPath, String)> {
         let is_venv = |root: &str| {
             let mark = format!("{root}/pyvenv.cfg");
-            self.changes.contains_key(mark.as_str()) || matches!(self.object(&mark), Some(Object::File(_)))
+            self.changes.contains_key(mark.as_str())
+                || self.made.iter().any(|made| made.as_str() == root)
+                || matches!(self.object(&mark), Some(Object::File(_)))
         };
         let inputs = inputs::of_service(unit, definition, &is_venv);
         let leads_there = |input: &&inputs::Input, path: &ManagedPath| {
@@ -184,7 +189,18 @@ impl<'a> Shelf<'a> {
             input.covers(path) || is_link_on_its_way || self.behind_links(root).is_some_and(|real| input.at(real).covers(path))
         };
         let named = |path: &ManagedPath| inputs.iter().find(|input| leads_there(input, path)).map(|input| input.what.clone());
-        changed.iter().filter_map(|path| Some((path.clone(), named(path)?))).collect()
+        // What is named with the whole tree says more than one program in it.
+        let within = |made: &ManagedPath| {
+            let mut inside = inputs.iter().filter(|input| input.is_within(made));
+            inside.clone().find(|input| input.path().is_none()).or_else(|| inside.next()).map(|input| input.what.clone())
+        };
+        let files = changed.iter().filter_map(|path| Some((path.clone(), named(path)?)));
+        files.chain(self.made.iter().filter_map(|path| Some(((*path).clone(), within(path)?)))).collect()
+    }
+
+    /// What the files of a unit say once the changes are made.
+    pub(super) fn then(&self, unit: &str) -> Definition {
+        self.read(unit, When::Then)
     }
 
     /// Where a path leads by managed links; `None` when by none.

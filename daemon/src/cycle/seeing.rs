@@ -43,7 +43,7 @@ impl Engine {
     pub(super) fn plan(&mut self, order: &Order, wanted: Wanted, drifted: Drifted) -> Result<Plan, Stop> {
         let Wanted { commit, manifest } = wanted;
         let ledger = self.state.ledger()?;
-        let (mut claims, mut left) = self.claims(&manifest, order.intent(), drifted)?;
+        let (mut claims, mut left) = self.claims(&manifest, order.intent(), drifted, &ledger)?;
         keep_secret(&mut claims, &ledger);
         let restarts = restarts(&claims, order.intent(), &mut left);
         let all: Vec<&Change> = claims.iter().flat_map(|(_, _, claims)| claims).map(|c| &c.change).collect();
@@ -230,6 +230,9 @@ impl Engine {
 
     /// Whether something stands at a path once these changes are made; one that leads through a link is taken on trust.
     fn stands_there(&self, path: &ManagedPath, changes: &[&Change]) -> Result<bool, Stop> {
+        if changes.iter().filter_map(|change| plan::maker(change)).any(|run| run.makes.iter().any(|made| path.is_below(made))) {
+            return Ok(true);
+        }
         let change = changes.iter().find(|change| matches!(change, Change::Entry { .. }) && change.path() == Some(path));
         if let Some(Change::Entry { after, .. }) = change {
             return Ok(*after != Object::Absent);
@@ -265,27 +268,45 @@ impl Engine {
 
     /// Every resource looks and claims; all that is impossible is said at once. A repair leaves such a resource out: whoever may
     /// put something in one place must not keep the rest from being healed.
-    fn claims(&mut self, manifest: &Manifest, intent: Intent, drifted: Drifted) -> Result<(Claims, Left), Stop> {
+    fn claims(
+        &mut self,
+        manifest: &Manifest,
+        intent: Intent,
+        drifted: Drifted,
+        ledger: &BTreeMap<String, Change>,
+    ) -> Result<(Claims, Left), Stop> {
         let live = if intent == Intent::Repair { None } else { self.state.live()? };
-        let (mut claims, mut impossible, mut not_yet, mut left) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for resource in &manifest.resources {
-            let Some(kind) = kind::find(&resource.kind) else {
-                return Err(Stop::refused(format!("this version knows no kind `{}`", resource.kind)));
+        let former = match (intent, &live) {
+            (Intent::Repair, _) => manifest.resources.clone(),
+            (_, live) => live.as_ref().map(|live| live.manifest.resources.clone()).unwrap_or_default(),
+        };
+        let (mut claims, mut impossible, mut not_yet, mut left) = (Claims::new(), Vec::new(), Vec::new(), Vec::new());
+        let ordered = plan::order::of(&manifest.resources).map_err(Stop::refused)?;
+        for of_phase in ordered.chunk_by(|(_, a), (_, b)| a.phase() == b.phase()) {
+            let phase = of_phase.first().map(|(_, kind)| kind.phase()).unwrap_or_default();
+            let mut earlier: Vec<&Change> = claims.iter().flat_map(|(_, _, claims)| claims).map(|claim| &claim.change).collect();
+            let going = match phase {
+                Phase::Environments | Phase::Commands if intent != Intent::Repair => self.going(ledger, &earlier)?,
+                _ => Vec::new(),
             };
-            match kind.claims(resource, &Sight { host: &*self.host, secrets: &manifest.secrets, resources: &manifest.resources })
-            {
-                Ok(mut found) => {
-                    if drifted != Drifted::All {
-                        self.leave_drift(resource, &mut found, (intent, drifted, live.as_ref()), &mut left);
+            earlier.extend(going.iter().map(|claim| &claim.change));
+            let mut found = Vec::new();
+            for (resource, looked) in self.look(of_phase, manifest, &former, &earlier) {
+                match looked {
+                    Ok(claims) => found.push((resource, claims)),
+                    Err(kind::KindError::Host(error @ (HostError::Io { .. } | HostError::Timeout { .. }))) => {
+                        return Err(error.into());
                     }
-                    claims.push((kind.phase(), format!("{}:{}", resource.kind, resource.name), found));
+                    Err(kind::KindError::NotYet(why)) => not_yet.push(format!("{}: {why}", resource.origin)),
+                    Err(error) if intent == Intent::Repair => tracing::error!("not healed: {error}"),
+                    Err(error) => impossible.push(format!("{}: {error}", resource.origin)),
                 }
-                Err(kind::KindError::Host(error @ (HostError::Io { .. } | HostError::Timeout { .. }))) => {
-                    return Err(error.into());
+            }
+            for (resource, mut found) in found {
+                if drifted != Drifted::All {
+                    self.leave_drift(resource, &mut found, (intent, drifted, live.as_ref()), &mut left);
                 }
-                Err(kind::KindError::NotYet(why)) => not_yet.push(format!("{}: {why}", resource.origin)),
-                Err(error) if intent == Intent::Repair => tracing::error!("not healed: {error}"),
-                Err(error) => impossible.push(format!("{}: {error}", resource.origin)),
+                claims.push((phase, format!("{}:{}", resource.kind, resource.name), found));
             }
         }
         // What is still to come may bring it: with that in place all is planned once more.
@@ -296,6 +317,39 @@ impl Engine {
             }
         }
         if impossible.is_empty() { Ok((claims, left)) } else { Err(Stop::refused(impossible.join("\n"))) }
+    }
+
+    /// Files that leave the repository.
+    fn going(&self, ledger: &BTreeMap<String, Change>, claimed: &[&Change]) -> HostResult<Vec<Claim>> {
+        let files = ledger.iter().filter(|(_, change)| matches!(change, Change::Entry { .. }));
+        let files: BTreeMap<String, Change> = files.map(|(target, change)| (target.clone(), change.clone())).collect();
+        Ok(ledger::releases(&files, claimed, &*self.host)?.claims)
+    }
+
+    /// The resources of one phase look, each seeing what those of earlier ones claim, and which files go.
+    fn look<'r>(
+        &self,
+        of_phase: &[plan::order::Known<'r>],
+        manifest: &Manifest,
+        former: &[Resource],
+        earlier: &[&Change],
+    ) -> Vec<(&'r Resource, Result<Vec<Claim>, kind::KindError>)> {
+        let contents = |digest: &Digest| match manifest.contents.get(digest) {
+            Some(content) => Ok(content.clone()),
+            None => stored(&self.state)(digest),
+        };
+        let places = units::Places::of(earlier.iter().copied());
+        let definition = |unit: &str| Shelf::new(&*self.host, earlier, &places, &contents).then(unit);
+        let sight = Sight {
+            host: &*self.host,
+            secrets: &manifest.secrets,
+            resources: &manifest.resources,
+            former,
+            earlier,
+            contents: &contents,
+            definition: &definition,
+        };
+        of_phase.iter().map(|(resource, kind)| (*resource, kind.claims(resource, &sight))).collect()
     }
 
     /// The plan's changes for the audit log, with the difference of each text that is no secret.

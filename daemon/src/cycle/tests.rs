@@ -2,6 +2,7 @@
 
 mod faults;
 mod orders;
+mod programs;
 mod rehearsals;
 mod rendered;
 

@@ -169,6 +169,9 @@ impl Fake {
             w.file(GROUP, "root:x:0:\nwww-data:x:33:\npostgres:x:105:\nana:x:1000:\n");
             w.file(SHADOW, "");
             w.file("/usr/bin/pg_lsclusters", "");
+            w.tree.insert("/usr/bin/python3".to_owned(), Node::Link("python3.11".to_owned()));
+            w.file("/usr/bin/python3.11", "");
+            w.file("/usr/lib/python3.11/ensurepip/__init__.py", "");
         }
         fake
     }
@@ -247,6 +250,14 @@ impl Fake {
 }
 
 impl World {
+    /// What the example of a command is about.
+    pub(crate) fn site(&mut self) {
+        let unit = "[Service]\nUser=ana\nWorkingDirectory=/srv/site\nExecStart=/srv/site/env/bin/gunicorn site.wsgi\n";
+        self.file("/usr/lib/systemd/system/gunicorn.service", unit);
+        ["/srv/site", "/srv/site/env", "/srv/site/env/bin"].iter().for_each(|dir| self.dir(dir));
+        self.file("/srv/site/env/bin/python", "");
+    }
+
     pub(crate) fn dir(&mut self, path: &str) {
         self.tree.insert(path.to_owned(), Node::Dir(DirFacts { mode: 0o755, uid: 0, gid: 0 }));
     }
@@ -485,7 +496,8 @@ impl Look for Fake {
     }
     fn run(&self, job: &Job, on_line: &mut dyn FnMut(&str) -> bool) -> HostResult<Ran> {
         if job.purpose == "look" {
-            return self.look(|w| Ok(w.looked(job)));
+            // Who only looks is not counted.
+            return self.look(|_| Ok(())).map(|()| self.0.borrow_mut().looked(job));
         }
         let ran = self.touch(format!("run {}", job.purpose), |w| w.answer(job))?;
         let all = String::from_utf8_lossy(&ran.stdout).lines().all(on_line);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::cluster::{ROLE, Step, check_missing, check_name, is_setting, look, reason};
-use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec, State};
+use super::{Claim, Drift, KindError, Mistake, Phase, Sealed, Sight, Spec, State};
 use crate::postgres::{Password, Role, RoleFacts, RoleSeen, Thing, USER, scram};
 
 /// A role of the PostgreSQL cluster at port 5432. What is not named is not managed; a new role may log in unless `login = false`.
@@ -60,15 +60,6 @@ pub enum PasswordSpec {
     Sealed(Sealed),
     /// In plain text, which is refused.
     Plain(String),
-}
-
-/// A secret of the repository.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct Sealed {
-    /// Its name.
-    pub secret: String,
 }
 
 /// Never the text.

@@ -1,15 +1,18 @@
 //! Kinds by table: a repository and a host, and what is claimed.
 
 mod postgres;
+mod programs;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{KINDS, Sight, find};
-use crate::change::DirFacts;
+use super::{KINDS, Sight};
+use crate::change::{Change, DirFacts};
 use crate::cycle::tests::entries;
+use crate::digest::Digest;
 use crate::host::fake::{Fake, Node, World};
 use crate::manifest;
 use crate::source::Snapshot;
+use crate::units::definition::Definition;
 
 /// Every claim as the plan would show it, `=` for one that is right already; or the first thing that cannot be.
 fn claims(list: &[(&str, &str)], host: impl FnOnce(&mut World)) -> Vec<String> {
@@ -19,16 +22,33 @@ fn claims(list: &[(&str, &str)], host: impl FnOnce(&mut World)) -> Vec<String> {
     let manifest = manifest::read(&snapshot, &manifest::Context::default()).unwrap_or_else(|e| panic!("{list:?}: {e:?}"));
     // What the examples name.
     let secrets = BTreeMap::from([("db_password".to_owned(), b"correct horse".to_vec())]);
-    let sight = Sight { host: &fake, secrets: &secrets, resources: &manifest.resources };
-    let mut said = Vec::new();
-    for resource in &manifest.resources {
-        match find(&resource.kind).unwrap().claims(resource, &sight) {
+    let contents = |digest: &Digest| Ok(manifest.contents.get(digest).cloned().unwrap_or_default());
+    let (mut said, mut earlier) = (Vec::new(), Vec::<Change>::new());
+    for (resource, kind) in crate::plan::order::of(&manifest.resources).unwrap() {
+        let before: Vec<&Change> = earlier.iter().collect();
+        let definition = |unit: &str| {
+            let texts = ["/usr/lib/systemd/system", "/etc/systemd/system"].map(|dir| fake.world().text(&format!("{dir}/{unit}")));
+            Definition::read(texts.iter().flatten().map(String::as_str))
+        };
+        let sight = Sight {
+            host: &fake,
+            secrets: &secrets,
+            resources: &manifest.resources,
+            former: &[],
+            earlier: &before,
+            contents: &contents,
+            definition: &definition,
+        };
+        match kind.claims(resource, &sight) {
             Err(error) => said.push(format!("error: {error}")),
-            Ok(claims) => said.extend(claims.iter().map(|c| {
-                let sign = if c.change.is_noop() { '=' } else { c.change.sign() };
-                let reason = if c.change.is_noop() { String::new() } else { format!(" ({})", c.reason) };
-                format!("{sign} {}{reason}", c.change.target())
-            })),
+            Ok(claims) => {
+                said.extend(claims.iter().map(|c| {
+                    let sign = if c.change.is_noop() { '=' } else { c.change.sign() };
+                    let reason = if c.change.is_noop() { String::new() } else { format!(" ({})", c.reason) };
+                    format!("{sign} {}{reason}", c.change.target())
+                }));
+                earlier.extend(claims.into_iter().map(|claim| claim.change));
+            }
         }
     }
     assert_eq!(fake.calls(), 0, "a kind only looks");
@@ -289,6 +309,7 @@ fn every_row_stands_by_its_example() {
         let said = claims(&list, |w| {
             w.file("/usr/lib/systemd/system/worker.service", "[Service]\n");
             w.dir("/etc/nginx");
+            w.site();
         });
         assert!(said.iter().all(|s| !s.starts_with("error")), "{}: {said:?}", row.kind());
         assert!(!said.is_empty());

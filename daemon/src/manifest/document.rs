@@ -19,7 +19,7 @@ use crate::kind::{self, KINDS, Kind};
 use crate::probe::Probe;
 
 /// Words of the language that this version does not understand yet.
-const PLANNED: [&str; 3] = ["ufw", "venv", "command"];
+const PLANNED: [&str; 1] = ["ufw"];
 /// What other tools call what we have too.
 const OTHER_WORDS: [(&str, &str); 6] = [
     ("dir", "directory"),

@@ -268,8 +268,21 @@ fn likely_mistakes_have_remedies() {
         ("allow_empty = \"yes\"\n", &["`allow_empty` must be a boolean"]),
         ("[[untis]]\n", &["unknown key `untis`: did you mean `unit"]),
         ("frobnicate = 1\n", &["unknown key `frobnicate`: there are: package, packages, group"]),
-        ("[[venv]]\npath = \"/x\"\n", &["1:3: `venv` is known, but not supported by this version"]),
-        ("[[command]]\nname = \"x\"\n", &["`command` is known, but not supported"]),
+        ("[ufw]\nenabled = true\n", &["1:2: `ufw` is known, but not supported by this version"]),
+        ("[[venv]]\npath = \"/x\"\n", &["2:8: nothing says what is in it: add requirements = "]),
+        (
+            "[[venv]]\npath = \"/x\"\npackages = [\"a==1\", \"Django\"]\n",
+            &["3:12: `Django` names no exact version: write Django=="],
+        ),
+        ("[[command]]\nname = \"x\"\n", &["[[command]] has no `forward`"]),
+        (
+            "[[command]]\nname = \"x\"\nforward = [\"python manage.py migrate\"]\n",
+            &["3:11: one word is one argument, no shell parts it: write forward = [\"python\", \"manage.py\", \"migrate\"]"],
+        ),
+        (
+            "[[command]]\nname = \"x\"\nforward = [\"true\"]\nenvironment = { A = 1 }\n",
+            &["neither text nor a secret: write NAME = \"text\", or NAME = { secret"],
+        ),
         ("units = [\"a.service\"\n", &["not TOML"]),
         ("name = hello\n", &["1:8: not TOML: string values must be quoted: write the value in \"quotes\""]),
         ("a = 1\na = 2\n", &["2:1: `a` is set twice"]),

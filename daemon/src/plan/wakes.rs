@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use globset::GlobSetBuilder;
 
 use super::{Defined, Step, entry_path};
-use crate::change::{Change, Object, Proof, Wake};
+use crate::change::{Change, Object, Proof, Run, Wake};
 use crate::guard::{GuardWake, Guards, WakeAction};
 use crate::host::UnitSeen;
 use crate::kind::{OnChange, Spec as _, UnitSpec};
@@ -37,8 +37,8 @@ pub(super) struct Scene<'a> {
 const TOLD: usize = 2;
 
 /// The wakes that these steps owe, each with its reason, in the order in which they are carried out: the manager first, then
-/// reloads, then restarts, of what starts others before the others.
-pub(super) fn owed(steps: &[Step], manifest: &Manifest, scene: &Scene<'_>) -> Vec<(Wake, String)> {
+/// reloads, then restarts, of what starts others before the others. As if nothing was made by the step `without`.
+pub(super) fn owed(steps: &[Step], manifest: &Manifest, scene: &Scene<'_>, without: Option<&Run>) -> Vec<(Wake, String)> {
     let changed: Vec<(&ManagedPath, bool)> = steps
         .iter()
         .filter_map(|s| match &s.change {
@@ -49,8 +49,11 @@ pub(super) fn owed(steps: &[Step], manifest: &Manifest, scene: &Scene<'_>) -> Ve
     let mut asks = Asks::new(manifest, scene.former);
     asks.definitions(&changed, scene);
     asks.guards(&changed, scene.guards);
-    asks.inputs(scene);
-    asks.watches(&changed);
+    let left_out: &[ManagedPath] = without.map_or(&[], |run| &run.makes);
+    let made = steps.iter().filter_map(|step| maker(&step.change)).flat_map(|run| &run.makes);
+    let made: Vec<&ManagedPath> = made.filter(|path| !left_out.contains(path)).collect();
+    asks.inputs(scene, left_out);
+    asks.watches(&changed, &made);
     for (unit, why) in scene.pending {
         asks.ask(unit, Effect::Restart, why.as_str());
     }
@@ -66,6 +69,26 @@ pub(super) fn owed(steps: &[Step], manifest: &Manifest, scene: &Scene<'_>) -> Ve
     let stale = scene.units.iter().filter(|(unit, seen)| seen.stale && !asks.by_unit.contains_key(*unit));
     let stale: Vec<String> = stale.map(|(unit, _)| format!("{unit}: PID 1 knows its files as they were")).collect();
     asks.into_wakes(manager, stale)
+}
+
+/// Of each wake the one step that makes something without which it would not be owed.
+pub(super) fn only_for(steps: &[Step], wakes: &[Wake], manifest: &Manifest, scene: &Scene<'_>) -> Vec<Option<String>> {
+    let mut only_for = vec![None; wakes.len()];
+    for run in steps.iter().filter_map(|step| maker(&step.change)) {
+        let others: Vec<Wake> = owed(steps, manifest, scene, Some(run)).into_iter().map(|(wake, _)| wake).collect();
+        for (target, _) in only_for.iter_mut().zip(wakes).filter(|(_, wake)| !others.contains(wake)) {
+            *target = Some(run.target.clone());
+        }
+    }
+    only_for
+}
+
+/// The program's step that makes paths, if a change is one.
+pub(crate) fn maker(change: &Change) -> Option<&Run> {
+    match change {
+        Change::Run(run) if !run.makes.is_empty() && !change.is_noop() => Some(run),
+        _ => None,
+    }
 }
 
 /// What one unit is asked to do.
@@ -199,9 +222,9 @@ impl Asks {
     }
 
     /// Services that name what changes. A guard that wakes the same one knows better.
-    fn inputs(&mut self, scene: &Scene<'_>) {
+    fn inputs(&mut self, scene: &Scene<'_>, left_out: &[ManagedPath]) {
         for (unit, defined) in scene.definitions {
-            for (path, what) in &defined.read {
+            for (path, what) in defined.read.iter().filter(|(path, _)| !left_out.contains(path)) {
                 if !scene.guards.wakes(path, unit) {
                     self.ask_as_declared(unit, Effect::Restart, format!("its {what} changed"));
                 }
@@ -209,7 +232,7 @@ impl Asks {
         }
     }
 
-    fn watches(&mut self, changed: &[(&ManagedPath, bool)]) {
+    fn watches(&mut self, changed: &[(&ManagedPath, bool)], made: &[&ManagedPath]) {
         let watching: Vec<(String, String)> = self
             .specs
             .values()
@@ -220,8 +243,12 @@ impl Asks {
                     set.add(glob);
                 }
                 let set = set.build().unwrap_or_default();
-                let seen = changed.iter().filter(move |(path, _)| set.is_match(path.as_path()));
-                seen.map(|(path, _)| (spec.name.clone(), format!("{path} changed")))
+                let files = changed.iter().map(|(path, _)| *path).filter(|path| set.is_match(path.as_path()));
+                // What is made is a tree: a glob may mean it, or what is in it.
+                let trees =
+                    made.iter().copied().filter(|path| set.is_match(path.as_path()) || set.is_match(path.as_path().join("any")));
+                let seen: Vec<_> = files.chain(trees).map(|path| (spec.name.clone(), format!("{path} changed"))).collect();
+                seen
             })
             .collect();
         for (unit, why) in watching {

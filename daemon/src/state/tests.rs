@@ -42,6 +42,7 @@ fn plan(intent: Intent, commit: &str, claimed: &[Change], released: &[&str]) -> 
         steps: claimed.iter().map(step).collect(),
         wakes: vec![Wake::DaemonReload, Wake::Restart { unit: "a.service".to_owned() }],
         why: Vec::new(),
+        only_for: Vec::new(),
         guards: Vec::new(),
         claimed: claimed.iter().map(|c| (c.target(), c.clone())).collect(),
         released: released.iter().map(|r| (*r).to_owned()).collect(),

@@ -42,6 +42,15 @@ impl Input {
         }
     }
 
+    /// Whether it is a tree, or part of one.
+    #[must_use]
+    pub fn is_within(&self, tree: &ManagedPath) -> bool {
+        match &self.extent {
+            Extent::File(path) | Extent::Tree(path) => std::path::Path::new(path).starts_with(tree.as_path()),
+            Extent::Glob(_) => false,
+        }
+    }
+
     /// The one file that it is; `None` for a tree or a glob.
     #[must_use]
     pub fn path(&self) -> Option<&str> {
@@ -96,7 +105,7 @@ pub fn of_service(unit: &str, definition: &Definition, is_venv: &dyn Fn(&str) ->
     for line in definition.values("Service", "ExecStart") {
         // `--config=/etc/shop.conf` names a file too.
         let value = |word: &str| word.strip_prefix('-').and_then(|word| word.split_once('=')).map(|(_, value)| value.to_owned());
-        let named = words(line).into_iter().map(|word| value(&word).unwrap_or(word));
+        let named = command_words(line).into_iter().map(|word| value(&word).unwrap_or(word));
         let words: Vec<String> = named.filter_map(|word| absolute(&word)).collect();
         let Some((program, arguments)) = words.split_first() else { continue };
         inputs.extend(Input::file("program", program));
@@ -140,10 +149,15 @@ fn credentials(definition: &Definition, absolute: &dyn Fn(&str) -> Option<String
 }
 
 /// The words of a command line, without the prefixes of its program (systemd.service(5), "Command Lines").
+pub(super) fn command_words(line: &str) -> Vec<String> {
+    words(line.trim_start_matches(['@', '-', ':', '+', '!', '|']))
+}
+
+/// The words of a value, which quotes may hold together.
 pub(super) fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let (mut word, mut quote, mut is_word) = (String::new(), None, false);
-    for c in line.trim_start_matches(['@', '-', ':', '+', '!', '|']).chars() {
+    for c in line.chars() {
         match (quote, c) {
             (Some(open), c) if c == open => quote = None,
             (Some(_), c) => word.push(c),
@@ -167,7 +181,7 @@ pub(super) fn words(line: &str) -> Vec<String> {
 }
 
 /// With the specifiers of systemd.unit(5) that a unit's name and the system manager decide.
-fn expanded(unit: &str, text: &str) -> Option<String> {
+pub(super) fn expanded(unit: &str, text: &str) -> Option<String> {
     let (stem, _) = unit.rsplit_once('.')?;
     let (prefix, instance) = stem.split_once('@').unwrap_or((stem, ""));
     let mut out = String::new();

@@ -23,6 +23,7 @@ fn ready() -> Fake {
     cluster.keep(&mut world);
     world.file("/usr/lib/systemd/system/postgresql@15-main.service", "[Service]\n");
     world.running("postgresql@15-main.service", "/usr/lib/systemd/system/postgresql@15-main.service", &[SETTINGS]);
+    world.site();
     drop(world);
     fake
 }

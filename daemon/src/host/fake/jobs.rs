@@ -42,7 +42,7 @@ impl World {
             }
             ("secrets", _) => exited(0, open(&job.input), ""),
             ("evidence", _) => exited(0, self.evidence.clone(), ""),
-            ("run", _) => self.program(job),
+            ("run" | "step" | "look", _) => self.program(job),
             ("probe", Some("probe")) => exited(0, self.probe(&job.input), ""),
             _ => exited(i32::from(job.argv.first().is_some_and(|p| p.ends_with("false"))), Vec::new(), ""),
         })

@@ -46,7 +46,15 @@ fn with_secret(text: &str, secret: &str, host: impl FnOnce(&mut World)) -> Resul
     let snapshot = Snapshot { entries: entries(&[("reconciled.toml", text)]), ..Snapshot::default() };
     let Manifest { resources, .. } = manifest::read(&snapshot, &manifest::Context::default()).unwrap();
     let secrets = BTreeMap::from([("db".to_owned(), secret.as_bytes().to_vec())]);
-    let sight = Sight { host: &fake, secrets: &secrets, resources: &resources };
+    let sight = Sight {
+        host: &fake,
+        secrets: &secrets,
+        resources: &resources,
+        former: &[],
+        earlier: &[],
+        contents: &|_| Ok(Vec::new()),
+        definition: &|_| crate::units::definition::Definition::default(),
+    };
     find(&resources[0].kind).unwrap().claims(&resources[0], &sight).map(|mut claims| claims.remove(0))
 }
 

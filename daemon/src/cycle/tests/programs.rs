@@ -1,0 +1,134 @@
+//! What programs do, in whole pushes: environments and who runs from them, commands with and without a question.
+
+use super::{Rig, id};
+use crate::host::fake::Fake;
+use crate::report::Verdict;
+
+const UNIT: &str = "/etc/systemd/system/gunicorn.service";
+const PROBE: &str = "[[probe]]\nname = \"site\"\nattempts = 1\nhttp = { url = \"http://127.0.0.1/\" }\n";
+
+fn venv(packages: &str) -> String {
+    format!("[[venv]]\npath = \"/home/ana/env\"\npackages = [{packages}]\n{PROBE}")
+}
+
+/// A host on which a service runs from an environment that is live.
+fn served() -> Rig {
+    let fake = Fake::new();
+    fake.world().file(UNIT, "[Service]\nUser=ana\nExecStart=/home/ana/env/bin/gunicorn site.wsgi\n");
+    fake.world().running("gunicorn.service", UNIT, &["/home/ana/env"]);
+    let mut rig = Rig::new(fake);
+    rig.commit("1", None, &[("reconciled.toml", &venv("\"gunicorn==1\""))]);
+    rig.live("1");
+    rig
+}
+
+impl Rig {
+    fn restarts(&self) -> usize {
+        self.fake.world().log.iter().filter(|call| *call == "restart gunicorn.service").count()
+    }
+}
+
+#[test]
+fn who_runs_from_an_environment_is_restarted_when_it_is_built_anew() {
+    let mut rig = served();
+    let first = rig.restarts();
+    rig.commit("2", Some("1"), &[("reconciled.toml", &venv("\"gunicorn==2\""))]);
+    rig.live("2");
+    assert!(rig.heard("! restart gunicorn.service (its virtual environment /home/ana/env changed)"), "{:?}", rig.said);
+    assert_eq!(rig.restarts(), first + 1);
+    // What cannot be built leaves everything as it was, and nobody is woken for it.
+    let before = rig.picture();
+    rig.commit("3", Some("2"), &[("reconciled.toml", &venv("\"no-such==1\""))]);
+    let report = rig.deploy("3");
+    assert_eq!(report.verdict, Verdict::RolledBack, "{}", report.text());
+    assert!(report.reason.contains("venv:/home/ana/env: exit code 1\nno-such: no distribution found"), "{}", report.reason);
+    assert_eq!(rig.restarts(), first + 1);
+    rig.picture().must_be(&before, "after a build that failed");
+    // What was built and is red goes back, and so does the process.
+    rig.commit("4", Some("2"), &[("reconciled.toml", &venv("\"gunicorn==4\""))]);
+    rig.fake.world().red.insert("site".to_owned());
+    assert_eq!(rig.deploy("4").verdict, Verdict::RolledBack);
+    assert_eq!(rig.restarts(), first + 3);
+    rig.fake.world().red.clear();
+    // A damaged one is healed.
+    rig.fake.world().file("/home/ana/env/.reconciled", "damaged: lib/x.py is missing");
+    assert_eq!(rig.repair(false).verdict, Verdict::Live);
+    assert_eq!(rig.restarts(), first + 4);
+    assert_eq!(rig.repair(false).verdict, Verdict::NothingToDo);
+}
+
+#[test]
+fn a_command_without_a_question_runs_once_and_when_it_or_what_it_watches_changes() {
+    let count = |more: &str| format!("[[command]]\nname = \"count\"\nforward = [\"/usr/bin/python3\", \"count\"]\n{more}{PROBE}");
+    let counted = |rig: &Rig| rig.fake.world().text("/srv/counted").unwrap_or_default().len();
+    let mut rig = Rig::new(Fake::new());
+    let push = |rig: &Rig, number: u32, text: &str, file: &str| {
+        let parent = (number > 1).then(|| (number - 1).to_string());
+        rig.commit(&number.to_string(), parent.as_deref(), &[("reconciled.toml", text), ("files/srv/static/a.css", file)]);
+    };
+    let watching = count("watch = [\"/srv/static/**\"]\nbackward = [\"/usr/bin/python3\", \"uncount\"]\n");
+    for (number, text, file, times) in [
+        (1, count(""), "a", 1),
+        (2, count(""), "b", 1),
+        (3, watching.clone(), "b", 2),
+        (4, watching.clone(), "c", 3),
+        (5, watching.clone(), "c", 3),
+    ] {
+        push(&rig, number, &text, file);
+        rig.live(&number.to_string());
+        assert_eq!(counted(&rig), times, "push {number}");
+        assert_eq!(rig.repair(false).verdict, Verdict::NothingToDo);
+    }
+    // So it does when a file of it leaves the repository.
+    rig.commit(
+        "5a",
+        Some("5"),
+        &[("reconciled.toml", &watching), ("files/srv/static/a.css", "c"), ("files/srv/static/b.css", "b")],
+    );
+    rig.commit("5b", Some("5a"), &[("reconciled.toml", &watching), ("files/srv/static/a.css", "c")]);
+    rig.live("5a").live("5b");
+    assert_eq!(counted(&rig), 5);
+    // Drift of what it watches has it run too, and a rollback takes it back.
+    rig.fake.world().file("/srv/static/a.css", "edited by hand");
+    assert_eq!(rig.repair(false).verdict, Verdict::Live);
+    assert_eq!(counted(&rig), 6);
+    rig.commit("6", Some("5b"), &[("reconciled.toml", &watching), ("files/srv/static/a.css", "d")]);
+    rig.fake.world().red.insert("site".to_owned());
+    assert_eq!(rig.deploy("6").verdict, Verdict::RolledBack);
+    assert_eq!(counted(&rig), 6);
+    assert!(!rig.heard("nothing takes it back"));
+}
+
+#[test]
+fn what_nothing_takes_back_is_said_before_and_after() {
+    let migrate = |forward: &str| {
+        format!(
+            "[[command]]\nname = \"migrate\"\nforward = [\"/usr/bin/python3\", {forward}]\nask = [\"/usr/bin/python3\", \"migrate\", \"--check\"]\n{PROBE}"
+        )
+    };
+    let mut rig = Rig::new(Fake::new());
+    rig.commit("1", None, &[("files/etc/x", "x")]).commit(
+        "2",
+        Some("1"),
+        &[("reconciled.toml", &migrate("\"migrate\"")), ("files/etc/x", "y")],
+    );
+    rig.live("1");
+    rig.fake.world().red.insert("site".to_owned());
+    assert_eq!(rig.deploy("2").verdict, Verdict::RolledBack);
+    assert!(rig.heard("~ command:migrate (to do: /usr/bin/python3 migrate) [undo: none]"), "{:?}", rig.said);
+    assert!(rig.heard("command:migrate: done, and nothing takes it back"), "{:?}", rig.said);
+    assert_eq!(rig.fake.world().text("/etc/x").as_deref(), Some("x"));
+    // It is done already: the next one has nothing to do.
+    rig.fake.world().red.clear();
+    rig.engine.state.unhold(&id("2")).unwrap();
+    rig.live("2");
+    assert!(!rig.heard("command:migrate"), "{:?}", rig.said);
+    // One that fails takes all back, with its last words.
+    rig.fake.world().tree.remove("/srv/migrated");
+    rig.commit("3", Some("2"), &[("reconciled.toml", &migrate("\"fail\"")), ("files/etc/x", "z")]);
+    let report = rig.deploy("3");
+    assert_eq!(report.verdict, Verdict::RolledBack);
+    assert!(report.reason.contains("command:migrate: exit code 1\nit went wrong"), "{}", report.reason);
+    assert!(!rig.heard("nothing takes it back"), "{:?}", rig.said);
+    assert_eq!(rig.fake.world().text("/etc/x").as_deref(), Some("y"));
+}

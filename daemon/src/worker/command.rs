@@ -1,0 +1,69 @@
+//! The worker for commands, `reconciled worker command`: becomes the program that it is told on its standard input. What is secret in the
+//! environment comes that way: arguments can be read by everybody, and so can the properties of units.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+/// Longest accepted request, in bytes.
+const REQUEST_LIMIT: u64 = 4 << 20;
+/// As a shell says that there is no such program.
+const NO_PROGRAM: u8 = 127;
+
+/// What is to be run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Where a program without a slash is looked for; the program finds others there too (`PATH`).
+    pub folders: Vec<String>,
+    /// Added to the environment.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// The verb's body.
+#[must_use]
+pub fn main() -> ExitCode {
+    let error = match read() {
+        Ok(request) => become_it(&request),
+        Err(error) => error,
+    };
+    eprintln!("{error}");
+    ExitCode::from(NO_PROGRAM)
+}
+
+fn read() -> io::Result<Request> {
+    let mut request = Vec::new();
+    io::stdin().lock().take(REQUEST_LIMIT).read_to_end(&mut request)?;
+    Ok(serde_json::from_slice(&request)?)
+}
+
+/// Returns only when it cannot.
+fn become_it(request: &Request) -> io::Error {
+    let Some((program, arguments)) = request.argv.split_first() else { return io::Error::other("no program") };
+    let Some(path) = find(program, &request.folders) else {
+        return io::Error::other(format!("`{}` is in none of {}", crate::path::escape(program), request.folders.join(", ")));
+    };
+    let mut command = Command::new(&path);
+    command.args(arguments).env("PATH", request.folders.join(":")).stdin(Stdio::null());
+    // systemd names it only for those who are not root.
+    if std::env::var_os("HOME").is_none() {
+        command.env("HOME", "/root");
+    }
+    command.envs(&request.environment);
+    let error = command.exec();
+    io::Error::other(format!("{}: {error}", path.display()))
+}
+
+fn find(program: &str, folders: &[String]) -> Option<PathBuf> {
+    if program.starts_with('/') {
+        return Some(PathBuf::from(program));
+    }
+    let is_program = |path: &PathBuf| path.metadata().is_ok_and(|seen| seen.is_file() && seen.permissions().mode() & 0o111 != 0);
+    folders.iter().map(|folder| Path::new(folder).join(program)).find(is_program)
+}

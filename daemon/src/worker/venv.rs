@@ -1,0 +1,317 @@
+//! The worker for virtual environments, `reconciled worker venv VERB`, as the user whose they are: says what is there, builds one aside and
+//! swaps it in, takes it back. Reads a request on its standard input.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use serde::{Deserialize, Serialize};
+
+use crate::change::ABSENT;
+use crate::digest::Digest;
+use crate::venv::Request;
+
+/// Longest accepted request, in bytes.
+const REQUEST_LIMIT: u64 = 4 << 20;
+/// Longest stamp that is read, in bytes: a file of an environment takes some 150.
+const STAMP_LIMIT: u64 = 64 << 20;
+/// What a build leaves in the environment: of what it was made, and what was in it then.
+const STAMP: &str = ".reconciled";
+/// What pip was told to install, for whoever looks.
+const REQUIREMENTS: &str = "requirements.txt";
+
+/// What a build has left.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stamp {
+    answer: String,
+    /// Where the interpreter's links led: after an upgrade to another Python nothing of it runs.
+    interpreter: PathBuf,
+    /// Everything in it, by path, but for what Python compiles by itself.
+    files: BTreeMap<String, Kept>,
+}
+
+/// One of its files or links.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Kept {
+    Link(PathBuf),
+    /// Of one that nobody has touched since (`st_mtime`, `st_ctime`, in nanoseconds) the content need not be read.
+    File {
+        mode: u32,
+        digest: Digest,
+        untouched: (i64, i64, i64, i64),
+    },
+}
+
+/// The verb's body.
+#[must_use]
+pub fn main(verb: &str) -> ExitCode {
+    let served = read().and_then(|request| match verb {
+        "ask" => answer(Path::new(&request.path), &request).map(|answer| println!("{answer}")),
+        "build" => build(&request),
+        "remove" => remove(&request),
+        "back" => back(&request),
+        _ => Err(io::Error::other("what of virtual environments?")),
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn read() -> io::Result<Request> {
+    let mut request = Vec::new();
+    io::stdin().lock().take(REQUEST_LIMIT).read_to_end(&mut request)?;
+    Ok(serde_json::from_slice(&request)?)
+}
+
+/// What stands in a place, in one line: the answer of its build where all of that is still there.
+fn answer(place: &Path, request: &Request) -> io::Result<String> {
+    match fs::symlink_metadata(place) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ABSENT.to_owned()),
+        Err(error) => return Err(of(place, &error)),
+        Ok(seen) if !seen.is_dir() => return Ok("not a directory".to_owned()),
+        Ok(_) => {}
+    }
+    let Some(stamp) = stamp_of(place) else { return Ok("made by somebody else".to_owned()) };
+    let shown = |path: &Path| crate::path::escape(&path.to_string_lossy());
+    let interpreter = match fs::canonicalize(&request.interpreter) {
+        Ok(real) if real == stamp.interpreter => real,
+        Ok(real) => {
+            return Ok(format!("made with {}, and {} is {} now", shown(&stamp.interpreter), request.interpreter, shown(&real)));
+        }
+        Err(_) => return Ok(format!("made with {}, which is gone", shown(&stamp.interpreter))),
+    };
+    let flaw = if fs::canonicalize(place.join("bin/python")).is_ok_and(|real| real == interpreter) {
+        flaw(place, &stamp)?
+    } else {
+        Some("bin/python leads elsewhere".to_owned())
+    };
+    Ok(flaw.map_or(stamp.answer, |flaw| format!("damaged: {}", crate::path::escape(&flaw))))
+}
+
+fn stamp_of(place: &Path) -> Option<Stamp> {
+    let mut bytes = Vec::new();
+    File::open(place.join(STAMP)).ok()?.take(STAMP_LIMIT).read_to_end(&mut bytes).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// The first thing in it that is not as it was built.
+fn flaw(place: &Path, stamp: &Stamp) -> io::Result<Option<String>> {
+    for (path, kept) in &stamp.files {
+        let file = place.join(path);
+        let seen = match fs::symlink_metadata(&file) {
+            Ok(seen) => seen,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(format!("{path} is missing"))),
+            Err(error) => return Err(of(&file, &error)),
+        };
+        let same = match kept {
+            Kept::File { mode, untouched, .. } if seen.is_file() && untouched == &touched(&seen) => *mode == seen.mode(),
+            Kept::File { mode, digest, .. } => {
+                seen.is_file() && *mode == seen.mode() && digest_of(&file).is_ok_and(|now| now == *digest)
+            }
+            Kept::Link(target) => fs::read_link(&file).is_ok_and(|now| now == *target),
+        };
+        if !same {
+            return Ok(Some(format!("{path} has changed")));
+        }
+    }
+    // What pip has added since stands beside what was built.
+    for packages in packages_of(place) {
+        let record = format!("{packages}/");
+        if packages.ends_with(".dist-info")
+            && !stamp.files.range(record.clone()..).next().is_some_and(|(p, _)| p.starts_with(&record))
+        {
+            return Ok(Some(format!("{packages} was added")));
+        }
+    }
+    Ok(None)
+}
+
+fn touched(seen: &fs::Metadata) -> (i64, i64, i64, i64) {
+    (seen.mtime(), seen.mtime_nsec(), seen.ctime(), seen.ctime_nsec())
+}
+
+fn digest_of(file: &Path) -> io::Result<Digest> {
+    Ok(Digest::of_reader(&mut File::open(file)?)?.0)
+}
+
+/// What stands in its `site-packages`, as paths in it, sorted.
+fn packages_of(place: &Path) -> Vec<String> {
+    let names = |folder: &Path| -> Vec<String> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    };
+    let mut all = Vec::new();
+    for python in names(&place.join("lib")) {
+        let packages = format!("lib/{python}/site-packages");
+        all.extend(names(&place.join(&packages)).into_iter().map(|name| format!("{packages}/{name}")));
+    }
+    all.sort();
+    all
+}
+
+/// Builds it aside, and swaps it in when it is whole. What stood there waits aside then.
+fn build(request: &Request) -> io::Result<()> {
+    let (path, aside) = (PathBuf::from(&request.path), PathBuf::from(request.aside()));
+    if answer(&path, request)? == request.after {
+        return Ok(());
+    }
+    clear(&aside)?;
+    if let Err(error) = make(request, &path, &aside) {
+        let _ = clear(&aside);
+        return Err(error);
+    }
+    swap(&aside, &path)
+}
+
+fn make(request: &Request, path: &Path, aside: &Path) -> io::Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir(aside).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => io::Error::other(format!(
+            "{} is not the user's who builds here: give it to them (a [[directory]] with `owner`), or correct `owner`",
+            parent.display()
+        )),
+        _ => of(aside, &error),
+    })?;
+    let name = path.file_name().unwrap_or_default();
+    run(Command::new(&request.interpreter).args(["-m", "venv", "--prompt"]).arg(name).arg(aside))?;
+    let requirements = aside.join(REQUIREMENTS);
+    fs::write(&requirements, &request.requirements).map_err(|error| of(&requirements, &error))?;
+    if !request.requirements.is_empty() {
+        let mut pip = Command::new(aside.join("bin/python"));
+        pip.args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-warn-script-location"]);
+        pip.args(["--progress-bar", "off", "--requirement"]).arg(&requirements).env("PIP_ROOT_USER_ACTION", "ignore");
+        if request.requirements.contains(" --hash=") {
+            pip.arg("--require-hashes");
+        }
+        run(&mut pip)?;
+    }
+    relocate(path, aside)?;
+    let interpreter = fs::canonicalize(&request.interpreter)?;
+    let mut files = BTreeMap::new();
+    list(aside, "", &mut files)?;
+    let stamp = Stamp { answer: request.after.clone(), interpreter, files };
+    fs::write(aside.join(STAMP), serde_json::to_vec(&stamp)?)?;
+    // After a power cut it is there as a whole, or not at all.
+    rustix::fs::syncfs(File::open(aside)?)?;
+    Ok(())
+}
+
+/// Scripts and settings name the place in which they were made; compiled code does not care.
+fn relocate(path: &Path, aside: &Path) -> io::Result<()> {
+    let (from, to) = (aside.to_string_lossy().into_owned(), path.to_string_lossy().into_owned());
+    let scripts = fs::read_dir(aside.join("bin"))?.collect::<io::Result<Vec<_>>>()?.into_iter().map(|entry| entry.path());
+    for file in scripts.chain([aside.join("pyvenv.cfg")]) {
+        if !fs::symlink_metadata(&file)?.is_file() {
+            continue;
+        }
+        // A program in machine code that packages bring is none of these.
+        let Ok(text) = String::from_utf8(fs::read(&file)?) else { continue };
+        if text.contains(&from) {
+            fs::write(&file, text.replace(&from, &to)).map_err(|error| of(&file, &error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Everything below a folder, but for what Python compiles by itself.
+fn list(root: &Path, below: &str, files: &mut BTreeMap<String, Kept>) -> io::Result<()> {
+    for entry in fs::read_dir(root.join(below))? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let (path, file) = (if below.is_empty() { name.clone() } else { format!("{below}/{name}") }, entry.path());
+        let seen = fs::symlink_metadata(&file)?;
+        if seen.is_dir() {
+            if name != "__pycache__" {
+                list(root, &path, files)?;
+            }
+        } else if seen.is_symlink() {
+            files.insert(path, Kept::Link(fs::read_link(&file)?));
+        } else if seen.is_file() {
+            let mode = seen.permissions().mode();
+            files.insert(path, Kept::File { mode, digest: digest_of(&file)?, untouched: touched(&seen) });
+        }
+    }
+    Ok(())
+}
+
+/// Takes it away; it waits aside.
+fn remove(request: &Request) -> io::Result<()> {
+    let (path, aside) = (PathBuf::from(&request.path), PathBuf::from(request.aside()));
+    if answer(&path, request)? == ABSENT {
+        return Ok(());
+    }
+    if !path.join("pyvenv.cfg").exists() {
+        return Err(io::Error::other(format!("{} is no virtual environment: remove it by hand", path.display())));
+    }
+    clear(&aside)?;
+    rename(&path, &aside, RenameFlags::NOREPLACE)
+}
+
+/// Brings what was there before.
+fn back(request: &Request) -> io::Result<()> {
+    let (path, aside) = (PathBuf::from(&request.path), PathBuf::from(request.aside()));
+    if answer(&path, request)? == request.before {
+        return Ok(());
+    }
+    if request.before == ABSENT {
+        if stamp_of(&path).is_none() {
+            return Err(io::Error::other(format!("what is in {} was not built here: remove it by hand", path.display())));
+        }
+        clear(&aside)?;
+        rename(&path, &aside, RenameFlags::NOREPLACE)?;
+        return clear(&aside);
+    }
+    if answer(&aside, request)? != request.before {
+        return Err(io::Error::other(format!(
+            "what was in {} before does not wait in {} any more",
+            path.display(),
+            aside.display()
+        )));
+    }
+    swap(&aside, &path)?;
+    clear(&aside)
+}
+
+/// What is aside takes the place, and what was in that, if anything, waits aside.
+fn swap(aside: &Path, path: &Path) -> io::Result<()> {
+    let flags = if fs::symlink_metadata(path).is_ok() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
+    rename(aside, path, flags)
+}
+
+fn rename(from: &Path, to: &Path, flags: RenameFlags) -> io::Result<()> {
+    renameat_with(CWD, from, CWD, to, flags).map_err(|error| of(to, &error.into()))?;
+    let parent = File::open(to.parent().unwrap_or(Path::new("/")))?;
+    parent.sync_all()
+}
+
+fn clear(place: &Path) -> io::Result<()> {
+    let gone = match fs::symlink_metadata(place) {
+        Ok(seen) if seen.is_dir() => fs::remove_dir_all(place),
+        Ok(_) => fs::remove_file(place),
+        Err(error) => Err(error),
+    };
+    match gone {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(of(place, &error)),
+        _ => Ok(()),
+    }
+}
+
+fn of(place: &Path, error: &io::Error) -> io::Error {
+    io::Error::other(format!("{}: {error}", place.display()))
+}
+
+/// Runs a tool to its end.
+fn run(command: &mut Command) -> io::Result<()> {
+    command.stdin(Stdio::null()).env("LC_ALL", "C.UTF-8");
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status()?;
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("{program}: {status}"))) }
+}
