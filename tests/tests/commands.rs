@@ -34,7 +34,7 @@ http = { url = "http://127.0.0.1:8000/", body = "1 users" }
 
 #[track_caller]
 fn wheel(host: &Host, name: &str) -> String {
-    let version = host.sh(&format!("ls /srv/mirror/pip | sed -n 's/^{name}-\\([^-]*\\)-.*/\\1/p'")).ok();
+    let version = host.sh(&format!("ls /srv/mirror/pip | sed -n 's/^{name}-\\([^-]*\\)-.*/\\1/p' | head -n 1")).ok();
     format!("{name}=={version}")
 }
 

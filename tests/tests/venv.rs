@@ -10,7 +10,7 @@ const UNIT: &str = "[Unit]\nDescription=The site\n[Service]\nType=notify\nUser=s
 /// A requirement that the host's index has, with the version that it has.
 #[track_caller]
 fn wheel(host: &Host, name: &str) -> String {
-    let version = host.sh(&format!("ls /srv/mirror/pip | sed -n 's/^{name}-\\([^-]*\\)-.*/\\1/p'")).ok();
+    let version = host.sh(&format!("ls /srv/mirror/pip | sed -n 's/^{name}-\\([^-]*\\)-.*/\\1/p' | head -n 1")).ok();
     format!("{name}=={version}")
 }
 
