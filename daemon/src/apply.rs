@@ -268,6 +268,7 @@ pub fn apply(
             begin(&staged, ground)?;
         }
         wake_and_start(&staged, ground)?;
+        run::run_forward(&staged, |step| step.phase == Phase::Firewall, ground)?;
         if !staged.plan.forgiving {
             settle::settle(&staged.plan, ground)?;
             settle::stand_by(&staged.plan, ground)?;

@@ -12,6 +12,7 @@ mod place;
 mod postgres_database;
 mod postgres_role;
 mod postgres_setting;
+mod ufw;
 mod unit;
 mod user;
 mod venv;
@@ -41,6 +42,7 @@ pub use place::State;
 pub use postgres_database::PostgresDatabaseSpec;
 pub use postgres_role::{PasswordSpec, PostgresRoleSpec};
 pub use postgres_setting::PostgresSettingSpec;
+pub use ufw::UfwSpec;
 pub use unit::{OnChange, UnitSpec};
 pub use user::{Password, UserSpec};
 pub use venv::VenvSpec;
@@ -64,6 +66,8 @@ pub enum Phase {
     Commands,
     /// Units.
     Units,
+    /// Who may reach what runs by then.
+    Firewall,
 }
 
 impl Phase {
@@ -225,7 +229,7 @@ pub trait Spec: Serialize + DeserializeOwned + Schema + 'static {
     const KIND: &'static str;
     /// The key of its short form (`units = […]`), whose strings are tables with only a name.
     const SHORT: Option<&'static str> = None;
-    /// The key that names one of it.
+    /// The key that names one of it; empty where a host has one alone, and its table is `[kind]`.
     const KEY: &'static str;
     /// When its changes are made.
     const PHASE: Phase;
@@ -270,6 +274,14 @@ pub trait Kind: Sync {
     fn short(&self) -> Option<&'static str>;
     /// See [`Spec::KEY`].
     fn key(&self) -> &'static str;
+    /// Whether a host has one alone, which needs no name.
+    fn is_single(&self) -> bool {
+        self.key().is_empty()
+    }
+    /// Its table in the manifest, as it is written: `[[unit]]`.
+    fn header(&self) -> String {
+        if self.is_single() { format!("[{}]", self.kind()) } else { format!("[[{}]]", self.kind()) }
+    }
     /// See [`Spec::PHASE`].
     fn phase(&self) -> Phase;
     /// See [`Spec::ABOUT`].
@@ -342,7 +354,7 @@ impl<S: Spec> Kind for Row<S> {
 }
 
 /// All kinds. The order is that of the reference, and within a phase that of a plan.
-pub static KINDS: [&dyn Kind; 12] = [
+pub static KINDS: [&dyn Kind; 13] = [
     &Row::<PackageSpec>(PhantomData),
     &Row::<GroupSpec>(PhantomData),
     &Row::<UserSpec>(PhantomData),
@@ -355,6 +367,7 @@ pub static KINDS: [&dyn Kind; 12] = [
     &Row::<VenvSpec>(PhantomData),
     &Row::<CommandSpec>(PhantomData),
     &Row::<UnitSpec>(PhantomData),
+    &Row::<UfwSpec>(PhantomData),
 ];
 
 /// The row of a kind.

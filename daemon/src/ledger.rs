@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::change::{Change, Object};
 use crate::host::{HostError, HostResult, Look};
-use crate::kind::Claim;
+use crate::kind::{self, Claim};
 use crate::path::ManagedPath;
 
 /// What the ledger gives up for one plan.
@@ -110,7 +110,12 @@ fn give_back(displaced: &Change, host: &dyn Look) -> HostResult<Option<Claim>> {
         // What programs made may hold data by now: it goes when somebody says so.
         Change::Run(run) if !run.knows_torn() => return Err(HostError::Unfit("what it has done stays".to_owned())),
         Change::Run(run) => {
-            return Err(HostError::Unfit(format!("it stays as it is; state = \"absent\" for {} removes it", run.target)));
+            let kind = run.target.split(':').next().and_then(kind::find);
+            let remedy = match kind.is_some_and(|kind| kind.is_single()) {
+                true => String::new(),
+                false => format!("; state = \"absent\" for {} removes it", run.target),
+            };
+            return Err(HostError::Unfit(format!("it stays as it is{remedy}")));
         }
     };
     let reason = match &change {

@@ -46,6 +46,7 @@ pub mod source;
 pub mod state;
 pub mod tasks;
 pub mod timespan;
+pub mod ufw;
 pub mod units;
 pub mod venv;
 pub mod verbs;

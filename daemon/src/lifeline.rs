@@ -2,41 +2,47 @@
 
 pub mod connection;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use globset::{GlobSet, GlobSetBuilder};
 
-use crate::change::Change;
+use crate::change::{Change, Run};
+use crate::kind::{self, Claim, Phase};
 use crate::plan::Plan;
 use crate::units;
 
 /// Who takes back what nobody has confirmed, on record.
 pub const ACTOR: &str = "confirm-window";
 
-/// The lifelines of a host: places in the file tree, and units with their files.
+/// The lifelines of a host: places in the file tree, units with their files, and what programs change.
 #[derive(Clone, Debug, Default)]
 pub struct Lifelines {
     paths: GlobSet,
     units: BTreeSet<String>,
+    targets: BTreeSet<String>,
 }
 
 impl Lifelines {
-    /// From globs over absolute paths and names of units.
+    /// From globs over absolute paths, names of units and targets of other kinds.
     ///
     /// # Errors
-    /// One sentence on a row that is neither.
+    /// One sentence on a row that is none of them.
     pub fn new(rows: &[String]) -> Result<Self, String> {
-        let (mut paths, mut names) = (GlobSetBuilder::new(), BTreeSet::new());
+        let (mut paths, mut names, mut targets) = (GlobSetBuilder::new(), BTreeSet::new(), BTreeSet::new());
         for row in rows {
             if row.starts_with('/') {
                 paths.add(crate::path::glob(row).map_err(|e| format!("lifelines: {e}"))?);
             } else if units::SUFFIXES.iter().any(|suffix| row.ends_with(suffix)) {
                 names.insert(row.clone());
+            } else if kind_of(row).is_some() {
+                targets.insert(row.clone());
             } else {
-                return Err(format!("lifelines: `{row}` is neither an absolute path nor the name of a unit, as \"ssh.service\""));
+                return Err(format!(
+                    "lifelines: `{row}` is neither an absolute path nor the name of a unit, as \"ssh.service\", nor another target, as \"ufw:deny\""
+                ));
             }
         }
-        Ok(Self { paths: paths.build().map_err(|e| format!("lifelines: {e}"))?, units: names })
+        Ok(Self { paths: paths.build().map_err(|e| format!("lifelines: {e}"))?, units: names, targets })
     }
 
     /// The units among them.
@@ -59,15 +65,36 @@ impl Lifelines {
         targets
     }
 
+    /// What brings back, of what a ledger gives up, that by which the host was reached: nobody has shown that it still can be.
+    #[must_use]
+    pub fn given_back(&self, ledger: &BTreeMap<String, Change>, targets: &[String]) -> Vec<(Phase, String, Vec<Claim>)> {
+        let ours = targets.iter().filter(|target| self.targets.contains(*target));
+        let back = ours.filter_map(|target| {
+            let Some(Change::Run(run)) = ledger.get(target).filter(|change| !change.is_noop()) else { return None };
+            let (before, backward) = (run.before.clone()?, run.backward.clone()?);
+            let forward = Some(run.forward.clone());
+            let run = Run { before: None, after: before, forward: backward, backward: forward, ..(**run).clone() };
+            let claim = Claim::new(Change::Run(Box::new(run)), "left the repository: as it was before");
+            Some((kind_of(target)?.phase(), target.clone(), vec![claim]))
+        });
+        back.collect()
+    }
+
     fn is_changed_by(&self, change: &Change) -> bool {
         match change {
             Change::Unit { unit, .. } => self.units.contains(unit),
+            Change::Run(run) => self.targets.contains(&run.target),
             change => change.path().is_some_and(|path| {
                 units::of_path(path).is_some_and(|file| self.units.iter().any(|unit| file.defines(unit)))
                     || self.paths.is_match(path.as_path())
             }),
         }
     }
+}
+
+/// The kind of a target: `ufw:deny`.
+fn kind_of(target: &str) -> Option<&'static dyn kind::Kind> {
+    kind::find(target.split_once(':')?.0)
 }
 
 #[cfg(test)]
@@ -77,7 +104,7 @@ mod tests {
     #[test]
     fn a_row_is_a_path_or_a_unit() {
         let rows = |row: &str| Lifelines::new(&[row.to_owned()]).map(drop);
-        assert_eq!([rows("/etc/ssh/**"), rows("ssh.service")], [Ok(()), Ok(())]);
-        assert!(rows("ssh").unwrap_err().contains("neither") && rows("/etc/[").is_err());
+        assert_eq!([rows("/etc/ssh/**"), rows("ssh.service"), rows("ufw:deny")], [Ok(()), Ok(()), Ok(())]);
+        assert!(rows("ssh").unwrap_err().contains("neither") && rows("/etc/[").is_err() && rows("fwu:deny").is_err());
     }
 }

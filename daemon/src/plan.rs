@@ -234,6 +234,7 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
     steps.extend(runs);
     steps.extend(wanted_units);
     steps.extend(unit_releases.into_iter().filter(|s| !is_stop(&s.change)));
+    steps.sort_by_key(|step| step.phase == Phase::Firewall);
     dedup_targets(&mut steps);
     if intent == Intent::Repair {
         steps.iter_mut().for_each(|step| leave_in_good_hands(step, &units));

@@ -11,6 +11,7 @@ pub mod rehearse;
 pub mod sandbox;
 pub mod secrets;
 pub mod source;
+pub mod ufw;
 pub mod venv;
 
 /// Where this program is installed: transient units start it from there.

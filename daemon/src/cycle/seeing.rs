@@ -51,7 +51,11 @@ impl Engine {
             Intent::Repair => ledger::Releases::default(),
             _ => ledger::releases(&ledger, &all, &*self.host)?,
         };
-        let changes = all.into_iter().chain(releases.claims.iter().map(|c| &c.change));
+        if matches!(order, Order::Revert { .. }) {
+            claims.extend(self.lifelines.given_back(&ledger, &releases.targets));
+        }
+        let all = claims.iter().flat_map(|(_, _, claims)| claims).map(|c| &c.change);
+        let changes = all.chain(releases.claims.iter().map(|c| &c.change));
         let changes: Vec<&Change> = changes.collect();
         if order.intent() != Intent::Repair {
             // A place that no rename reaches is found here, before anything is rehearsed; a preview is told too.

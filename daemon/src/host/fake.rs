@@ -3,6 +3,7 @@
 //! Renames and contents are durable only once they are synced, so that a power cut shows a forgotten sync.
 
 mod accounts;
+mod firewall;
 mod jobs;
 pub(crate) mod postgres;
 mod programs;
@@ -172,6 +173,7 @@ impl Fake {
             w.tree.insert("/usr/bin/python3".to_owned(), Node::Link("python3.11".to_owned()));
             w.file("/usr/bin/python3.11", "");
             w.file("/usr/lib/python3.11/ensurepip/__init__.py", "");
+            w.install_ufw();
         }
         fake
     }

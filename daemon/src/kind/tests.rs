@@ -249,7 +249,7 @@ fn users() {
     let said = claims(&[("reconciled.toml", "users = [\"sammy\"]\n"), ("files/home/sammy/x", "a")], |_| {});
     assert_eq!(
         said,
-        ["error: /home/sammy/x: it is in the home of the user sammy, who is not on this host yet", "+ user:sammy (new)"]
+        ["+ user:sammy (new)", "error: /home/sammy/x: it is in the home of the user sammy, who is not on this host yet"]
     );
 }
 
@@ -265,6 +265,43 @@ fn groups() {
 }
 
 #[test]
+fn firewalls() {
+    let of = |keys: &str, host: Box<dyn FnOnce(&mut World)>| claims(&[("reconciled.toml", &format!("[ufw]\n{keys}"))], host);
+    let none = || Box::new(|_: &mut World| {});
+    let rules = |tuples: &'static str| {
+        Box::new(move |w: &mut World| {
+            for (path, anywhere) in [("/etc/ufw/user.rules", "0.0.0.0/0"), ("/etc/ufw/user6.rules", "::/0")] {
+                let line = |tuple: &str| format!("### tuple ### {}\n", tuple.replace('A', anywhere));
+                w.file(path, &tuples.lines().map(line).collect::<String>());
+            }
+        })
+    };
+    assert_eq!(
+        of("enabled = true\nallow = [\"OpenSSH\"]\n", none()),
+        ["~ ufw:allow (allow none → OpenSSH)", "= ufw:deny", "~ ufw:enabled (enabled off → on)"]
+    );
+    let shut_out = "error: [ufw]: this would shut SSH out, and with it whoever administers the host: ";
+    assert_eq!(of("enabled = true\n", none()), [format!("{shut_out}write allow = [\"OpenSSH\"]")]);
+    let elsewhere = Box::new(|w: &mut World| w.file("/etc/ssh/sshd_config", "Port 2222\n"));
+    let said = of("enabled = true\nallow = [\"OpenSSH\"]\n", elsewhere);
+    assert_eq!(said, [format!("{shut_out}sshd listens on 2222: write allow = [\"2222/tcp\"]")]);
+    // A rule of others lets it in as well, and stays; one of ours that nobody wants goes.
+    assert_eq!(
+        of("enabled = true\n", rules("allow tcp 22 A any A in\nallow tcp 9000 A any A in comment=7265636f6e63696c6564")),
+        ["~ ufw:deny (deny our allow 9000/tcp → none)", "~ ufw:enabled (enabled off → on)"]
+    );
+    assert!(of("enabled = true\ndeny = [\"22/tcp\"]\n", rules("allow any 22 A any A in"))[0].starts_with(shut_out));
+    assert_eq!(
+        of("default_incoming = \"reject\"\n", none()),
+        ["= ufw:deny", "~ ufw:default_incoming (default_incoming deny → reject)"]
+    );
+    let unknown = of("allow = [\"Nginx Full\"]\n", none());
+    assert!(unknown[0].contains("ufw knows no application `Nginx Full`"), "{unknown:?}");
+    let missing = of("enabled = true\n", Box::new(|w| drop(w.tree.remove("/etc/ufw/ufw.conf"))));
+    assert!(missing[0].contains("packages = [\"ufw\"]"), "{missing:?}");
+}
+
+#[test]
 fn accounts_that_cannot_be() {
     for (table, message) in [
         ("[[user]]\nname = \"-x\"\n", "`-x` is not a name of an account"),
@@ -276,6 +313,11 @@ fn accounts_that_cannot_be() {
         ("[[user]]\nname = \"root\"\nstate = \"absent\"\n", "the user root is never removed"),
         ("[[user]]\nname = \"reconciled\"\nstate = \"absent\"\n", "the user reconciled is never removed"),
         ("[[user]]\nname = \"x\"\nuid = 5\nstate = \"absent\"\n", "an absent user has no other keys"),
+        ("[ufw]\nallow = [\"1/x\"]\n", "`1/x` needs a protocol"),
+        ("[ufw]\nallow = [\"22\"]\ndeny = [\"22\"]\n", "22 is both allowed and denied"),
+        ("[ufw]\nalow = []\n", "unknown key `alow` in [ufw]: did you mean `allow`?"),
+        ("[[ufw]]\nenabled = true\n", "`ufw` is one table, not an array: write [ufw]"),
+        ("ufw = true\n", "`ufw` is one table, not a boolean"),
         ("[[group]]\nname = \"a b\"\n", "`a b` is not a name of an account"),
     ] {
         let snapshot = Snapshot { entries: entries(&[("reconciled.toml", table)]), ..Snapshot::default() };
@@ -327,8 +369,9 @@ fn examples_parse_and_unknown_keys_are_refused() {
     for row in KINDS {
         let parse = |text: &str| {
             let table = toml::de::DeTable::parse(text).unwrap();
-            let array = table.get_ref()[row.kind()].get_ref().as_array().unwrap()[0].clone();
-            row.declare(toml::de::ValueDeserializer::from(array))
+            let value = &table.get_ref()[row.kind()];
+            let table = value.get_ref().as_array().map_or(value, |tables| &tables[0]).clone();
+            row.declare(toml::de::ValueDeserializer::from(table))
         };
         let (name, _) = parse(row.example()).unwrap_or_else(|e| panic!("{}: {e:?}", row.kind()));
         assert!(!name.is_empty());

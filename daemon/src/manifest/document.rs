@@ -18,8 +18,6 @@ use super::vars::VARS;
 use crate::kind::{self, KINDS, Kind};
 use crate::probe::Probe;
 
-/// Words of the language that this version does not understand yet.
-const PLANNED: [&str; 1] = ["ufw"];
 /// What other tools call what we have too.
 const OTHER_WORDS: [(&str, &str); 6] = [
     ("dir", "directory"),
@@ -112,6 +110,18 @@ impl Sort {
             Self::Probe => None,
         }
     }
+
+    fn is_single(self) -> bool {
+        matches!(self, Self::Kind(row) if row.is_single())
+    }
+
+    /// Its table, as it is written.
+    fn header(self) -> String {
+        match self {
+            Self::Kind(row) => row.header(),
+            Self::Probe => format!("[[{PROBE}]]"),
+        }
+    }
 }
 
 /// A table, as it is written in one layer or in several.
@@ -138,7 +148,8 @@ impl<'a> Reader<'a, '_, '_> {
     fn top(&mut self, key: &Key<'a>, value: Value<'a>) {
         let word = key.get_ref().as_ref();
         if let Some(row) = kind::find(word) {
-            self.tables(Sort::Kind(row), key, value);
+            let sort = Sort::Kind(row);
+            if row.is_single() { self.single(sort, key, value) } else { self.tables(sort, key, value) }
         } else if let Some(row) = KINDS.iter().find(|row| row.short() == Some(word)) {
             self.names(*row, key, &value);
         } else if word == PROBE {
@@ -154,10 +165,6 @@ impl<'a> Reader<'a, '_, '_> {
     }
 
     fn unknown(&mut self, word: &str, span: &Range<usize>) {
-        if PLANNED.contains(&word) {
-            let help = "remove it; until then do this by hand";
-            return self.fault(span, &format!("`{word}` is known, but not supported by this version"), help);
-        }
         let words =
             || KINDS.iter().flat_map(|r| [Some(r.kind()), r.short()]).flatten().chain([PROBE, VARS, INCLUDE, ALLOW_EMPTY]);
         let list = words().collect::<Vec<_>>().join(", ");
@@ -167,6 +174,15 @@ impl<'a> Reader<'a, '_, '_> {
             None => format!("there are: {list}"),
         };
         self.fault(span, &format!("unknown key `{word}`"), &help);
+    }
+
+    /// The one table `[word]`.
+    fn single(&mut self, sort: Sort, key: &Key<'_>, value: Value<'a>) {
+        if value.get_ref().is_table() {
+            return self.add(sort, value);
+        }
+        let (word, written) = (sort.word(), with_article(value.get_ref().type_str()));
+        self.fault(&key.span(), &format!("`{word}` is one table, not {written}"), &format!("write [{word}] with keys below it"));
     }
 
     /// `[[word]]` tables.
@@ -234,7 +250,8 @@ impl<'a> Reader<'a, '_, '_> {
             return;
         }
         let written = Written { sort, layer: self.layer, value };
-        let name = written.value.get_ref().get(sort.key()).and_then(|name| name.get_ref().as_str());
+        let table = written.value.get_ref();
+        let name = if sort.is_single() { Some("") } else { table.get(sort.key()).and_then(|name| name.get_ref().as_str()) };
         if let Some(name) = name {
             match self.first.entry((sort.word(), name.to_owned())) {
                 Entry::Vacant(place) => drop(place.insert(self.tables.len())),
@@ -312,7 +329,7 @@ fn declare(tables: &[Written<'_>], text: &Text<'_>, faults: &mut Faults) -> Docu
         if faults.is_full() {
             break;
         }
-        let table = Table { called: &format!("[[{}]]", sort.word()), text, value, above: &above };
+        let table = Table { called: &sort.header(), text, value, above: &above };
         match sort {
             Sort::Kind(row) => document.declared.extend(resource(*row, &table, faults)),
             Sort::Probe => {

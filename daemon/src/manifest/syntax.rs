@@ -86,6 +86,7 @@ fn explain(span: &Range<usize>, message: &str, text: &Text<'_>) -> Diagnostic {
     if message.starts_with("duplicate key") {
         let fault = text.fault(span, &format!("`{written}` is set twice"));
         return match kind::find(written) {
+            Some(row) if row.is_single() => fault.help(&format!("keep one {}, with all its keys", row.header())),
             Some(row) => fault.help(&format!("write [[{}]] for each", row.kind())),
             None if written == PROBE => fault.help("write [[probe]] for each"),
             None => fault.help("keep one of the two; a new table of the same sort begins with its [[header]]"),

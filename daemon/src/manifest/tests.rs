@@ -268,7 +268,8 @@ fn likely_mistakes_have_remedies() {
         ("allow_empty = \"yes\"\n", &["`allow_empty` must be a boolean"]),
         ("[[untis]]\n", &["unknown key `untis`: did you mean `unit"]),
         ("frobnicate = 1\n", &["unknown key `frobnicate`: there are: package, packages, group"]),
-        ("[ufw]\nenabled = true\n", &["1:2: `ufw` is known, but not supported by this version"]),
+        ("[[ufw]]\nenabled = true\n", &["1:3: `ufw` is one table, not an array: write [ufw] with keys below it"]),
+        ("[ufw]\n[ufw]\n", &["2:2: `ufw` is set twice: keep one [ufw], with all its keys"]),
         ("[[venv]]\npath = \"/x\"\n", &["2:8: nothing says what is in it: add requirements = "]),
         (
             "[[venv]]\npath = \"/x\"\npackages = [\"a==1\", \"Django\"]\n",

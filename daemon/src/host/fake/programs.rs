@@ -21,6 +21,7 @@ impl World {
             [_, "worker", "postgres"] => self.postgres(&job.input),
             [_, "worker", "command"] => self.command(&job.input),
             [_, "worker", "venv", verb] => self.venv(verb, &job.input),
+            [_, "worker", "ufw", verb] => self.ufw(verb, &job.input),
             _ => exited(127, Vec::new(), "no such program"),
         }
     }

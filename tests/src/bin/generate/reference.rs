@@ -17,7 +17,7 @@ pub fn page() -> String {
     page.push_str(LAYERS);
     for row in KINDS {
         let short = row.short().map(|s| format!(" Short form: `{s} = [\"…\"]`, each with only its `{}`.", row.key()));
-        let _ = write!(page, "\n## `[[{}]]`\n\n{}{}\n\n", row.kind(), row.about(), short.unwrap_or_default());
+        let _ = write!(page, "\n## `{}`\n\n{}{}\n\n", row.header(), row.about(), short.unwrap_or_default());
         let _ = write!(page, "```toml\n{}```\n\n", row.example());
         keys(&schemas::kind(row), &mut page);
     }

@@ -41,7 +41,9 @@ fn manifest() -> Value {
     for row in KINDS {
         let table = row.schema(&mut generator).to_value();
         tables.insert(row.kind().to_owned(), table);
-        properties.insert(row.kind().to_owned(), list_of(row.kind(), row.about()));
+        let one = json!({"$ref": format!("#/$defs/{}", row.kind()), "description": row.about()});
+        let value = if row.is_single() { one } else { list_of(row.kind(), row.about()) };
+        properties.insert(row.kind().to_owned(), value);
         if let Some(short) = row.short() {
             let about = format!("Short form: each string is a [[{}]] table with only its {}.", row.kind(), row.key());
             properties.insert(short.to_owned(), json!({"type": "array", "items": {"type": "string"}, "description": about}));

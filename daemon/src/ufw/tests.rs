@@ -1,0 +1,110 @@
+//! What ufw's files say, by table.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{CONF, DEFAULTS, Firewall, Policy, RULES, RULES6, Subject, Wanted, profiles, sshd_ports};
+
+const TUPLES: &str = "### tuple ### allow tcp 22 A any A OpenSSH - in\n\
+    ### tuple ### allow tcp 80,443 A any A Nginx%20Full - in comment=7265636f6e63696c6564\n\
+    -A ufw-user-input -p tcp --dport 8080 -j ACCEPT\n\
+    ### tuple ### deny any 25 A any A in\n\
+    ### tuple ### limit tcp 2222 A any A in\n\
+    ### tuple ### allow any 53 A any A out\n\
+    ### tuple ### deny tcp 9000:9010 A any A in comment=7265636f6e63696c6564\n";
+
+fn firewall(six: &str) -> Firewall {
+    let files = [
+        (CONF, "# ENABLED=no\nENABLED=yes\nLOGLEVEL=low\n".to_owned()),
+        (DEFAULTS, "IPV6=yes\nDEFAULT_INPUT_POLICY=\"DROP\"\nDEFAULT_OUTPUT_POLICY=\"ACCEPT\"\n".to_owned()),
+        (RULES, format!("{}### tuple ### allow tcp 5432 0.0.0.0/0 any 10.0.0.0/8 in\n", TUPLES.replace(" A", " 0.0.0.0/0"))),
+        (RULES6, six.replace(" A", " ::/0")),
+    ];
+    Firewall::read(&files.map(|(path, text)| (path.to_owned(), text)).into())
+}
+
+fn set(words: &[&str]) -> BTreeSet<Subject> {
+    words.iter().map(|word| Subject::parse(word).unwrap()).collect()
+}
+
+#[test]
+fn subjects() {
+    for (text, shown) in [
+        ("OpenSSH", "OpenSSH"),
+        ("Nginx Full", "Nginx Full"),
+        ("8080/tcp", "8080/tcp"),
+        ("25", "25"),
+        ("443,80/tcp", "80,443/tcp"),
+        ("6000:6007/udp", "6000:6007/udp"),
+    ] {
+        assert_eq!(Subject::parse(text).map(|subject| subject.to_string()), Ok(shown.to_owned()));
+    }
+    for text in ["", "-x", "0/tcp", "70000/tcp", "8080/sctp", "80,443", "1:2", "9:1/tcp", "80/", "a;b", "+5/tcp"] {
+        assert!(Subject::parse(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn answers() {
+    let firewall = firewall(TUPLES);
+    for (wanted, answer, done) in [
+        (Wanted::Allow(set(&["OpenSSH", "Nginx Full", "8080/tcp"])), "Nginx Full, OpenSSH", "8080/tcp, Nginx Full, OpenSSH"),
+        (Wanted::Deny { deny: set(&["25"]), allow: set(&["Nginx Full"]) }, "25, our deny 9000:9010/tcp", "25"),
+        (Wanted::Deny { deny: set(&["9000:9010/tcp"]), allow: set(&[]) }, "9000:9010/tcp, our allow Nginx Full", "9000:9010/tcp"),
+        (Wanted::DefaultIncoming(Policy::Reject), "deny", "reject"),
+        (Wanted::DefaultOutgoing(Policy::Allow), "allow", "allow"),
+        (Wanted::Enabled(true), "on", "on"),
+    ] {
+        assert_eq!((firewall.answer(&wanted).as_str(), wanted.done().as_str()), (answer, done));
+    }
+    // A rule that is made for one family only is half made.
+    let half = super::tests::firewall("");
+    assert_eq!(half.answer(&Wanted::Allow(set(&["OpenSSH"]))), "none");
+}
+
+#[test]
+fn who_is_let_in() {
+    let ssh = profiles("[OpenSSH]\ntitle=x\nports=22/tcp\n\n[Both]\nports=53|2222/tcp\n");
+    assert_eq!(ssh["Both"], [("53".to_owned(), "any".to_owned()), ("2222".to_owned(), "tcp".to_owned())]);
+    let ports_of = |subject: &Subject| match subject {
+        Subject::Ports(ports, protocol) => vec![(ports.clone(), protocol.clone())],
+        Subject::Profile(name) => ssh.get(name).cloned().unwrap_or_default(),
+    };
+    let empty = Firewall::default();
+    let full = firewall(TUPLES);
+    for (now, port, allow, deny, incoming, wanted) in [
+        (&empty, 22, vec![], vec![], None, false),
+        (&empty, 22, vec!["OpenSSH"], vec![], None, true),
+        (&empty, 22, vec!["22/tcp"], vec![], None, true),
+        (&empty, 22, vec!["22/udp"], vec![], None, false),
+        (&empty, 22, vec!["20:30/tcp"], vec![], None, true),
+        (&empty, 2222, vec!["OpenSSH"], vec![], None, false),
+        (&empty, 2222, vec!["Both"], vec![], None, true),
+        (&empty, 22, vec![], vec![], Some(Policy::Allow), true),
+        (&empty, 22, vec![], vec!["22"], Some(Policy::Allow), false),
+        (&full, 22, vec![], vec![], None, true),
+        (&full, 22, vec![], vec!["OpenSSH"], None, false),
+        (&full, 2222, vec![], vec![], None, true),
+        (&full, 25, vec![], vec![], Some(Policy::Allow), false),
+        (&full, 25, vec!["25"], vec![], None, true),
+        (&full, 5432, vec![], vec![], None, true),
+        (&full, 80, vec![], vec![], None, false),
+    ] {
+        let said = now.lets_in(port, (&set(&allow), &set(&deny)), incoming, ports_of);
+        assert_eq!(said, wanted, "{port} {allow:?} {deny:?} {incoming:?}");
+    }
+}
+
+#[test]
+fn where_sshd_listens() {
+    assert_eq!(sshd_ports("# Port 1\nPort 22\nport=2222\nPortX 3\nPermitRootLogin no\n"), [22, 2222]);
+    assert_eq!(sshd_ports(""), Vec::<u16>::new());
+}
+
+#[test]
+fn what_ufw_writes_is_read() {
+    let subject = Subject::Profile("Nginx Full".to_owned());
+    let line = |anywhere| super::tuple_of("allow", &subject, &("80,443".to_owned(), "tcp".to_owned()), anywhere);
+    let files = BTreeMap::from([(RULES.to_owned(), line("0.0.0.0/0"))]);
+    let firewall = Firewall::read(&files);
+    assert!(firewall.has("allow", &subject) && firewall.rules[0].ours);
+}
