@@ -30,6 +30,8 @@ struct Stamp {
     answer: String,
     /// Where the interpreter's links led: after an upgrade to another Python nothing of it runs.
     interpreter: PathBuf,
+    /// The same of its own: another one where the interpreter is a script that finds one.
+    python: PathBuf,
     /// Everything in it, by path, but for what Python compiles by itself.
     files: BTreeMap<String, Kept>,
 }
@@ -81,14 +83,14 @@ fn answer(place: &Path, request: &Request) -> io::Result<String> {
     }
     let Some(stamp) = stamp_of(place) else { return Ok("made by somebody else".to_owned()) };
     let shown = |path: &Path| crate::path::escape(&path.to_string_lossy());
-    let interpreter = match fs::canonicalize(&request.interpreter) {
-        Ok(real) if real == stamp.interpreter => real,
+    match fs::canonicalize(&request.interpreter) {
+        Ok(real) if real == stamp.interpreter => {}
         Ok(real) => {
             return Ok(format!("made with {}, and {} is {} now", shown(&stamp.interpreter), request.interpreter, shown(&real)));
         }
         Err(_) => return Ok(format!("made with {}, which is gone", shown(&stamp.interpreter))),
-    };
-    let flaw = if fs::canonicalize(place.join("bin/python")).is_ok_and(|real| real == interpreter) {
+    }
+    let flaw = if fs::canonicalize(place.join("bin/python")).is_ok_and(|real| real == stamp.python) {
         flaw(place, &stamp)?
     } else {
         Some("bin/python leads elsewhere".to_owned())
@@ -194,14 +196,18 @@ fn make(request: &Request, path: &Path, aside: &Path) -> io::Result<()> {
         run(&mut pip)?;
     }
     relocate(path, aside)?;
-    let interpreter = fs::canonicalize(&request.interpreter)?;
-    let mut files = BTreeMap::new();
-    list(aside, "", &mut files)?;
-    let stamp = Stamp { answer: request.after.clone(), interpreter, files };
-    fs::write(aside.join(STAMP), serde_json::to_vec(&stamp)?)?;
+    put_stamp(request, aside)?;
     // After a power cut it is there as a whole, or not at all.
     rustix::fs::syncfs(File::open(aside)?)?;
     Ok(())
+}
+
+fn put_stamp(request: &Request, aside: &Path) -> io::Result<()> {
+    let (interpreter, python) = (fs::canonicalize(&request.interpreter)?, fs::canonicalize(aside.join("bin/python"))?);
+    let mut files = BTreeMap::new();
+    list(aside, "", &mut files)?;
+    let stamp = Stamp { answer: request.after.clone(), interpreter, python, files };
+    fs::write(aside.join(STAMP), serde_json::to_vec(&stamp)?)
 }
 
 /// Scripts and settings name the place in which they were made; compiled code does not care.
@@ -314,4 +320,113 @@ fn run(command: &mut Command) -> io::Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let status = command.status()?;
     if status.success() { Ok(()) } else { Err(io::Error::other(format!("{program}: {status}"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const MODULE: &str = "lib/python3.11/site-packages/x/__init__.py";
+
+    /// An environment as a build would leave it aside, and the request for it.
+    fn aside(root: &Path, before: &str, after: &str) -> Request {
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        let interpreter = root.join("python3");
+        fs::write(&interpreter, "").unwrap();
+        let (path, after) = (text(&root.join("env")), after.to_owned());
+        let request =
+            Request { path, interpreter: text(&interpreter), requirements: String::new(), before: before.to_owned(), after };
+        let aside = PathBuf::from(request.aside());
+        for (file, content) in [
+            ("bin/x", format!("#!{}/bin/python\n", aside.display())),
+            (MODULE, "one".to_owned()),
+            ("lib/python3.11/site-packages/x-1.dist-info/RECORD", String::new()),
+        ] {
+            let file = aside.join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, content).unwrap();
+        }
+        symlink(&interpreter, aside.join("bin/python")).unwrap();
+        fs::write(aside.join("pyvenv.cfg"), format!("command = {}\n", aside.display())).unwrap();
+        relocate(Path::new(&request.path), &aside).unwrap();
+        put_stamp(&request, &aside).unwrap();
+        request
+    }
+
+    #[test]
+    fn what_is_not_as_it_was_built_is_found() {
+        type Harm = fn(&Path);
+        let cases: [(Harm, &str); 9] = [
+            (|_| (), "built x"),
+            (|env| fs::remove_file(env.join(MODULE)).unwrap(), "damaged: lib/python3.11/site-packages/x/__init__.py is missing"),
+            (
+                |env| fs::write(env.join(MODULE), "two").unwrap(),
+                "damaged: lib/python3.11/site-packages/x/__init__.py has changed",
+            ),
+            (
+                |env| fs::set_permissions(env.join("bin/x"), fs::Permissions::from_mode(0o600)).unwrap(),
+                "damaged: bin/x has changed",
+            ),
+            (
+                |env| {
+                    // The same content at another time is the same.
+                    fs::write(env.join(MODULE), "one").unwrap();
+                    fs::create_dir(env.join("lib/python3.11/site-packages/x/__pycache__")).unwrap();
+                    fs::write(env.join("lib/python3.11/site-packages/x/__pycache__/y.pyc"), "").unwrap();
+                },
+                "built x",
+            ),
+            (
+                |env| fs::create_dir(env.join("lib/python3.11/site-packages/y-2.dist-info")).unwrap(),
+                "damaged: lib/python3.11/site-packages/y-2.dist-info was added",
+            ),
+            (|env| fs::remove_file(env.join("bin/python")).unwrap(), "damaged: bin/python leads elsewhere"),
+            (|env| fs::remove_file(env.join("../python3")).unwrap(), "made with ROOT/python3, which is gone"),
+            (|env| fs::remove_file(env.join(STAMP)).unwrap(), "made by somebody else"),
+        ];
+        for (harm, said) in cases {
+            let root = tempfile::tempdir().unwrap();
+            let request = aside(root.path(), ABSENT, "built x");
+            let env = Path::new(&request.path);
+            assert_eq!(answer(env, &request).unwrap(), ABSENT);
+            swap(Path::new(&request.aside()), env).unwrap();
+            harm(env);
+            let real = fs::canonicalize(root.path()).unwrap();
+            assert_eq!(answer(env, &request).unwrap().replace(real.to_str().unwrap(), "ROOT"), said);
+            assert_eq!(fs::read_to_string(env.join("bin/x")).unwrap(), format!("#!{}/bin/python\n", request.path));
+        }
+    }
+
+    #[test]
+    fn what_was_there_comes_back() {
+        let root = tempfile::tempdir().unwrap();
+        let first = aside(root.path(), ABSENT, "built one");
+        let (env, beside) = (PathBuf::from(&first.path), PathBuf::from(first.aside()));
+        swap(&beside, &env).unwrap();
+        let second = aside(root.path(), "built one", "built two");
+        swap(&beside, &env).unwrap();
+        assert_eq!([answer(&env, &second).unwrap(), answer(&beside, &second).unwrap()], ["built two", "built one"]);
+        // As often as it is asked for.
+        for _ in 0..2 {
+            back(&second).unwrap();
+            assert_eq!([answer(&env, &second).unwrap(), answer(&beside, &second).unwrap()], ["built one", ABSENT]);
+        }
+        for _ in 0..2 {
+            back(&first).unwrap();
+            assert_eq!([answer(&env, &first).unwrap(), answer(&beside, &first).unwrap()], [ABSENT, ABSENT]);
+        }
+        // What is gone from aside cannot come back, and what nobody built stays.
+        let third = aside(root.path(), "built none", "built three");
+        swap(&beside, &env).unwrap();
+        assert!(back(&third).unwrap_err().to_string().contains("does not wait in"));
+        fs::remove_file(env.join(STAMP)).unwrap();
+        assert!(back(&first).unwrap_err().to_string().contains("was not built here"));
+        // What is declared absent waits aside; what is no environment stays.
+        remove(&first).unwrap();
+        assert!(!env.exists() && beside.exists());
+        fs::create_dir(&env).unwrap();
+        assert!(remove(&first).unwrap_err().to_string().contains("is no virtual environment"));
+    }
 }
