@@ -243,7 +243,8 @@ scenario! {
         // Tried, one look left out, tried again, three left out.
         let waits = |words: &str| host.status()["last"].as_str().is_some_and(|last| last.contains("failed before") && last.contains(words));
         host.wait_until("the second pause", || waits("3 more looks"));
-        assert_eq!(records(host, "rolled-back").len(), 2);
+        // The third look after that may have come by the time that this one counts.
+        assert!((2..=3).contains(&records(host, "rolled-back").len()));
         let _ = host.ctl("sync").fails(1).says("shop.service");
         assert_eq!(records(host, "rolled-back").last().expect("a record")["actor"], "root");
         // No person is needed once it can be healed.
