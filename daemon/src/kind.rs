@@ -20,17 +20,19 @@ mod venv;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::change::{Call, Change};
+use crate::change::{Call, Change, Run};
 use crate::digest::Digest;
 use crate::host::{HostError, HostResult, Job, Look};
 use crate::manifest::Resource;
 use crate::path::ManagedPath;
 use crate::units::definition::Definition;
+use crate::worker::PROGRAM;
 
 pub use command::{CommandSpec, Word};
 pub use directory::DirectorySpec;
@@ -126,6 +128,28 @@ impl Claim {
     pub fn new(change: Change, reason: impl Into<String>) -> Self {
         Self { change, reason: reason.into(), implied: false, inputs: BTreeMap::new(), restart: None }
     }
+
+    /// A claim that a worker of ours carries out, as root: its verbs `ask`, `set` and `undo` read the same request.
+    fn by_worker(worker: &str, target: String, request: &impl Serialize, answers: (String, String), limit: Duration) -> Self {
+        const ASK: Duration = Duration::from_secs(30);
+        let input = serde_json::to_vec(request).unwrap_or_default();
+        let digest = Digest::of(&input);
+        let call = |verb: &str, limit| Call::new(&[PROGRAM, "worker", worker, verb], limit).reading(digest);
+        let run = Run {
+            target,
+            ask: call("ask", ASK),
+            before: Some(answers.0),
+            after: answers.1,
+            forward: call("set", limit),
+            backward: Some(call("undo", limit)),
+            makes: Vec::new(),
+        };
+        let mut claim = Self::new(Change::Run(Box::new(run)), "");
+        if !claim.change.is_noop() {
+            claim.inputs.insert(digest, input);
+        }
+        claim
+    }
 }
 
 /// Why a declaration cannot be planned on this host.
@@ -178,6 +202,8 @@ pub struct Sight<'a> {
     pub contents: &'a dyn Fn(&Digest) -> HostResult<Vec<u8>>,
     /// What the files of a unit will say once all of it is done.
     pub definition: &'a dyn Fn(&str) -> Definition,
+    /// Whether code of the candidate may run while it is looked at; not for a key that may only preview.
+    pub may_run: bool,
 }
 
 impl<'a> Sight<'a> {

@@ -59,6 +59,13 @@ impl Secrets {
     }
 }
 
+/// What a secret of the repository says: one line feed at its end is not a part of it. `None` where it is no text.
+#[must_use]
+pub fn text(secret: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(secret).ok()?;
+    Some(text.strip_suffix('\n').unwrap_or(text))
+}
+
 fn quotes(line: &str, content: &str) -> bool {
     let words = content.split(|c: char| c.is_whitespace() || "\"';={}:,".contains(c));
     let lines = content.lines().map(str::trim);

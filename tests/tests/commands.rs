@@ -139,3 +139,19 @@ scenario! {
         assert_eq!(log(host), "first last watch watch once first last watch");
     }
 }
+
+scenario! {
+    fn the_question_of_a_key_that_may_only_preview_is_not_asked(host: installed) {
+        let repo = host.clone_repo();
+        repo.write("files/etc/x", "x\n").commit_and_push().assert_live();
+        // The question is code of whoever pushes it, and would be asked of the live host, as root.
+        let asks = "[[command]]\nname = \"x\"\nask = [\"sh\", \"-c\", \"touch /root/asked; exit 1\"]\nforward = [\"true\"]\n";
+        let ci = host.clone_repo_as("ci", &["--preview"]);
+        ci.write("reconciled.toml", asks).commit();
+        ci.push_to(&["HEAD:refs/heads/try"]).assert_live().says("command:x (not asked for a key that may only preview: true)");
+        assert!(!host.exists("/root/asked"));
+        repo.write("reconciled.toml", asks).commit();
+        repo.push_to(&["HEAD:refs/heads/try"]).assert_live().says("command:x (to do: true)");
+        assert!(host.exists("/root/asked"));
+    }
+}

@@ -15,6 +15,7 @@ use crate::ledger;
 use crate::manifest::{Manifest, Resource};
 use crate::path::ManagedPath;
 use crate::plan::{self, Intent, Material, Plan};
+use crate::policy::Right;
 use crate::secrets::Secrets;
 use crate::state::State;
 use crate::units;
@@ -43,7 +44,7 @@ impl Engine {
     pub(super) fn plan(&mut self, order: &Order, wanted: Wanted, drifted: Drifted) -> Result<Plan, Stop> {
         let Wanted { commit, manifest } = wanted;
         let ledger = self.state.ledger()?;
-        let (mut claims, mut left) = self.claims(&manifest, order.intent(), drifted, &ledger)?;
+        let (mut claims, mut left) = self.claims(&manifest, order, drifted, &ledger)?;
         keep_secret(&mut claims, &ledger);
         let restarts = restarts(&claims, order.intent(), &mut left);
         let all: Vec<&Change> = claims.iter().flat_map(|(_, _, claims)| claims).map(|c| &c.change).collect();
@@ -275,10 +276,11 @@ impl Engine {
     fn claims(
         &mut self,
         manifest: &Manifest,
-        intent: Intent,
+        order: &Order,
         drifted: Drifted,
         ledger: &BTreeMap<String, Change>,
     ) -> Result<(Claims, Left), Stop> {
+        let (intent, may_run) = (order.intent(), order.right() == Right::Deploy);
         let live = if intent == Intent::Repair { None } else { self.state.live()? };
         let former = match (intent, &live) {
             (Intent::Repair, _) => manifest.resources.clone(),
@@ -295,7 +297,7 @@ impl Engine {
             };
             earlier.extend(going.iter().map(|claim| &claim.change));
             let mut found = Vec::new();
-            for (resource, looked) in self.look(of_phase, manifest, &former, &earlier) {
+            for (resource, looked) in self.look(of_phase, manifest, (&former, &earlier), may_run) {
                 match looked {
                     Ok(claims) => found.push((resource, claims)),
                     Err(kind::KindError::Host(error @ (HostError::Io { .. } | HostError::Timeout { .. }))) => {
@@ -335,8 +337,8 @@ impl Engine {
         &self,
         of_phase: &[plan::order::Known<'r>],
         manifest: &Manifest,
-        former: &[Resource],
-        earlier: &[&Change],
+        (former, earlier): (&[Resource], &[&Change]),
+        may_run: bool,
     ) -> Vec<(&'r Resource, Result<Vec<Claim>, kind::KindError>)> {
         let contents = |digest: &Digest| match manifest.contents.get(digest) {
             Some(content) => Ok(content.clone()),
@@ -352,6 +354,7 @@ impl Engine {
             earlier,
             contents: &contents,
             definition: &definition,
+            may_run,
         };
         of_phase.iter().map(|(resource, kind)| (*resource, kind.claims(resource, &sight))).collect()
     }

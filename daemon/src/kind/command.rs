@@ -166,6 +166,8 @@ impl Spec for CommandSpec {
             (_, Some(path)) => (None, format!("{path} changed: {words}")),
             (None, None) if is_known() => (Some(DONE.to_owned()), String::new()),
             (None, None) => (None, words),
+            // The question is the candidate's, and it would be asked of the live host.
+            (Some(_), None) if !sight.may_run => (None, format!("not asked for a key that may only preview: {words}")),
             (Some(_), None) if self.may_change(&setting, sight) => (None, format!("asked when all else is in place: {words}")),
             (Some((call, input)), None) => {
                 let answer = sight.ask(&target, call, input)?;
@@ -263,8 +265,13 @@ impl CommandSpec {
             let value = match word {
                 Word::Text(text) => text.clone(),
                 Word::Secret(Sealed { secret }) => {
-                    let value = String::from_utf8_lossy(sight.secret(secret)?).into_owned();
-                    value.strip_suffix('\n').map_or(value.clone(), str::to_owned)
+                    let text = crate::secrets::text(sight.secret(secret)?).map(str::to_owned);
+                    text.ok_or_else(|| {
+                        let secret = crate::path::escape(secret);
+                        KindError::Impossible(format!(
+                            "the secret `{secret}` is no UTF-8 text: an environment can only hold text"
+                        ))
+                    })?
                 }
             };
             environment.insert(name.clone(), value);

@@ -174,7 +174,7 @@ impl PostgresRoleSpec {
 /// connections of poolers that keep verifiers themselves), else a new verifier.
 fn password(secret: &[u8], name: &str, seen: &RoleSeen) -> Result<Password, KindError> {
     let name = crate::path::escape(name);
-    let text = std::str::from_utf8(secret).unwrap_or_default().trim_end_matches(['\r', '\n']);
+    let text = crate::secrets::text(secret).unwrap_or_default();
     // Of other characters every client makes something else (SASLprep, RFC 4013).
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
         return Err(KindError::Impossible(format!(

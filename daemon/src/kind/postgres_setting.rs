@@ -6,6 +6,8 @@ use super::cluster::{Step, is_setting, look};
 use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec, State};
 use crate::postgres::{Setting, SettingSeen, Thing};
 
+/// What only superusers may see (`GUC_SUPERUSER_ONLY`) because of what is in it.
+const HOLDS_PASSWORD: [&str; 2] = ["primary_conninfo", "ssl_passphrase_command"];
 /// Settings that say where the server's own files are: without them nobody finds it again.
 const PLACES: [&str; 5] = ["config_file", "data_directory", "external_pid_file", "hba_file", "ident_file"];
 
@@ -49,6 +51,13 @@ impl Spec for PostgresSettingSpec {
         }
         if PLACES.contains(&self.name.as_str()) {
             return bad("name", "where the server's files are is not managed", "see pg_createcluster(1)");
+        }
+        if HOLDS_PASSWORD.contains(&self.name.as_str()) {
+            return bad(
+                "name",
+                "its value may hold a password, which a plan would show",
+                "use a .pgpass file, or set it by hand",
+            );
         }
         match (self.state, &self.value) {
             (State::Present, None) => bad("name", "a setting without a value", "add value = \"…\", or state = \"absent\""),

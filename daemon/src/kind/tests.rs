@@ -38,6 +38,7 @@ fn claims(list: &[(&str, &str)], host: impl FnOnce(&mut World)) -> Vec<String> {
             earlier: &before,
             contents: &contents,
             definition: &definition,
+            may_run: true,
         };
         match kind.claims(resource, &sight) {
             Err(error) => said.push(format!("error: {error}")),

@@ -6,16 +6,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec};
-use crate::change::{Call, Change, Object, Run};
-use crate::digest::Digest;
+use crate::change::Object;
 use crate::path::ManagedPath;
 use crate::ufw::{self, CONF, FILES, Firewall, LIMIT, PROFILES, Policy, Request, Subject, Wanted};
-use crate::worker::PROGRAM;
 
 /// How long one change may take: the whole firewall is loaded anew.
 const CHANGE: Duration = Duration::from_secs(120);
-/// How long the files may take to read.
-const ASK: Duration = Duration::from_secs(30);
 /// Most profiles and drop-ins that are looked at.
 const ENTRIES: usize = 1000;
 /// Where sshd listens when it is not told.
@@ -191,23 +187,7 @@ fn text(path: &str, sight: &Sight<'_>) -> Result<Option<String>, KindError> {
 /// What the ufw worker does with one key.
 fn claim(firewall: &Firewall, files: &BTreeMap<String, String>, wanted: Wanted) -> Claim {
     let (before, after) = (firewall.answer(&wanted), wanted.done());
-    let target = format!("ufw:{}", wanted.key());
-    let reason = format!("{} {before} → {after}", wanted.key());
-    let input = serde_json::to_vec(&Request { wanted, files: files.clone() }).unwrap_or_default();
-    let digest = Digest::of(&input);
-    let worker = |verb: &str, limit| Call::new(&[PROGRAM, "worker", "ufw", verb], limit).reading(digest);
-    let run = Run {
-        target,
-        ask: worker("ask", ASK),
-        before: Some(before),
-        after,
-        forward: worker("set", CHANGE),
-        backward: Some(worker("undo", CHANGE)),
-        makes: Vec::new(),
-    };
-    let mut claim = Claim::new(Change::Run(Box::new(run)), reason);
-    if !claim.change.is_noop() {
-        claim.inputs.insert(digest, input);
-    }
-    claim
+    let (target, reason) = (format!("ufw:{}", wanted.key()), format!("{} {before} → {after}", wanted.key()));
+    let request = Request { wanted, files: files.clone() };
+    Claim { reason, ..Claim::by_worker("ufw", target, &request, (before, after), CHANGE) }
 }

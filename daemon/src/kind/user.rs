@@ -11,17 +11,13 @@ use crate::accounts::{
     self, Accounts, FIRST_OF_HOST, FIRST_OF_PEOPLE, Fields, GROUP, LIMIT, MAILBOXES, NO_HOME, PASSWD, Request, SHADOW,
     UserRequest,
 };
-use crate::change::{ABSENT, Call, Change, Object, Run};
-use crate::digest::Digest;
+use crate::change::{ABSENT, Change, Object};
 use crate::host::{Account, HostError};
 use crate::manifest::Resource;
 use crate::path::ManagedPath;
-use crate::worker::PROGRAM;
 
 /// How long a change may take: another uid is carried through the whole home.
 const CHANGE: Duration = Duration::from_secs(10 * 60);
-/// How long the databases may take to read.
-const ASK: Duration = Duration::from_secs(30);
 /// Longest name, as useradd(8) has it.
 const NAME_LIMIT: usize = 32;
 /// The shell of a new account.
@@ -259,23 +255,8 @@ pub(super) fn accounts(sight: &Sight<'_>, with_passwords: bool) -> Result<Accoun
 
 /// What the accounts worker does with a request, as a claim.
 pub(super) fn claim(target: String, request: &Request, before: String, reason: String) -> Claim {
-    let input = serde_json::to_vec(request).unwrap_or_default();
-    let digest = Digest::of(&input);
-    let worker = |verb: &str, limit| Call::new(&[PROGRAM, "worker", "accounts", verb], limit).reading(digest);
-    let run = Run {
-        target,
-        ask: worker("ask", ASK),
-        before: Some(before),
-        after: request.done(),
-        forward: worker("set", CHANGE),
-        backward: Some(worker("undo", CHANGE)),
-        makes: Vec::new(),
-    };
-    let mut claim = Claim::new(Change::Run(Box::new(run)), reason);
-    if !claim.change.is_noop() {
-        claim.inputs.insert(digest, input);
-    }
-    claim
+    let answers = (before, request.done());
+    Claim { reason, ..Claim::by_worker("accounts", target, request, answers, CHANGE) }
 }
 
 /// What is wrong with the name of an account.

@@ -19,6 +19,8 @@ const BUILD: Duration = Duration::from_secs(30 * 60);
 const ASK: Duration = Duration::from_secs(2 * 60);
 /// Longest file of requirements, in bytes.
 const LIMIT: u64 = 1 << 20;
+/// Everybody may read it.
+const FOR_OTHERS: u32 = 0o004;
 /// Links from one interpreter to another that are followed.
 const LINKS: usize = 8;
 const PYTHON: &str = "/usr/bin/python3";
@@ -199,6 +201,12 @@ impl VenvSpec {
             }
             Some(_) => return Err(KindError::Impossible(format!("{path} is declared, and is no file: name a file"))),
             None => match sight.host.object(&path)?.object {
+                // A line that is no requirement is quoted to whoever pushes.
+                Object::File(facts) if facts.mode & FOR_OTHERS == 0 => {
+                    let why =
+                        format!("{path} is not for everybody to read: keep the requirements in the repository, as files{path}");
+                    return Err(KindError::Impossible(why));
+                }
                 Object::File(_) => sight.host.content(&path, LIMIT)?,
                 Object::Absent => {
                     let why = format!(

@@ -323,9 +323,9 @@ impl Object for Secrets {
             }
             return Some(Value::from(UNSEALED));
         };
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Some(Value::from(text.strip_suffix('\n').unwrap_or(text))),
-            Err(_) => {
+        match crate::secrets::text(bytes) {
+            Some(text) => Some(Value::from(text)),
+            None => {
                 if let Ok(mut no_text) = self.seen.no_text.lock() {
                     *no_text = Some(name.to_owned());
                 }

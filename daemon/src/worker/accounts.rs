@@ -26,7 +26,7 @@ const UMASK: &str = "0077";
 /// The verb's body.
 #[must_use]
 pub fn main(arguments: &[&str]) -> ExitCode {
-    let done = read_request().and_then(|request| {
+    let done = super::request::<Request>(LIMIT).and_then(|request| {
         match (arguments, &request) {
             (["ask"], _) => {}
             (["set"], Request::User(user)) => set_user(user)?,
@@ -38,19 +38,7 @@ pub fn main(arguments: &[&str]) -> ExitCode {
         println!("{}", databases()?.answer(&request, mode_of));
         Ok(())
     });
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn read_request() -> io::Result<Request> {
-    let mut text = Vec::new();
-    io::stdin().lock().take(LIMIT).read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+    super::ended(done)
 }
 
 fn databases() -> io::Result<Accounts> {

@@ -2,7 +2,7 @@
 //! environment comes that way: arguments can be read by everybody, and so can the properties of units.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -29,18 +29,12 @@ pub struct Request {
 /// The verb's body.
 #[must_use]
 pub fn main() -> ExitCode {
-    let error = match read() {
+    let error = match super::request::<Request>(REQUEST_LIMIT) {
         Ok(request) => become_it(&request),
         Err(error) => error,
     };
     eprintln!("{error}");
     ExitCode::from(NO_PROGRAM)
-}
-
-fn read() -> io::Result<Request> {
-    let mut request = Vec::new();
-    io::stdin().lock().take(REQUEST_LIMIT).read_to_end(&mut request)?;
-    Ok(serde_json::from_slice(&request)?)
 }
 
 /// Returns only when it cannot.

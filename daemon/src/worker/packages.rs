@@ -40,13 +40,7 @@ pub fn main(arguments: &[&str]) -> ExitCode {
         ["undo", "--", names @ ..] => undo(names),
         _ => Err(io::Error::other("which packages?")),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    super::ended(result)
 }
 
 /// One line for each name.

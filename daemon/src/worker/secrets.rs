@@ -30,13 +30,7 @@ pub struct Request {
 /// The verb's body.
 #[must_use]
 pub fn main() -> ExitCode {
-    match serve(&mut io::stdin().lock(), &mut io::stdout().lock()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    super::ended(serve(&mut io::stdin().lock(), &mut io::stdout().lock()))
 }
 
 fn serve(input: &mut impl BufRead, output: &mut impl Write) -> io::Result<()> {

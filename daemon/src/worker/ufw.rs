@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, ExitCode, Stdio};
 
@@ -15,7 +15,7 @@ const INPUT: u64 = 16 * LIMIT;
 /// The verb's body.
 #[must_use]
 pub fn main(arguments: &[&str]) -> ExitCode {
-    let done = read_request().and_then(|request| {
+    let done = super::request::<Request>(INPUT).and_then(|request| {
         match arguments {
             ["ask"] => {}
             ["set"] => set(&request.wanted)?,
@@ -25,19 +25,7 @@ pub fn main(arguments: &[&str]) -> ExitCode {
         println!("{}", firewall()?.answer(&request.wanted));
         Ok(())
     });
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn read_request() -> io::Result<Request> {
-    let mut text = Vec::new();
-    io::stdin().lock().take(INPUT).read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+    super::ended(done)
 }
 
 fn firewall() -> io::Result<Firewall> {

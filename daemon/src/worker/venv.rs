@@ -51,26 +51,14 @@ enum Kept {
 /// The verb's body.
 #[must_use]
 pub fn main(verb: &str) -> ExitCode {
-    let served = read().and_then(|request| match verb {
+    let served = super::request::<Request>(REQUEST_LIMIT).and_then(|request| match verb {
         "ask" => answer(Path::new(&request.path), &request).map(|answer| println!("{answer}")),
         "build" => build(&request),
         "remove" => remove(&request),
         "back" => back(&request),
         _ => Err(io::Error::other("what of virtual environments?")),
     });
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn read() -> io::Result<Request> {
-    let mut request = Vec::new();
-    io::stdin().lock().take(REQUEST_LIMIT).read_to_end(&mut request)?;
-    Ok(serde_json::from_slice(&request)?)
+    super::ended(served)
 }
 
 /// What stands in a place, in one line: the answer of its build where all of that is still there.

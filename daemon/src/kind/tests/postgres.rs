@@ -54,6 +54,7 @@ fn with_secret(text: &str, secret: &str, host: impl FnOnce(&mut World)) -> Resul
         earlier: &[],
         contents: &|_| Ok(Vec::new()),
         definition: &|_| crate::units::definition::Definition::default(),
+        may_run: true,
     };
     find(&resources[0].kind).unwrap().claims(&resources[0], &sight).map(|mut claims| claims.remove(0))
 }

@@ -1,7 +1,7 @@
 //! Kinds whose changes programs make: environments, commands.
 
 use super::claims;
-use crate::host::fake::World;
+use crate::host::fake::{Node, World};
 
 /// What is claimed of a manifest, and of a file `/home/ana/r.txt` where it is given.
 fn of(manifest: &str, requirements: Option<&str>, host: impl FnOnce(&mut World)) -> Vec<String> {
@@ -45,6 +45,10 @@ fn environments_that_cannot_be() {
     assert!(
         error(filed, None, &nothing).contains("/home/ana/r.txt is neither on this host nor in the repository: add files/home")
     );
+    // A line that is none is quoted: what not everybody may read is not read for whoever pushes.
+    let kept = Node::File { content: b"root:hash".to_vec(), mode: 0o640, uid: 0, gid: 42, names: 1 };
+    let said = error(filed, None, &move |w| drop(w.tree.insert("/home/ana/r.txt".to_owned(), kept.clone())));
+    assert!(said.contains("is not for everybody to read") && !said.contains("hash"), "{said}");
     let without = |path: &'static str| move |w: &mut World| drop(w.tree.remove(path));
     let said = error(filed, Some(""), &without("/usr/bin/python3"));
     assert_eq!(said, "error: /usr/bin/python3 is not on this host: add packages = [\"python3-venv\"] above the first [header]");
