@@ -362,13 +362,13 @@ impl Engine {
             Order::Deploy { commit, .. } => {
                 self.refuse_held(commit)?;
                 self.state.set_setting(Setting::Desired, Some(commit))?;
-                self.read_revision(commit, live).map(Some)
+                self.read_revision(commit, order.right(), live).map(Some)
             }
-            Order::Preview { commit, .. } => self.read_revision(commit, live).map(Some),
+            Order::Preview { commit, .. } => self.read_revision(commit, order.right(), live).map(Some),
         }
     }
 
-    fn read_revision(&self, commit: &str, live: Option<&Generation>) -> Result<Wanted, Stop> {
+    fn read_revision(&self, commit: &str, right: Right, live: Option<&Generation>) -> Result<Wanted, Stop> {
         // A generation of no revision, the host as it was before the first, has none to build on.
         let base = live.map(|g| g.commit.id.as_str()).filter(|id| !id.is_empty());
         let full = match commit.len() {
@@ -384,12 +384,20 @@ impl Engine {
                 base.map_or("", source::short)
             )));
         }
-        let secrets = opening::open(&received.snapshot, &*self.host)?;
+        let secrets = match right {
+            Right::Deploy => opening::open(&received.snapshot, &*self.host)?,
+            Right::Preview => opening::leave_sealed(&received.snapshot)?,
+        };
+        let stays_sealed = right == Right::Preview && !secrets.is_empty();
         let context = self.context(secrets);
-        let manifest =
+        let mut manifest =
             manifest::read(&received.snapshot, &context).map_err(|mistakes| Stop::invalid(&mistakes, &received.snapshot))?;
         if let Some(name) = manifest.unopened.first() {
             return Err(Stop::refused(format!("the secret `{}` was not opened", crate::path::escape(name))));
+        }
+        if stays_sealed {
+            let text = "secrets stay sealed for a key that may only preview: what is made with them is shown as a change";
+            manifest.notes.push(text.to_owned());
         }
         Ok(Wanted { commit: received.snapshot.commit, manifest: manifest.with_secrets(context.secrets) })
     }

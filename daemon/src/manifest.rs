@@ -15,7 +15,7 @@ mod layers;
 mod notes;
 mod overlay;
 mod probes;
-mod scope;
+pub(crate) mod scope;
 mod suggest;
 mod syntax;
 mod table;

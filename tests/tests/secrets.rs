@@ -67,3 +67,21 @@ scenario! {
         repo.commit_and_push().assert_refused("age is not installed: apt-get install age");
     }
 }
+
+scenario! {
+    fn i16_a_key_that_may_only_preview_finds_nothing_out(host: reached) {
+        let repo = host.clone_repo();
+        seal(host, &repo, "token", CANARY);
+        repo.write("files/etc/shop.env.j2", "TOKEN={{ secrets.token }}\n").commit_and_push().assert_live();
+        // What is refused or accepted depends on the secret: with enough of such pushes one would have it.
+        let guess = |letter: &str| format!("{{% if secrets.token[0] == '{letter}' %}}{{{{ vars.none }}}}{{% endif %}}\n");
+        let ci = host.clone_repo_as("ci", &["--preview"]);
+        for letter in ["k", "x"] {
+            ci.write("files/etc/guess.j2", guess(letter)).commit();
+            ci.push_to(&["HEAD:refs/heads/try"]).assert_live().says("secrets stay sealed for a key that may only preview");
+        }
+        // Who may deploy may know it.
+        repo.write("files/etc/guess.j2", guess("k")).commit();
+        repo.push_to(&["HEAD:refs/heads/try"]).assert_refused("`vars.none` is undefined");
+    }
+}

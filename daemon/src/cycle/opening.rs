@@ -10,6 +10,7 @@ use super::{Engine, Stop};
 use crate::digest::Digest;
 use crate::host::{Job, Look, Sandbox};
 use crate::manifest::Manifest;
+use crate::manifest::scope::UNSEALED;
 use crate::source::{Snapshot, SourceEntry};
 use crate::worker::PROGRAM;
 use crate::worker::secrets::{LIMIT, Request};
@@ -28,6 +29,17 @@ struct Sealed<'s> {
     age: BTreeMap<&'s str, &'s [u8]>,
     /// `secrets/NAME.cred`, as systemd wants it.
     credentials: BTreeMap<&'s str, Vec<u8>>,
+}
+
+/// The secrets of a snapshot, by name, as a key that may only preview has them: it could find out what they are from what a template that it
+/// pushes does with them, if only by whether its push is refused.
+///
+/// # Errors
+/// What is no secret.
+pub(super) fn leave_sealed(snapshot: &Snapshot) -> Result<BTreeMap<String, Vec<u8>>, Stop> {
+    let Sealed { age, credentials } = sealed(snapshot)?;
+    let names = age.into_keys().chain(credentials.into_keys());
+    Ok(names.map(|name| (name.to_owned(), UNSEALED.as_bytes().to_vec())).collect())
 }
 
 /// Opens the secrets of a snapshot, by name.

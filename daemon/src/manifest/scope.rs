@@ -15,7 +15,7 @@ const SECRETS: &str = "secrets";
 /// Endings of sealed secrets.
 const SEALS: [&str; 2] = [".age", ".cred"];
 /// Stands for a secret that nobody has opened.
-pub(super) const UNSEALED: &str = "(sealed)";
+pub(crate) const UNSEALED: &str = "(sealed)";
 /// So many names are listed.
 const LISTED: usize = 12;
 
