@@ -31,13 +31,15 @@ pub struct Finding {
 type Row = (&'static str, fn(&Evidence) -> Option<String>);
 
 /// From the most specific to the least: what is said first is where to look first.
-const CAUSES: [Row; 15] = [
+const CAUSES: [Row; 17] = [
     ("disk-full", said::disk_full),
     ("port-taken", said::port_taken),
     ("database", said::database),
     ("certificate", said::certificate),
+    ("read-only", said::read_only),
     ("traceback", said::traceback),
     ("cannot-start", said::cannot_start),
+    ("manager-says", said::manager_says),
     ("start-limit", said::start_limit),
     ("permission", nginx::permission),
     ("socket-missing", nginx::socket_missing),

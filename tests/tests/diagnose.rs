@@ -229,6 +229,24 @@ scenario! {
 }
 
 scenario! {
+    fn a_unit_that_systemd_ends(host: installed) {
+        let repo = host.clone_repo();
+        repo.write("files/etc/shop.conf", "1\n").commit_and_push().assert_live();
+        let fails = |lines: &str, text: &str| service_fails(host, &repo, lines, text);
+        fails(
+            "EnvironmentFile=/etc/none.env\nExecStart=/bin/sleep 999",
+            "shop.service failed: a file that its EnvironmentFile= names is missing or cannot be read; bring it",
+        );
+        fails("Type=notify\nTimeoutStartSec=1s\nExecStart=/bin/sleep 999", "shop.service failed: it did not say in time that it is up; a program that never says so");
+        fails("SystemCallFilter=~mkdir mkdirat\nExecStart=/bin/mkdir /srv/x", "shop.service failed: it made a system call that its SystemCallFilter= forbids; ");
+        fails(
+            "ProtectSystem=strict\nExecStart=/bin/mkdir /srv/x",
+            "shop.service may not write there: /bin/mkdir: cannot create directory ‘/srv/x’: Read-only file system; its sandbox",
+        );
+    }
+}
+
+scenario! {
     fn a_host_header_that_is_doubled(host: with_web) {
         let repo = open_shop(host, "one");
         let app = "import django\nfrom django.conf import settings\nsettings.configure(SECRET_KEY='x', ALLOWED_HOSTS=['shop'], ROOT_URLCONF=__name__, MIDDLEWARE=['django.middleware.common.CommonMiddleware'])\n\

@@ -126,14 +126,18 @@ const DATABASE: [(&str, &str); 11] = [
     ),
 ];
 
+/// How libpq begins.
+const CONNECTION: &str = "connection to server ";
+
 /// libpq: `connection to server at "127.0.0.1", port 5432 failed: …`, whoever uses it (psql, psycopg).
 pub(super) fn database(evidence: &Evidence) -> Option<String> {
-    let said = evidence.heard("connection to server ").filter(|said| said.text.contains(" failed: "))?;
-    let begin = said.text.find("connection to server ")?;
-    let words = said.text.get(begin..)?;
+    let of_unit = evidence.heard(CONNECTION).map(|said| (said.unit.as_str(), said.text.as_str()));
+    let of_probe = || evidence.red().find(|(_, said)| said.contains(CONNECTION)).map(|(probe, said)| (probe.name.as_str(), said));
+    let (who, text) = of_unit.filter(|(_, text)| text.contains(" failed: ")).or_else(of_probe)?;
+    let words = text.get(text.find(CONNECTION)?..)?;
     let (_, why) = words.split_once(" failed: ")?;
     let (_, remedy) = DATABASE.iter().find(|(known, _)| why.contains(known))?;
-    Some(format!("{} cannot use its database: {words}; {remedy}", said.unit))
+    Some(format!("{who} cannot use its database: {words}; {remedy}"))
 }
 
 /// OpenSSL's reasons in the words of nginx (`upstream SSL certificate verify error: (10:certificate has expired)`, `upstream SSL
@@ -207,6 +211,53 @@ pub(super) fn cannot_start(evidence: &Evidence) -> Option<String> {
     let (program, why) = rest.rsplit_once(": ")?;
     let remedy = STEPS.iter().find(|(known, _)| *known == step).map_or("see systemd.exec(5)", |(_, remedy)| remedy);
     Some(format!("systemd could not start {program} for {unit}: {why} (step {step}); {remedy}"))
+}
+
+/// What systemd says of a unit that it started (service.c, unit.c), what that means, and what to do.
+const MANAGER: [(&str, &str, &str); 5] = [
+    (
+        ": Failed to load environment files: ",
+        "a file that its EnvironmentFile= names is missing or cannot be read",
+        "bring it, or write a - before its path when it may be missing",
+    ),
+    (
+        ": start operation timed out",
+        "it did not say in time that it is up",
+        "a program that never says so (sd_notify(3)) needs Type=exec instead of Type=notify, a slow one a longer TimeoutStartSec=",
+    ),
+    (
+        "status=31/SYS",
+        "it made a system call that its SystemCallFilter= forbids",
+        "allow that call (a core dump or the kernel's log names it), or the group @system-service",
+    ),
+    (
+        "killed by the OOM killer",
+        "the kernel ended it for want of memory",
+        "let it use less (fewer workers), or raise its MemoryMax= or the host's memory",
+    ),
+    (
+        ": Watchdog timeout",
+        "it gave no sign of life for its WatchdogSec=",
+        "see what it waits for, or take WatchdogSec= away when it does not know of watchdogs",
+    ),
+];
+
+/// systemd's words on how a unit's start or run ended.
+pub(super) fn manager_says(evidence: &Evidence) -> Option<String> {
+    let (said, (_, what, remedy)) = evidence.facts.journal.iter().rev().filter(|said| said.by_manager).find_map(|said| {
+        let known = MANAGER.iter().find(|(words, ..)| said.text.contains(words))?;
+        Some((said, known))
+    })?;
+    Some(format!("{} failed: {what}; {remedy}", said.unit))
+}
+
+/// `EROFS`, as strerror(3) has it: what a unit is told inside its own sandbox, whatever the mount table of the host says.
+pub(super) fn read_only(evidence: &Evidence) -> Option<String> {
+    let said = evidence.heard("Read-only file system").filter(|said| !said.by_manager)?;
+    Some(format!(
+        "{} may not write there: {}; its sandbox makes that read-only (ProtectSystem=, ProtectHome=, ReadOnlyPaths=): name the place in ReadWritePaths=, or use StateDirectory=",
+        said.unit, said.text
+    ))
 }
 
 /// systemd: `Result` is `start-limit-hit`, or its words are `Start request repeated too quickly.`

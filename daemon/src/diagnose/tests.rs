@@ -393,6 +393,32 @@ fn a_unit_that_cannot_be_started_or_is_given_up() {
 }
 
 #[test]
+fn how_systemd_says_that_a_unit_ended() {
+    for (line, text) in [
+        (
+            "shop.service: Failed to load environment files: No such file or directory",
+            "shop.service failed: a file that its EnvironmentFile= names is missing or cannot be read; bring it, or write a - before its path when it may be missing",
+        ),
+        ("shop.service: start operation timed out. Terminating.", "shop.service failed: it did not say in time that it is up; "),
+        ("shop.service: Main process exited, code=dumped, status=31/SYS", "a system call that its SystemCallFilter= forbids; "),
+        ("shop.service: A process of this unit has been killed by the OOM killer.", "for want of memory; "),
+        ("shop.service: Watchdog timeout (limit 1s)!", "no sign of life for its WatchdogSec=; "),
+    ] {
+        let mut evidence = journal("shop.service", &[line]);
+        assert_eq!(told(&evidence)[0].0, "manager-says", "{line}");
+        assert!(told_first(&evidence).contains(text), "{}", told_first(&evidence));
+        // Only systemd's own words count.
+        evidence.facts.journal[0].by_manager = false;
+        assert!(told(&evidence).iter().all(|(row, _)| row != "manager-says"), "{line}");
+    }
+    let evidence = journal("shop.service", &["cp: cannot create regular file '/srv/x': Read-only file system"]);
+    assert_eq!(
+        told_first(&evidence),
+        "shop.service may not write there: cp: cannot create regular file '/srv/x': Read-only file system; its sandbox makes that read-only (ProtectSystem=, ProtectHome=, ReadOnlyPaths=): name the place in ReadWritePaths=, or use StateDirectory="
+    );
+}
+
+#[test]
 fn what_others_asked_for_explains_nothing() {
     let mut evidence =
         upstream("connect() failed (111: Connection refused) while connecting to upstream", "http://127.0.0.1:8099/");
