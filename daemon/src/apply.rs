@@ -299,7 +299,7 @@ fn act(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
         make(Slot { transaction: staged.id, step }, &s.change, ground.touch)?;
         crate::failpoint!("step");
     }
-    let is_early = |step: &Step| matches!(step.phase, Phase::Databases | Phase::Environments);
+    let is_early = |step: &Step| matches!(step.phase, Phase::Files | Phase::Databases | Phase::Environments);
     let comes_back = |step: &Step| step.change.reversibility() != Reversibility::None;
     run::run_forward(staged, |step| is_early(step) && comes_back(step), ground)?;
     in_place(staged, ground)?;

@@ -281,7 +281,8 @@ impl Engine {
         if self.wait_for_dpkg(order, say)? {
             pass.lap("wait");
         }
-        let baseline = probe::baseline(&*self.host, &rehearsed.plan().manifest.probes)?;
+        let wanted = &rehearsed.plan().manifest;
+        let baseline = probe::baseline(&*self.host, &wanted.probes, &wanted.secrets)?;
         pass.lap("baseline");
         (self.phase)("applying");
         pass.mark = Some(self.mark());
@@ -301,10 +302,10 @@ impl Engine {
         };
 
         (self.phase)("probing");
-        let probes = &applied.plan().manifest.probes;
+        let Manifest { probes, secrets: passwords, .. } = &applied.plan().manifest;
         let secrets = &applied.plan().secrets;
         let shown = |v: &probe::Verdict| probe::Verdict { text: secrets.conceal(&v.text), ..v.clone() };
-        let verdicts = probe::run(&*self.host, probes, &mut |v| tell_probe(&shown(v), say), &*self.go_on)
+        let verdicts = probe::run(&*self.host, probes, passwords, &mut |v| tell_probe(&shown(v), say), &*self.go_on)
             .map(|verdicts| verdicts.iter().map(shown).collect::<Vec<_>>());
         pass.lap("probe");
         crate::failpoint!("probed");

@@ -213,12 +213,7 @@ impl<'a> Sight<'a> {
     /// When there is none of this name.
     pub fn secret(&self, name: &str) -> Result<&'a [u8], KindError> {
         let secret = self.secrets.get(name).map(Vec::as_slice);
-        secret.ok_or_else(|| {
-            let name = crate::path::escape(name);
-            KindError::Impossible(format!(
-                "there is no secret `{name}`: seal it with `sudo reconcilectl secret seal >secrets/{name}.age`, and commit that"
-            ))
-        })
+        secret.ok_or_else(|| KindError::Impossible(crate::secrets::missing(name)))
     }
 }
 

@@ -111,9 +111,9 @@ fn give_back(displaced: &Change, host: &dyn Look) -> HostResult<Option<Claim>> {
         Change::Run(run) if !run.knows_torn() => return Err(HostError::Unfit("what it has done stays".to_owned())),
         Change::Run(run) => {
             let kind = run.target.split(':').next().and_then(kind::find);
-            let remedy = match kind.is_some_and(|kind| kind.is_single()) {
-                true => String::new(),
-                false => format!("; state = \"absent\" for {} removes it", run.target),
+            let remedy = match kind.is_some_and(|kind| !kind.is_single()) {
+                true => format!("; state = \"absent\" for {} removes it", run.target),
+                false => String::new(),
             };
             return Err(HostError::Unfit(format!("it stays as it is{remedy}")));
         }

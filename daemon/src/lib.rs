@@ -44,6 +44,7 @@ pub mod report;
 pub mod secrets;
 pub mod source;
 pub mod state;
+pub mod subtree;
 pub mod tasks;
 pub mod timespan;
 pub mod ufw;

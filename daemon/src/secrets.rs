@@ -66,6 +66,13 @@ pub fn text(secret: &[u8]) -> Option<&str> {
     Some(text.strip_suffix('\n').unwrap_or(text))
 }
 
+/// What is said where a secret is named that is not in the repository.
+#[must_use]
+pub fn missing(name: &str) -> String {
+    let name = crate::path::escape(name);
+    format!("there is no secret `{name}`: seal it with `sudo reconcilectl secret seal >secrets/{name}.age`, and commit that")
+}
+
 fn quotes(line: &str, content: &str) -> bool {
     let words = content.split(|c: char| c.is_whitespace() || "\"';={}:,".contains(c));
     let lines = content.lines().map(str::trim);

@@ -11,6 +11,7 @@ pub mod rehearse;
 pub mod sandbox;
 pub mod secrets;
 pub mod source;
+pub mod subtree;
 pub mod ufw;
 pub mod venv;
 

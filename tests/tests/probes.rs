@@ -81,6 +81,58 @@ scenario! {
 }
 
 scenario! {
+    fn databases_caches_and_certificates(host: with_programs) {
+        let repo = host.clone_repo();
+        let psql = |words: &str| host.exec_with(&["runuser", "-u", "postgres", "--", "psql", "-qc", words], b"").ok();
+        host.sh("systemctl start postgresql redis-server nginx").ok();
+        host.wait_until("PostgreSQL answers", || host.exec("runuser -u postgres -- psql -qc select").code == 0);
+        psql("CREATE ROLE shop LOGIN PASSWORD 'hunter2-hunter2'");
+        psql("CREATE DATABASE shop OWNER shop");
+        for (name, plain) in [("db_password", "hunter2-hunter2"), ("other", "wrong-wrong-wrong")] {
+            let sealed = host.exec_with(&["reconcilectl", "secret", "seal"], plain.as_bytes()).ok();
+            repo.write(&format!("secrets/{name}.age"), sealed);
+        }
+        // An authority of its own, and a certificate of it that lasts a month.
+        host.sh("mkdir /etc/tls && cd /etc/tls && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 99 -subj /CN=ca && \
+            openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -out shop.pem -days 30 -subj /CN=shop -CA ca.pem -CAkey ca.key \
+            -addext subjectAltName=DNS:shop.example -addext basicConstraints=critical,CA:FALSE").ok();
+        let site = "server { listen 127.0.0.1:8443 ssl; ssl_certificate /etc/tls/shop.pem; ssl_certificate_key /etc/tls/key.pem; return 200 one; }\n";
+        repo.write("files/etc/nginx/conf.d/shop.conf", site);
+        let session = |more: &str| format!("postgres = {{ database = \"shop\"{more} }}");
+        let login = |secret: &str| session(&format!(", role = \"shop\", host = \"127.0.0.1\", password = {{ secret = \"{secret}\" }}"));
+        let https = |host: &str, ca: &str| format!("http = {{ url = \"https://127.0.0.1:8443/\", host = \"{host}\", ca = \"{ca}\", status = 200 }}");
+        let green = [
+            probe("peer", &session("")),
+            probe("login", &login("db_password")),
+            probe("cache", "redis = { tcp = \"127.0.0.1:6379\" }"),
+            probe("https", &https("shop.example", "/etc/tls/ca.pem")),
+            probe("shown", "certificate = { tcp = \"127.0.0.1:8443\", name = \"shop.example\" }"),
+            probe("file", "certificate = { file = \"/etc/tls/shop.pem\", valid_for = \"1d\" }"),
+        ];
+        repo.write("reconciled.toml", format!("units = [\"nginx.service\"]\n{}", green.concat()));
+        let push = repo.commit_and_push();
+        push.assert_live().says("probe peer: an answer").says("probe cache: PONG").says("probe shown: valid for 29 days");
+        assert!(!host.sh("cat /var/lib/reconciled/audit/audit.jsonl; journalctl").ok().contains("hunter2"));
+
+        for (name, question, said) in [
+            ("login", login("other"), "login: wanted an answer, got exit code 2: connection to server at \"127.0.0.1\", port 5432 failed: FATAL:  password authentication failed"),
+            ("query", session(", query = \"SELECT nothing\""), "query: wanted an answer, got exit code 1: "),
+            ("peer", session(", role = \"shop\""), "Peer authentication failed"),
+            ("secret", login("none"), "there is no secret `none`: seal it"),
+            ("cache", "redis = { unix = \"/run/nobody.sock\" }".to_owned(), "cache: wanted PONG, got no such socket: /run/nobody.sock"),
+            ("name", https("other.example", "/etc/tls/ca.pem"), "name: wanted 200, got no TLS: "),
+            ("authority", https("shop.example", "/etc/ssl/certs/ca-certificates.crt"), "UnknownIssuer"),
+            ("shown", "certificate = { tcp = \"127.0.0.1:8443\", valid_for = \"60d\" }".to_owned(), "got one that expires in 29 days"),
+            ("none", "certificate = { tcp = \"127.0.0.1:6379\" }".to_owned(), "none: wanted a certificate, valid for 7d or longer, got "),
+        ] {
+            repo.write("reconciled.toml", format!("units = [\"nginx.service\"]\n[[probe]]\nname = \"{name}\"\n{question}\nattempts = 1\n"));
+            repo.commit_and_push().assert_refused("").says(said);
+        }
+        assert_eq!(host.status()["generation"], 1);
+    }
+}
+
+scenario! {
     fn a_red_probe_rolls_back_unless_it_is_only_wanted(host: installed) {
         let ask = format!("{PROBE}http = {{ url = \"http://127.0.0.1:8080/\" }}\n");
         let repo = site(host, r#"{"status": 200}"#, &ask);

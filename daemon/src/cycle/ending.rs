@@ -312,13 +312,13 @@ impl Engine {
     /// Asks the probes of the live generation after a rollback: the push returns only when that is known too.
     fn probe_restored(&mut self, taken_back: &Plan, say: &mut dyn FnMut(Progress)) -> Vec<Probed> {
         let live = self.state.live().ok().flatten();
-        let probes = live.map(|g| g.manifest.probes).unwrap_or_default();
+        let live = live.map(|g| self.reopened(g.manifest)).unwrap_or_default();
         let after = |v: &Probed| {
             let text = taken_back.secrets.conceal(&format!("after the rollback: {}", v.text));
             Probed { text, ..v.clone() }
         };
         let tell: &mut dyn FnMut(&Probed) = &mut |v| super::tell_probe(&after(v), say);
-        let verdicts = probe::run(&*self.host, &probes, tell, &*self.go_on).unwrap_or_default();
+        let verdicts = probe::run(&*self.host, &live.probes, &live.secrets, tell, &*self.go_on).unwrap_or_default();
         verdicts.iter().map(after).collect()
     }
 

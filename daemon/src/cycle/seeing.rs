@@ -223,6 +223,11 @@ impl Engine {
             {
                 return fault(format!("the user `{user}` is neither on this host nor declared: create it, or correct `user`"));
             }
+            if let Some(password) = probe.password()
+                && !material.manifest.secrets.contains_key(&password.secret)
+            {
+                return fault(crate::secrets::missing(&password.secret));
+            }
             let program = probe.command.as_ref().and_then(|argv| argv.first()).map(|program| ManagedPath::new(program));
             if let Some(Ok(program)) = program
                 && !self.stands_there(&program, &changes)?

@@ -1,10 +1,19 @@
 //! Directories with a declared owner or mode.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::place::{implied_directories, managed, owner_of, parse_mode};
 use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec, State};
-use crate::change::{Change, DirFacts};
+use crate::change::{Call, Change, DirFacts};
+use crate::path::ManagedPath;
+use crate::subtree::{self, Request, Wanted};
+use crate::worker::PROGRAM;
+
+/// How long a walk through a subtree may take.
+const WALK: Duration = Duration::from_secs(60);
 
 /// A directory. Its content is not ours: other files in it stay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +31,13 @@ pub struct DirectorySpec {
     /// Permission bits as an octal string; 0755 for a new directory, otherwise as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
+    /// `owner`, `group` and `mode` hold for all that is in it too, but for what has a table or a file of the repository of its own: `mode` for
+    /// directories, `file_mode` for files. Links are left alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recurse: bool,
+    /// With `recurse`: permission bits of files; as they are when not named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_mode: Option<String>,
     /// `absent`: the directory must not be there. Only an empty one is removed.
     #[serde(default)]
     pub state: State,
@@ -36,7 +52,8 @@ impl Spec for DirectorySpec {
     const SHORT: Option<&'static str> = Some("directories");
     const KEY: &'static str = "path";
     const PHASE: Phase = Phase::Files;
-    const ABOUT: &'static str = "A directory, with its owner and mode; what is in it stays as it is.";
+    const ABOUT: &'static str =
+        "A directory, with its owner and mode; what is in it stays as it is, unless `recurse` says that it belongs to the same.";
     const EXAMPLE: &'static str = "[[directory]]\npath = \"/srv/shop/media\"\nowner = \"www-data\"\nmode = \"0750\"\n";
 
     fn name(&self) -> String {
@@ -44,7 +61,22 @@ impl Spec for DirectorySpec {
     }
 
     fn check(&self) -> Result<(), Mistake> {
-        self.mode.as_deref().map_or(Ok(()), |mode| parse_mode(mode).map(drop))
+        self.mode.as_deref().map_or(Ok(()), |mode| parse_mode(mode).map(drop))?;
+        let bad = |key, message: &str, help: &str| Err(Mistake { key, message: message.to_owned(), help: help.to_owned() });
+        if let Some(mode) = &self.file_mode {
+            parse_mode(mode).map_err(|mistake| Mistake { key: "file_mode", ..mistake })?;
+            if !self.recurse {
+                return bad("file_mode", "`file_mode` is for the files of a whole subtree", "add recurse = true, or remove it");
+            }
+        }
+        if self.recurse && self.state == State::Absent {
+            return bad("recurse", "what is not there has nothing in it", "remove `recurse`");
+        }
+        let says = [&self.owner, &self.group, &self.mode, &self.file_mode].into_iter().any(Option::is_some);
+        if self.recurse && !says {
+            return bad("recurse", "nothing is said that could hold for what is in it", "write owner, group, mode or file_mode");
+        }
+        Ok(())
     }
 
     fn claims(&self, sight: &Sight<'_>) -> Result<Vec<Claim>, KindError> {
@@ -75,7 +107,35 @@ impl Spec for DirectorySpec {
             Some(now) if now.mode != after.mode => format!("mode {:04o} → {:04o}", now.mode, after.mode),
             Some(now) => format!("owner {}:{} → {}:{}", now.uid, now.gid, after.uid, after.gid),
         };
-        claims.push(Claim::new(Change::Dir { path, before, after: Some(after) }, reason));
+        claims.push(Claim::new(Change::Dir { path: path.clone(), before, after: Some(after) }, reason));
+        if self.recurse && before.is_some() {
+            let wanted = Wanted {
+                uid: self.owner.is_some().then_some(uid),
+                gid: (self.group.is_some() || self.owner.is_some()).then_some(gid),
+                mode,
+                file_mode: self.file_mode.as_deref().map(parse_mode).transpose().map_err(|m| KindError::Impossible(m.message))?,
+            };
+            claims.push(subtree(&path, wanted, sight)?);
+        }
         Ok(claims)
     }
+}
+
+/// What all in a directory is to be, as far as nobody says otherwise.
+fn subtree(path: &ManagedPath, wanted: Wanted, sight: &Sight<'_>) -> Result<Claim, KindError> {
+    let below = |name: &str| ManagedPath::new(name).is_ok_and(|inner| inner.is_below(path));
+    let of = |is_closed: bool| -> BTreeSet<String> {
+        let resources = sight.resources.iter().filter(|resource| below(&resource.name));
+        let closes =
+            |resource: &&crate::manifest::Resource| (resource.kind == "venv" || resource.spec["recurse"] == true) == is_closed;
+        resources.filter(closes).map(|resource| resource.name.clone()).collect()
+    };
+    let mut request = Request { path: path.to_string(), wanted, own: of(false), closed: of(true), before: Vec::new() };
+    let target = format!("subtree:{path}");
+    let input = serde_json::to_vec(&request).map_err(|e| KindError::Impossible(e.to_string()))?;
+    let answer = sight.ask(&target, &Call::new(&[PROGRAM, "worker", "subtree", "look"], WALK), &input)?;
+    request.before = serde_json::from_str(&answer).map_err(|e| KindError::Impossible(format!("{target}: {e}")))?;
+    let (before, after) = (subtree::answer(&request.before), subtree::AS_WANTED.to_owned());
+    let reason = before.split(" (").next().unwrap_or_default().to_owned();
+    Ok(Claim { reason, ..Claim::by_worker("subtree", target, &request, (before, after), WALK) })
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustls_pki_types::ServerName;
 use serde::Deserialize as _;
 use toml::de::ValueDeserializer;
 
@@ -9,7 +10,7 @@ use super::diagnostic::Faults;
 use super::table::{self, Table};
 use crate::kind::{self, Mistake, Undeclared};
 use crate::path::is_hidden;
-use crate::probe::{Http, Probe, Status};
+use crate::probe::{Certificate, Http, Postgres, Probe, Question, Redis, Status};
 use crate::timespan::TimeSpan;
 
 /// Most attempts of one probe.
@@ -44,17 +45,26 @@ fn check(probe: &Probe) -> Result<(), Fault> {
     if probe.name.is_empty() || probe.name.len() > NAME_LIMIT || probe.name.chars().any(is_hidden) {
         return fault(&["name"], "this is no name for a probe", "write a short word: name = \"site\"");
     }
-    let asked = [probe.http.is_some(), probe.tcp.is_some(), probe.unit.is_some(), probe.command.is_some()];
-    let ways = "write one of http = { url = … }, tcp = \"…\", unit = \"…\", command = [\"…\"]";
-    match asked.iter().filter(|a| **a).count() {
-        0 => return fault(&["name"], &format!("the probe `{}` asks nothing", probe.name), ways),
-        1 => {}
-        _ => return fault(&["name"], &format!("the probe `{}` asks more than one thing", probe.name), ways),
+    let ways = "write one of http = { url = … }, tcp, postgres, redis, certificate, unit = \"…\", command = [\"…\"]";
+    let mut questions = probe.questions();
+    let Some(question) = questions.next() else {
+        return fault(&["name"], &format!("the probe `{}` asks nothing", probe.name), ways);
+    };
+    if questions.next().is_some() {
+        return fault(&["name"], &format!("the probe `{}` asks more than one thing", probe.name), ways);
     }
-    probe.http.as_ref().map_or(Ok(()), check_http)?;
-    probe.tcp.as_deref().map_or(Ok(()), check_tcp)?;
-    probe.unit.as_deref().map_or(Ok(()), check_unit)?;
-    check_command(probe)?;
+    match question {
+        Question::Http(http) => check_http(http)?,
+        Question::Tcp(address) => check_tcp(&["tcp"], address)?,
+        Question::Postgres(postgres) => check_postgres(postgres, probe.user.as_deref())?,
+        Question::Redis(redis) => check_redis(redis)?,
+        Question::Certificate(certificate) => check_certificate(certificate)?,
+        Question::Unit(unit) => check_unit(unit)?,
+        Question::Command(command) => check_command(command)?,
+    }
+    if probe.user.is_some() && !matches!(question, Question::Command(_) | Question::Postgres(_)) {
+        return fault(&["user"], "only a command or a database session has a user", "remove `user`");
+    }
     check_times(probe)
 }
 
@@ -87,13 +97,7 @@ fn check_times(probe: &Probe) -> Result<(), Fault> {
     Ok(())
 }
 
-fn check_command(probe: &Probe) -> Result<(), Fault> {
-    let Some(command) = &probe.command else {
-        return match probe.user {
-            Some(_) => fault(&["user"], "only a command runs as a user", "remove `user`, or write command = [\"/…\"]"),
-            None => Ok(()),
-        };
-    };
+fn check_command(command: &[String]) -> Result<(), Fault> {
     if !command.first().is_some_and(|program| program.starts_with('/')) {
         let help = "write its absolute path: command = [\"/usr/bin/pg_isready\"]; no shell is started";
         return fault(&["command"], "the program of a command needs its absolute path", help);
@@ -102,6 +106,52 @@ fn check_command(probe: &Probe) -> Result<(), Fault> {
         return fault(&["command"], "an argument cannot hold a NUL character", "remove it");
     }
     Ok(())
+}
+
+fn check_postgres(postgres: &Postgres, user: Option<&str>) -> Result<(), Fault> {
+    let texts = [Some(&postgres.database), postgres.role.as_ref(), postgres.host.as_ref(), postgres.query.as_ref()];
+    if texts.into_iter().flatten().any(|text| text.is_empty() || text.contains('\0')) {
+        return fault(&["postgres"], "an empty word, or one with a NUL character", "write postgres = { database = \"shop\" }");
+    }
+    if user.is_some() && postgres.password.is_some() {
+        return fault(&["user"], "a session with a password needs no user", "remove `user`, or `password`");
+    }
+    let is_elsewhere = postgres.host.as_ref().is_some_and(|host| !host.starts_with('/'));
+    if postgres.password.is_some() && !is_elsewhere {
+        let help = "write host = \"127.0.0.1\"";
+        return fault(&["postgres", "password"], "over the socket nobody is asked for a password", help);
+    }
+    Ok(())
+}
+
+fn check_redis(redis: &Redis) -> Result<(), Fault> {
+    match (&redis.tcp, &redis.unix) {
+        (Some(address), None) => check_tcp(&["redis", "tcp"], address),
+        (None, Some(socket)) => check_place(&["redis", "unix"], socket, "write unix = \"/run/redis/redis-server.sock\""),
+        _ => fault(&["redis"], "`redis` needs exactly one of `tcp` and `unix`", "write redis = { tcp = \"127.0.0.1:6379\" }"),
+    }
+}
+
+fn check_certificate(certificate: &Certificate) -> Result<(), Fault> {
+    match (&certificate.file, &certificate.tcp) {
+        (Some(file), None) => check_place(&["certificate", "file"], file, "write file = \"/etc/ssl/certs/shop.pem\"")?,
+        (None, Some(address)) => check_tcp(&["certificate", "tcp"], address)?,
+        _ => {
+            let help = "write certificate = { tcp = \"127.0.0.1:443\", name = \"shop.example\" }";
+            return fault(&["certificate"], "`certificate` needs exactly one of `file` and `tcp`", help);
+        }
+    }
+    if certificate.name.as_ref().is_some_and(|name| ServerName::try_from(name.as_str()).is_err()) {
+        return fault(&["certificate", "name"], "this is no host name", "write name = \"shop.example\"");
+    }
+    Ok(())
+}
+
+fn check_place(at: &'static [&'static str], path: &str, help: &str) -> Result<(), Fault> {
+    if path.starts_with('/') && !path.chars().any(is_hidden) {
+        return Ok(());
+    }
+    fault(at, "it must be an absolute path", help)
 }
 
 fn check_unit(name: &str) -> Result<(), Fault> {
@@ -113,20 +163,17 @@ fn check_unit(name: &str) -> Result<(), Fault> {
     }
 }
 
-fn check_tcp(address: &str) -> Result<(), Fault> {
+fn check_tcp(at: &'static [&'static str], address: &str) -> Result<(), Fault> {
     if address.contains(':') && is_authority(address) && !address.ends_with(']') {
         return Ok(());
     }
-    fault(&["tcp"], "`tcp` must be an address and a port", "write tcp = \"127.0.0.1:5432\" or \"[::1]:5432\"")
+    fault(at, "`tcp` must be an address and a port", "write tcp = \"127.0.0.1:5432\" or \"[::1]:5432\"")
 }
 
 fn check_http(http: &Http) -> Result<(), Fault> {
     match (&http.url, &http.unix) {
         (Some(url), None) => check_url(url)?,
-        (None, Some(socket)) if socket.starts_with('/') && !socket.chars().any(is_hidden) => {}
-        (None, Some(_)) => {
-            return fault(&["http", "unix"], "`unix` must be an absolute path", "write unix = \"/run/gunicorn.sock\"");
-        }
+        (None, Some(socket)) => check_place(&["http", "unix"], socket, "write unix = \"/run/gunicorn.sock\"")?,
         _ => {
             let help = "write url = \"http://127.0.0.1/\" or unix = \"/run/gunicorn.sock\"";
             return fault(&["http"], "`http` needs exactly one of `url` and `unix`", help);
@@ -142,6 +189,12 @@ fn check_http(http: &Http) -> Result<(), Fault> {
     }
     if http.host.as_deref().is_some_and(|host| host.is_empty() || !is_token(host)) {
         return fault(&["http", "host"], "this is no host name", "write host = \"shop.example\"");
+    }
+    if let Some(ca) = &http.ca {
+        check_place(&["http", "ca"], ca, "write ca = \"/etc/ssl/certs/our-ca.pem\"")?;
+        if !http.url.as_ref().is_some_and(|url| url.starts_with("https://")) {
+            return fault(&["http", "ca"], "`ca` goes with https", "remove it, or write url = \"https://…\"");
+        }
     }
     let wanted = match &http.status {
         Some(Status::One(status)) => std::slice::from_ref(status),
@@ -159,11 +212,8 @@ fn check_http(http: &Http) -> Result<(), Fault> {
 
 fn check_url(url: &str) -> Result<(), Fault> {
     let at: &[&str] = &["http", "url"];
-    if url.starts_with("https://") {
-        let help = "probe the service's http:// address on this host";
-        return fault(at, "https:// is not supported by this version", help);
-    }
-    let host = url.strip_prefix("http://").map(|rest| rest.split(['/', '?']).next().unwrap_or_default());
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let host = rest.map(|rest| rest.split(['/', '?']).next().unwrap_or_default());
     if !host.is_some_and(is_authority) || !is_token(url) || url.contains('#') {
         return fault(at, "this is no URL that can be asked", "write url = \"http://127.0.0.1:8000/health\"");
     }

@@ -1,12 +1,16 @@
-//! Asking all probes of a generation: units and commands from here, HTTP and TCP through the probe worker.
+//! Asking all probes of a generation: units, commands and databases from here, all else through the probe worker.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::verdict::{NETWORK_TEXT_LIMIT, Verdict, clean};
-use super::{Course, Probe, Step};
+use serde::{Deserialize, Serialize};
+
+use super::verdict::{NETWORK_TEXT_LIMIT, SUPERUSER, Verdict, clean};
+use super::{Course, Postgres, Probe, Question, Step};
 use crate::host::{HostError, HostResult, Job, Look, Ran, Sandbox, Surroundings, UnitSeen};
 use crate::timespan::TimeSpan;
+use crate::worker::{PROGRAM, command};
 
 /// Slack of the worker beyond the worst case of its probes: its start and end.
 const WORKER_SLACK: Duration = Duration::from_secs(10);
@@ -18,8 +22,15 @@ const TEXT_LIMIT: usize = 1024;
 const COMMAND_OUTPUT_LIMIT: usize = 64 * 1024;
 /// Longest pause without looking whether to go on.
 const NAP: Duration = Duration::from_millis(200);
+/// Who asks a database that wants a password: any user would do.
+const NOBODY: &str = "nobody";
+/// Where `psql` is looked for.
+const FOLDERS: [&str; 2] = ["/usr/bin", "/bin"];
 /// What is said of a probe that was not finished because somebody wanted to stop.
 const INTERRUPTED: &str = "interrupted";
+
+/// The secrets that probes may name, open.
+pub type Passwords = BTreeMap<String, Vec<u8>>;
 
 /// Runs all probes and says each verdict as it comes. The verdicts are in the order of `probes`. When `go_on` turns
 /// false, probes without a verdict are failed as interrupted.
@@ -29,10 +40,11 @@ const INTERRUPTED: &str = "interrupted";
 pub fn run(
     host: &dyn Look,
     probes: &[Probe],
+    passwords: &Passwords,
     say: &mut dyn FnMut(&Verdict),
     go_on: &dyn Fn() -> bool,
 ) -> HostResult<Vec<Verdict>> {
-    let mut book = Book { probes, verdicts: vec![None; probes.len()], say };
+    let mut book = Book { probes, passwords, verdicts: vec![None; probes.len()], say };
     ask_here(host, &mut book, go_on);
     ask_worker(host, &mut book, go_on)?;
     Ok(book.close(INTERRUPTED))
@@ -42,20 +54,27 @@ pub fn run(
 ///
 /// # Errors
 /// As `run`.
-pub fn baseline(host: &dyn Look, probes: &[Probe]) -> HostResult<Vec<Verdict>> {
+pub fn baseline(host: &dyn Look, probes: &[Probe], passwords: &Passwords) -> HostResult<Vec<Verdict>> {
     let once = |probe: &Probe| Probe { attempts: 1, stable_for: TimeSpan::millis(0), ..probe.clone() };
     let probes: Vec<Probe> = probes.iter().map(once).collect();
-    run(host, &probes, &mut |_| {}, &|| true)
+    run(host, &probes, passwords, &mut |_| {}, &|| true)
 }
 
 /// The verdicts so far.
 struct Book<'a> {
     probes: &'a [Probe],
+    passwords: &'a Passwords,
     verdicts: Vec<Option<Verdict>>,
     say: &'a mut dyn FnMut(&Verdict),
 }
 
 impl Book<'_> {
+    /// A probe's password.
+    fn password(&self, probe: &Probe) -> Option<String> {
+        let sealed = self.passwords.get(&probe.password()?.secret)?;
+        crate::secrets::text(sealed).map(str::to_owned)
+    }
+
     fn enter(&mut self, index: usize, verdict: Verdict) {
         (self.say)(&verdict);
         self.verdicts[index] = Some(verdict);
@@ -96,7 +115,8 @@ fn ask_here(host: &dyn Look, book: &mut Book<'_>, go_on: &dyn Fn() -> bool) {
             host.pause(NAP.min(open[next].due - asked));
             continue;
         }
-        let answer = ask_once(host, open[next].probe, go_on);
+        let probe = open[next].probe;
+        let answer = ask_once(host, probe, book.password(probe), go_on);
         let now = began.elapsed();
         if !go_on() {
             return;
@@ -108,14 +128,21 @@ fn ask_here(host: &dyn Look, book: &mut Book<'_>, go_on: &dyn Fn() -> bool) {
     }
 }
 
-fn ask_once(host: &dyn Look, probe: &Probe, go_on: &dyn Fn() -> bool) -> Result<String, String> {
-    match (&probe.unit, &probe.command) {
-        (Some(unit), _) => match host.unit(unit) {
+fn ask_once(host: &dyn Look, probe: &Probe, password: Option<String>, go_on: &dyn Fn() -> bool) -> Result<String, String> {
+    match probe.questions().next() {
+        Some(Question::Unit(unit)) => match host.unit(unit) {
             Ok(seen) => judge_unit(&seen),
             Err(error) => Err(format!("wanted active, got no answer: {}", clean(&error.to_string(), NETWORK_TEXT_LIMIT))),
         },
-        (None, Some(argv)) => judge_command(probe, host.run(&command_job(probe, argv), &mut |_| go_on())),
-        (None, None) => Err("there is nothing to ask".to_owned()),
+        Some(Question::Command(argv)) => {
+            let ran = host.run(&command_job(probe, argv), &mut |_| go_on());
+            judge(probe, "exit code 0", ran).map(|()| "exit code 0".to_owned())
+        }
+        Some(Question::Postgres(postgres)) => {
+            let ran = session_job(probe, postgres, password).and_then(|job| host.run(&job, &mut |_| go_on()));
+            judge(probe, "an answer", ran).map(|()| "an answer".to_owned())
+        }
+        _ => Err("there is nothing to ask".to_owned()),
     }
 }
 
@@ -141,14 +168,40 @@ fn command_job(probe: &Probe, argv: &[String]) -> Job {
     }
 }
 
-fn judge_command(probe: &Probe, ran: HostResult<Ran>) -> Result<String, String> {
-    let wanted = |got: &str| Err(format!("wanted exit code 0, got {got}"));
+/// `psql`, with what it is to connect to in its environment, which nobody else sees.
+fn session_job(probe: &Probe, postgres: &Postgres, password: Option<String>) -> HostResult<Job> {
+    let argv = ["psql", "--no-psqlrc", "--no-password", "--quiet", "--set=ON_ERROR_STOP=1", "--output=/dev/null", "--command"];
+    let query = postgres.query.as_deref().unwrap_or("SELECT 1");
+    let who = probe.user.as_deref().unwrap_or(if password.is_some() { NOBODY } else { SUPERUSER });
+    let environment = [
+        ("PGDATABASE", Some(postgres.database.clone())),
+        ("PGUSER", Some(postgres.role(probe.user.as_deref()).to_owned())),
+        ("PGPASSWORD", password),
+        ("PGHOST", postgres.host.clone()),
+        ("PGPORT", postgres.port.map(|port| port.to_string())),
+        ("PGAPPNAME", Some("reconciled-probe".to_owned())),
+        ("LC_MESSAGES", Some("C.UTF-8".to_owned())),
+    ];
+    let request = command::Request {
+        argv: argv.iter().copied().chain([query]).map(str::to_owned).collect(),
+        folders: FOLDERS.map(str::to_owned).into(),
+        environment: environment.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect(),
+    };
+    let input = serde_json::to_vec(&request).map_err(|e| not_an_answer(e.to_string()))?;
+    let argv = [PROGRAM, "worker", "command"].map(str::to_owned);
+    let sandbox = Sandbox::Live { user: Some(who.to_owned()), surroundings: Surroundings::default() };
+    Ok(Job { input, sandbox, ..command_job(probe, &argv) })
+}
+
+/// How a program ended that was to end well.
+fn judge(probe: &Probe, wanted: &str, ran: HostResult<Ran>) -> Result<(), String> {
+    let got = |got: &str| Err(format!("wanted {wanted}, got {got}"));
     match ran {
-        Ok(ran) if ran.ok() => Ok("exit code 0".to_owned()),
-        Ok(ran) if ran.result == "timeout" => wanted(&format!("no answer within {}", probe.timeout)),
-        Ok(ran) => wanted(&format!("{}{}", how_it_ended(&ran), last_words(&ran))),
-        Err(HostError::Timeout { .. }) => wanted(&format!("no answer within {}", probe.timeout)),
-        Err(error) => wanted(&clean(&error.to_string(), NETWORK_TEXT_LIMIT)),
+        Ok(ran) if ran.ok() => Ok(()),
+        Ok(ran) if ran.result == "timeout" => got(&format!("no answer within {}", probe.timeout)),
+        Ok(ran) => got(&format!("{}{}", how_it_ended(&ran), last_words(&ran))),
+        Err(HostError::Timeout { .. }) => got(&format!("no answer within {}", probe.timeout)),
+        Err(error) => got(&clean(&error.to_string(), NETWORK_TEXT_LIMIT)),
     }
 }
 
@@ -171,7 +224,8 @@ fn ask_worker(host: &dyn Look, book: &mut Book<'_>, go_on: &dyn Fn() -> bool) ->
     if remote.is_empty() || !go_on() {
         return Ok(());
     }
-    let job = worker_job(book.probes, &remote)?;
+    let asked = remote.iter().map(|i| &book.probes[*i]);
+    let job = worker_job(asked.map(|probe| Asked { probe, password: book.password(probe) }).collect())?;
     let mut broken = None;
     let ran = host.run(&job, &mut |line| {
         if let Err(why) = take_line(line, &remote, book) {
@@ -195,14 +249,22 @@ fn ask_worker(host: &dyn Look, book: &mut Book<'_>, go_on: &dyn Fn() -> bool) ->
     Ok(())
 }
 
-fn worker_job(probes: &[Probe], remote: &[usize]) -> HostResult<Job> {
-    let request: Vec<&Probe> = remote.iter().map(|i| &probes[*i]).collect();
-    let worst = request.iter().map(|probe| probe.worst_case()).max().unwrap_or_default();
+/// What the worker is asked for one probe.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Asked<P> {
+    /// The probe.
+    pub probe: P,
+    /// The password that it names, open.
+    pub password: Option<String>,
+}
+
+fn worker_job(request: Vec<Asked<&Probe>>) -> HostResult<Job> {
+    let worst = request.iter().map(|asked| asked.probe.worst_case()).max().unwrap_or_default();
     let limit = worst.saturating_add(WORKER_SLACK);
     let ticks = usize::try_from(limit.as_millis() / crate::worker::probe::TICK.as_millis()).unwrap_or(usize::MAX);
     Ok(Job {
         purpose: "probe",
-        argv: [crate::worker::PROGRAM, "worker", "probe"].map(str::to_owned).to_vec(),
+        argv: [PROGRAM, "worker", "probe"].map(str::to_owned).to_vec(),
         input: serde_json::to_vec(&request).map_err(|e| not_an_answer(e.to_string()))?,
         sandbox: Sandbox::Probe,
         limit,

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Http, Probe, Status};
+use super::{Certificate, Http, Postgres, Probe, Question, Redis, Status};
 use crate::path::escape;
 
 /// Longest piece of text from the network that is shown, in characters.
 pub(crate) const NETWORK_TEXT_LIMIT: usize = 200;
 /// Longest description of what was asked, in characters: a URL, a command line.
 const SUBJECT_LIMIT: usize = 300;
+
+/// Who may do everything in a PostgreSQL cluster, and owns its processes.
+pub(crate) const SUPERUSER: &str = "postgres";
 
 /// How a probe ended.
 #[must_use]
@@ -41,19 +44,22 @@ impl Verdict {
 impl Probe {
     /// What is asked, as it stands in brackets behind the answer: `GET http://127.0.0.1/ Host: shop.example`.
     pub(crate) fn subject(&self) -> String {
-        let text = match (&self.http, &self.tcp, &self.unit, &self.command) {
-            (Some(http), ..) => http.subject(),
-            (_, Some(address), ..) => format!("TCP {address}"),
-            (_, _, Some(unit), _) => format!("unit {unit}"),
-            (_, _, _, Some(argv)) => format!("command {}", argv.join(" ")),
-            _ => "nothing to ask".to_owned(),
+        let text = match self.questions().next() {
+            Some(Question::Http(http)) => http.subject(),
+            Some(Question::Tcp(address)) => format!("TCP {address}"),
+            Some(Question::Postgres(postgres)) => postgres.subject(self.user.as_deref()),
+            Some(Question::Redis(redis)) => format!("redis {}", redis.place()),
+            Some(Question::Certificate(certificate)) => certificate.subject(),
+            Some(Question::Unit(unit)) => format!("unit {unit}"),
+            Some(Question::Command(argv)) => format!("command {}", argv.join(" ")),
+            None => "nothing to ask".to_owned(),
         };
         clean(&text, SUBJECT_LIMIT)
     }
 
     /// Whether the worker asks it, because the answer is made of foreign bytes.
     pub(crate) fn is_remote(&self) -> bool {
-        self.http.is_some() || self.tcp.is_some()
+        self.questions().any(|question| !matches!(question, Question::Unit(_) | Question::Command(_) | Question::Postgres(_)))
     }
 
     /// The longest time that the probe can take, if every question is answered at the last moment.
@@ -96,6 +102,36 @@ impl Http {
             None => "200 to 399".to_owned(),
             Some(Status::One(wanted)) => wanted.to_string(),
             Some(Status::Any(wanted)) => wanted.iter().map(u16::to_string).collect::<Vec<_>>().join(" or "),
+        }
+    }
+}
+
+impl Postgres {
+    /// Who logs in.
+    pub(crate) fn role<'p>(&'p self, user: Option<&'p str>) -> &'p str {
+        self.role.as_deref().or(user).unwrap_or(SUPERUSER)
+    }
+
+    fn subject(&self, user: Option<&str>) -> String {
+        let port = self.port.map(|port| format!(":{port}")).unwrap_or_default();
+        let place = self.host.as_deref().unwrap_or("the local socket");
+        format!("database {} as {} at {place}{port}", self.database, self.role(user))
+    }
+}
+
+impl Redis {
+    /// Where it is.
+    pub(crate) fn place(&self) -> &str {
+        self.tcp.as_deref().or(self.unix.as_deref()).unwrap_or("nowhere")
+    }
+}
+
+impl Certificate {
+    fn subject(&self) -> String {
+        let place = self.file.as_deref().or(self.tcp.as_deref()).unwrap_or("nowhere");
+        match &self.name {
+            Some(name) => format!("certificate {place} for {name}"),
+            None => format!("certificate {place}"),
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::change::{Change, Object};
 use crate::digest::Digest;
 use crate::guard::GuardCall;
 use crate::host::{HostResult, Job, Ran};
-use crate::probe::{Probe, Verdict};
+use crate::probe::{Asked, Probe, Verdict};
 use crate::rehearse::{GuardRan, Request as Rehearsal};
 use crate::source::{Answer, Commit, Relation, Request, SourceEntry};
 use crate::worker::secrets;
@@ -147,7 +147,7 @@ impl World {
 
     /// A site is up when no process that runs has read a file that says `502`.
     fn probe(&self, input: &[u8]) -> Vec<u8> {
-        let probes: Vec<Probe> = serde_json::from_slice(input).unwrap();
+        let asked: Vec<Asked<Probe>> = serde_json::from_slice(input).unwrap();
         let bad = self.units.values().any(|u| u.active && u.runs.values().any(|text| text.contains("502")));
         let verdict = |probe: &Probe| {
             let passed = !bad && !self.red.contains(&probe.name);
@@ -155,7 +155,7 @@ impl World {
             let text = format!("{}: {found}", probe.name);
             Verdict { name: probe.name.clone(), passed, required: probe.required, attempts: 1, millis: 1, text }
         };
-        probes.iter().enumerate().flat_map(|(place, probe)| line(&(place, verdict(probe)))).collect()
+        asked.iter().enumerate().flat_map(|(place, asked)| line(&(place, verdict(&asked.probe)))).collect()
     }
 }
 

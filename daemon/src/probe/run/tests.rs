@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{baseline, run};
+use super::{Passwords, baseline, run};
 use crate::change::DirFacts;
 use crate::host::{Account, HostError, HostResult, Job, LogEnd, Look, Process, Ran, Sandbox, Seen, Surroundings, UnitSeen};
 use crate::path::ManagedPath;
-use crate::probe::{Probe, Verdict};
+use crate::probe::{Asked, Probe, Verdict};
 
 /// What the fake host answers when it is asked.
 #[derive(Default)]
@@ -108,9 +108,15 @@ fn probe(name: &str, fields: &Value) -> Probe {
     serde_json::from_value(all).unwrap()
 }
 
+/// What the worker was asked.
+fn asked(job: &Job) -> Vec<Probe> {
+    let asked: Vec<Asked<Probe>> = serde_json::from_slice(&job.input).unwrap();
+    asked.into_iter().map(|asked| asked.probe).collect()
+}
+
 fn all(host: &Fake, probes: &[Probe]) -> Vec<Verdict> {
     let mut said = 0;
-    let verdicts = run(host, probes, &mut |_| said += 1, &|| true).unwrap();
+    let verdicts = run(host, probes, &Passwords::new(), &mut |_| said += 1, &|| true).unwrap();
     assert_eq!((verdicts.len(), said), (probes.len(), probes.len()));
     verdicts
 }
@@ -209,8 +215,7 @@ fn the_worker_asks_the_others() {
     let jobs = host.jobs.borrow();
     assert_eq!(jobs.len(), 1);
     assert_eq!(jobs[0].argv, ["/usr/sbin/reconciled", "worker", "probe"]);
-    let asked: Vec<Probe> = serde_json::from_slice(&jobs[0].input).unwrap();
-    assert_eq!(asked, [probes[0].clone(), probes[2].clone()]);
+    assert_eq!(asked(&jobs[0]), [probes[0].clone(), probes[2].clone()]);
     // Three attempts, each with two questions of 2 s and a pause of 20 ms at most, and the slack.
     assert_eq!(jobs[0].limit, Duration::from_millis(3 * 2 * 2020 + 10_000));
 }
@@ -229,7 +234,8 @@ fn a_worker_is_not_believed_everything() {
         vec![many],
         vec![line(0, "a", &"x".repeat(20_000))],
     ] {
-        let error = run(&Fake { worker: lines, ..Fake::default() }, &probes, &mut |_| {}, &|| true).unwrap_err();
+        let error =
+            run(&Fake { worker: lines, ..Fake::default() }, &probes, &Passwords::new(), &mut |_| {}, &|| true).unwrap_err();
         assert!(error.to_string().starts_with("the probe worker's answer: "), "{error}");
     }
 }
@@ -246,7 +252,7 @@ fn a_lost_worker_leaves_red_probes() {
     assert!(verdicts[0].passed && !verdicts[1].passed);
     assert_eq!(verdicts[1].text, "b: the probe worker ended without an answer (oom-kill)");
     let host = Fake { ran: RefCell::new([Err(HostError::Systemd("refused".to_owned()))].into()), ..Fake::default() };
-    assert!(run(&host, &probes, &mut |_| {}, &|| true).is_err());
+    assert!(run(&host, &probes, &Passwords::new(), &mut |_| {}, &|| true).is_err());
 }
 
 #[test]
@@ -261,7 +267,7 @@ fn interrupted() {
             asked.get() <= patience
         };
         let host = Fake { units: failing(), worker: vec![String::new(); 20], ..Fake::default() };
-        let verdicts = run(&host, &probes, &mut |_| {}, &go_on).unwrap();
+        let verdicts = run(&host, &probes, &Passwords::new(), &mut |_| {}, &go_on).unwrap();
         assert_eq!(verdicts.len(), 2);
         assert_eq!(verdicts[1].text, "a: interrupted");
         assert!(!verdicts[0].passed && !verdicts[1].passed);
@@ -276,9 +282,9 @@ fn a_baseline_asks_once() {
         ..Fake::default()
     };
     let probes = [probe("u", &json!({ "unit": "w.service" })), probe("a", &json!({ "tcp": "127.0.0.1:1", "stable_for": "1h" }))];
-    let verdicts = baseline(&host, &probes).unwrap();
+    let verdicts = baseline(&host, &probes, &Passwords::new()).unwrap();
     assert!(!verdicts[0].passed && verdicts[0].attempts == 1);
     assert_eq!(host.paused.get(), Duration::ZERO);
-    let asked: Vec<Probe> = serde_json::from_slice(&host.jobs.borrow()[0].input).unwrap();
+    let asked = asked(&host.jobs.borrow()[0]);
     assert_eq!((asked[0].attempts, asked[0].stable_for.0), (1, Duration::ZERO));
 }

@@ -13,7 +13,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::probe::{Http, NETWORK_TEXT_LIMIT, Probe, clean};
+use super::{certificate, redis, tls};
+use crate::probe::{Http, NETWORK_TEXT_LIMIT, Probe, Question, clean};
 
 /// How much of a body is looked at, in bytes.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -23,22 +24,30 @@ const HEAD_LIMIT: usize = 64 * 1024;
 const WANTED_LIMIT: usize = 80;
 
 /// Asks once: what was got, or what was wanted and what was got instead.
-pub(super) async fn once(probe: &Probe) -> Result<String, String> {
+pub(super) async fn once(probe: &Probe, password: Option<&str>) -> Result<String, String> {
+    let question = probe.questions().next();
     let answer = async {
-        match (&probe.http, &probe.tcp) {
-            (Some(http), _) => ask_http(http).await,
-            (None, Some(address)) => ask_tcp(address).await,
-            (None, None) => Err("wanted a probe over HTTP or TCP, got another kind".to_owned()),
+        match question {
+            Some(Question::Http(http)) => ask_http(http).await,
+            Some(Question::Tcp(address)) => ask_tcp(address).await,
+            Some(Question::Redis(redis)) => redis::ask(redis, password).await,
+            Some(Question::Certificate(certificate)) => certificate::ask(certificate).await,
+            _ => Err("wanted something to ask over a connection, got another kind of probe".to_owned()),
         }
     };
     match tokio::time::timeout(probe.timeout.0, answer).await {
         Ok(answer) => answer,
-        Err(_) => Err(format!("wanted {}, got no answer within {}", wanted(probe), probe.timeout)),
+        Err(_) => Err(format!("wanted {}, got no answer within {}", wanted(question), probe.timeout)),
     }
 }
 
-fn wanted(probe: &Probe) -> String {
-    probe.http.as_ref().map_or_else(|| "a connection".to_owned(), Http::wanted)
+fn wanted(question: Option<Question<'_>>) -> String {
+    match question {
+        Some(Question::Http(http)) => http.wanted(),
+        Some(Question::Redis(_)) => "PONG".to_owned(),
+        Some(Question::Certificate(_)) => "a certificate".to_owned(),
+        _ => "a connection".to_owned(),
+    }
 }
 
 async fn ask_tcp(address: &str) -> Result<String, String> {
@@ -79,15 +88,20 @@ async fn fetch(http: &Http) -> Result<Got, String> {
             let stream = UnixStream::connect(path).await.map_err(|e| connect_words(&e, path, true))?;
             exchange(stream, &target, http.body.is_some()).await
         }
-        Place::Tcp { host, port } => {
+        Place::Tcp { host, port, is_https } => {
             let stream = dial((host.as_str(), *port), &format!("{host}:{port}")).await?;
-            exchange(stream, &target, http.body.is_some()).await
+            if *is_https {
+                let stream = tls::trusted(stream, target.name(), http.ca.as_deref()).await?;
+                exchange(stream, &target, http.body.is_some()).await
+            } else {
+                exchange(stream, &target, http.body.is_some()).await
+            }
         }
     }
 }
 
 /// Connects to the first address of a name that accepts.
-async fn dial(address: impl tokio::net::ToSocketAddrs, words: &str) -> Result<TcpStream, String> {
+pub(super) async fn dial(address: impl tokio::net::ToSocketAddrs, words: &str) -> Result<TcpStream, String> {
     let addresses = tokio::net::lookup_host(address).await.map_err(|e| match e.kind() {
         io::ErrorKind::InvalidInput => format!("`{}`, which is not ADDRESS:PORT", clean(words, NETWORK_TEXT_LIMIT)),
         _ => format!("no address for {}: {}", clean(words, NETWORK_TEXT_LIMIT), clean(&e.to_string(), NETWORK_TEXT_LIMIT)),
@@ -146,7 +160,7 @@ struct Target {
 }
 
 enum Place {
-    Tcp { host: String, port: u16 },
+    Tcp { host: String, port: u16, is_https: bool },
     Unix(String),
 }
 
@@ -167,22 +181,33 @@ impl Target {
 
     fn of_url(url: &str) -> Result<Self, String> {
         let uri: Uri = url.parse().map_err(|e: hyper::http::uri::InvalidUri| e.to_string())?;
-        if uri.scheme_str() != Some("http") {
-            return Err("it does not begin with http://".to_owned());
-        }
+        let (is_https, own_port) = match uri.scheme_str() {
+            Some("http") => (false, 80),
+            Some("https") => (true, 443),
+            _ => return Err("it begins neither with http:// nor with https://".to_owned()),
+        };
         let host = uri.host().filter(|host| !host.is_empty()).ok_or("it names no host")?;
         // The parser lets any port pass, and a user name, which no request of ours would carry.
         let rest = uri.authority().and_then(|authority| authority.as_str().strip_prefix(host)).ok_or("it names a user")?;
         let port = match rest.strip_prefix(':') {
             Some(port) => port.parse().map_err(|_| "its port is not a number up to 65535")?,
-            None => 80,
+            None => own_port,
         };
         Ok(Self {
             // Brackets belong to the URL and the `Host` header, not to the IPv6 address.
-            place: Place::Tcp { host: host.trim_start_matches('[').trim_end_matches(']').to_owned(), port },
+            place: Place::Tcp { host: host.trim_start_matches('[').trim_end_matches(']').to_owned(), port, is_https },
             path: uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
-            host: if port == 80 { host.to_owned() } else { format!("{host}:{port}") },
+            host: if port == own_port { host.to_owned() } else { format!("{host}:{port}") },
         })
+    }
+
+    /// The name that a certificate has to be for: that of the `Host` header.
+    fn name(&self) -> &str {
+        let host = match self.host.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !host.is_empty() => host,
+            _ => &self.host,
+        };
+        host.trim_start_matches('[').trim_end_matches(']')
     }
 
     fn request(&self) -> Result<Request<Empty<Bytes>>, String> {
@@ -197,7 +222,7 @@ impl Target {
 }
 
 /// Why there is no connection, as an administrator would say it.
-fn connect_words(error: &io::Error, place: &str, socket: bool) -> String {
+pub(super) fn connect_words(error: &io::Error, place: &str, socket: bool) -> String {
     let place = clean(place, NETWORK_TEXT_LIMIT);
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::serve;
-use crate::probe::{Probe, Verdict};
+use crate::probe::{Asked, Probe, Verdict};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 const BAD_GATEWAY: &str = "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n";
@@ -30,8 +30,12 @@ fn get(url: &str) -> Probe {
 
 /// Runs the worker over its real input and output; the verdicts in the order of the probes.
 fn ask(probes: &[Probe]) -> Vec<Verdict> {
+    ask_with(&probes.iter().map(|probe| Asked { probe, password: None }).collect::<Vec<_>>())
+}
+
+fn ask_with(asked: &[Asked<&Probe>]) -> Vec<Verdict> {
     let mut output = Vec::new();
-    serve(&mut serde_json::to_vec(probes).unwrap().as_slice(), &mut output).unwrap();
+    serve(&mut serde_json::to_vec(asked).unwrap().as_slice(), &mut output).unwrap();
     let text = String::from_utf8(output).unwrap();
     let mut verdicts: Vec<(usize, Verdict)> =
         text.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -153,7 +157,7 @@ fn names_and_ipv6() {
 #[test]
 fn urls_that_cannot_be_asked() {
     let urls =
-        ["https://127.0.0.1/", "127.0.0.1:80", "http:///x", "http://[::1/", "http://a:99999/", "http://u@a/", "http://a b/", ""];
+        ["ftp://127.0.0.1/", "127.0.0.1:80", "http:///x", "http://[::1/", "http://a:99999/", "http://u@a/", "http://a b/", ""];
     for url in urls {
         let text = one(&get(url)).text;
         assert!(text.contains("a URL that cannot be asked: "), "{url}: {text}");
@@ -299,4 +303,67 @@ fn a_request_that_is_none() {
     let mut output = Vec::new();
     serve(&mut b"[]".as_slice(), &mut output).unwrap();
     assert!(output.iter().all(|b| *b == b'\n'));
+}
+
+#[test]
+fn redis() {
+    let asked = |answers: &'static str, password: Option<&str>| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let place = listener.local_addr().unwrap().to_string();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // An answer to each thing that is said: a login is one of five lines.
+            for answer in answers.split_inclusive('\n') {
+                let lines = if answers.lines().count() == 2 && answer.starts_with("+OK") { 5 } else { 1 };
+                let mut reader = BufReader::new(&stream);
+                (0..lines).for_each(|_| drop(reader.read_line(&mut String::new())));
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+        let probe = probe(&json!({ "redis": { "tcp": place } }));
+        let verdict = ask_with(&[Asked { probe: &probe, password: password.map(str::to_owned) }]).remove(0);
+        (
+            verdict.passed,
+            verdict.text.split(" (redis").next().unwrap_or_default().split(" in ").next().unwrap_or_default().to_owned(),
+        )
+    };
+    assert_eq!(asked("+PONG\r\n", None), (true, "site: PONG".to_owned()));
+    assert_eq!(asked("+OK\r\n+PONG\r\n", Some("hunter2")), (true, "site: PONG".to_owned()));
+    for (answers, password, said) in [
+        ("-NOAUTH Authentication required.\r\n", None, "wanted PONG, got NOAUTH Authentication required."),
+        ("-LOADING Redis is loading\u{1b}[31m\r\n", None, "wanted PONG, got LOADING Redis is loading\\u{1b}[31m"),
+        ("-ERR invalid hunter2\r\n", Some("hunter2"), "wanted PONG, got no login: the password is another, or none is wanted"),
+        ("", None, "wanted PONG, got connection closed before an answer"),
+    ] {
+        assert_eq!(asked(answers, password), (false, format!("site: {said}")));
+    }
+    let text = one(&probe(&json!({ "redis": { "unix": "/nowhere/redis.sock" } }))).text;
+    assert_eq!(text, "site: wanted PONG, got no such socket: /nowhere/redis.sock (redis /nowhere/redis.sock)");
+}
+
+#[test]
+fn certificates_in_files() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/tests/diagnose");
+    let asked = |file: &str, more: Value| {
+        let mut certificate = json!({ "file": format!("{folder}/{file}") });
+        certificate.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let verdict = one(&probe(&json!({ "certificate": certificate })));
+        (verdict.passed, verdict.text.replace(folder, ""))
+    };
+    let (passed, text) = asked("valid.pem", json!({ "name": "shop.example", "valid_for": "365d" }));
+    assert!(passed && text.contains("valid for 3"), "{text}");
+    let (passed, text) = asked("valid.pem", json!({ "name": "other.example" }));
+    assert!(
+        !passed && text.contains("wanted a certificate for other.example, valid for 7d or longer, got one for shop.example ("),
+        "{text}"
+    );
+    let (passed, text) = asked("expired.pem", json!({}));
+    assert!(
+        !passed && text.contains("got one that expired ") && text.contains(" days ago (Feb  1 00:00:00 2020 +00:00)"),
+        "{text}"
+    );
+    for (file, words) in [("key.pem", "got none from /key.pem: "), ("none.pem", "got none from /none.pem: ")] {
+        let (passed, text) = asked(file, json!({}));
+        assert!(!passed && text.contains(words), "{text}");
+    }
 }

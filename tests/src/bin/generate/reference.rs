@@ -26,10 +26,12 @@ pub fn page() -> String {
     page.push('\n');
     let probe = schemas::probe();
     keys(&probe, &mut page);
-    page.push_str("\n### `http`\n\n");
-    let mut http = probe["$defs"]["Http"].clone();
-    http["$defs"] = probe["$defs"].clone();
-    keys(&http, &mut page);
+    for (key, table) in [("http", "Http"), ("postgres", "Postgres"), ("redis", "Redis"), ("certificate", "Certificate")] {
+        let _ = write!(page, "\n### `{key}`\n\n");
+        let mut table = probe["$defs"][table].clone();
+        table["$defs"] = probe["$defs"].clone();
+        keys(&table, &mut page);
+    }
     page
 }
 
