@@ -135,6 +135,14 @@ impl Applied {
         (self.id, self.plan, self.staging)
     }
 
+    /// Makes what nothing takes back, now that all else is known to stay.
+    ///
+    /// # Errors
+    /// The first failure; all else can still be taken back.
+    pub fn finish(&self, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+        run::run_forward(self.id, &self.plan, is_final, ground)
+    }
+
     /// Commits: from here on the new generation is the truth. Returns its number.
     ///
     /// # Errors
@@ -268,7 +276,7 @@ pub fn apply(
             begin(&staged, ground)?;
         }
         wake_and_start(&staged, ground)?;
-        run::run_forward(&staged, |step| step.phase == Phase::Firewall, ground)?;
+        run::run_forward(staged.id, &staged.plan, |step| step.phase == Phase::Firewall, ground)?;
         if !staged.plan.forgiving {
             settle::settle(&staged.plan, ground)?;
             settle::stand_by(&staged.plan, ground)?;
@@ -291,6 +299,16 @@ fn begin(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), StateError> {
     Ok(())
 }
 
+/// What commands and units build upon.
+fn is_early(step: &Step) -> bool {
+    matches!(step.phase, Phase::Files | Phase::Databases | Phase::Environments)
+}
+
+/// What nothing takes back, as data that is dropped: only once all else is known to stay.
+fn is_final(step: &Step) -> bool {
+    is_early(step) && step.change.reversibility() == Reversibility::None
+}
+
 /// Makes the changes: what stops, stops while its unit file still says how; then all objects; then what PID 1 has to read.
 fn act(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
     let plan = &staged.plan;
@@ -299,13 +317,9 @@ fn act(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
         make(Slot { transaction: staged.id, step }, &s.change, ground.touch)?;
         crate::failpoint!("step");
     }
-    let is_early = |step: &Step| matches!(step.phase, Phase::Files | Phase::Databases | Phase::Environments);
-    let comes_back = |step: &Step| step.change.reversibility() != Reversibility::None;
-    run::run_forward(staged, |step| is_early(step) && comes_back(step), ground)?;
+    run::run_forward(staged.id, plan, |step| is_early(step) && !is_final(step), ground)?;
     in_place(staged, ground)?;
-    // What nothing takes back comes last, once all that can be judged has been.
-    run::run_forward(staged, |step| step.phase == Phase::Commands, ground)?;
-    run::run_forward(staged, |step| is_early(step) && !comes_back(step), ground)?;
+    run::run_forward(staged.id, plan, |step| step.phase == Phase::Commands, ground)?;
     set_units(plan, Part::Links, |_| true, ground)?;
     for unit in plan.wakes.iter().filter_map(stopped_first) {
         ground.touch.set_unit(unit, &UnitFacts { active: Some(false), ..UnitFacts::default() }, plan.patience(unit))?;

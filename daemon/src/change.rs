@@ -276,7 +276,7 @@ impl Change {
                 Reversibility::BestEffort
             }
             Self::Unit { .. } => Reversibility::Exact,
-            Self::Run(run) if run.backward.is_some() => Reversibility::BestEffort,
+            Self::Run(run) if run.backward.is_some() || run.redo.is_some() => Reversibility::BestEffort,
             Self::Run(_) => Reversibility::None,
         }
     }

@@ -233,12 +233,7 @@ impl Engine {
         pass.lap("read");
         let allow_empty = wanted.manifest.allow_empty;
         let drifted = if matches!(order, Order::Repair { insist: true, .. }) { Drifted::Asked } else { Drifted::AsDeclared };
-        let mut plan = self.plan(order, wanted, drifted)?;
-        if matches!(order, Order::Revert { .. }) {
-            // They let it pass when it went live; an objection now would keep a locked-out host locked out.
-            plan.guards.clear();
-            plan.forgiving = true;
-        }
+        let plan = self.plan(order, wanted, drifted)?;
         if is_settled(&plan, live.as_ref()) {
             pass.lap("plan");
             if order.intent() == Intent::Repair {
@@ -322,7 +317,8 @@ impl Engine {
             return Err(self.take_back(applied.into_parts(), failure, pass, say));
         }
 
-        let committed = applied.commit(&mut self.ground(say), &UtcTime::now().to_string(), &terms);
+        let finished = applied.finish(&mut self.ground(say));
+        let committed = finished.and_then(|()| applied.commit(&mut self.ground(say), &UtcTime::now().to_string(), &terms));
         let number = match committed {
             Ok(number) => number,
             Err(error) => return Err(self.take_back(applied.into_parts(), Failure::of(&error), pass, say)),

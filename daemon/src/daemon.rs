@@ -26,6 +26,8 @@ use crate::tasks::{Clerk, Published, TIMER};
 
 /// Exit code of a start with settings that cannot be read: trying again does not mend them (`RestartPreventExitStatus=`).
 const WRONG_SETTINGS: u8 = 2;
+/// How much longer systemd waits for the start with each sign of life, in microseconds.
+const MORE_TIME_USEC: u32 = 180_000_000;
 /// How long after SIGTERM a transaction may still wait for its probes before it is taken back instead.
 const PATIENCE_AT_STOP: Duration = Duration::from_secs(20);
 
@@ -40,6 +42,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 enum Event {
     Signal(i32),
     Look,
+    /// The host is up.
+    Booted,
     /// Something managed has changed.
     Changed,
     Poll(String),
@@ -110,7 +114,10 @@ async fn run(settings: Settings, handle: tokio::runtime::Handle) -> Result<(), S
     let thread = engine.spawn(events.clone())?;
     let following = watch::Sender::new(0);
     let mut timers = Timers::default();
-    let mut watching = settings.watch;
+    let mut settings = settings;
+    // Until then what is to run may just not be up: that is no drift.
+    let mut is_booted = false;
+    let mut is_started = false;
     let window = watch::Sender::new(settings.confirm_window.0);
     let mut fed = 0;
     let result = loop {
@@ -118,33 +125,34 @@ async fn run(settings: Settings, handle: tokio::runtime::Handle) -> Result<(), S
             None => break Ok(()),
             Some(Event::EngineStarted(Err(why))) => break Err(why),
             Some(Event::EngineStarted(Ok(()))) => {
+                is_started = true;
                 // Armed before anything that a change of the bus may have broken.
                 let waiting = watch_confirmation(published.clone(), window.subscribe(), &events);
                 let service = Service { desk: desk.clone(), published: published.clone(), following: following.clone(), waiting };
                 serve(&connection, service).await?;
-                timers.start(&settings, &events);
                 show_status(published.clone());
-                let happened = events.clone();
+                let (happened, booted) = (events.clone(), events.clone());
                 crate::watch::start(connection.clone(), &published, move || happened.send(Event::Changed).is_ok());
+                crate::watch::once_booted(connection.clone(), move || drop(booted.send(Event::Booted)));
                 let _ = sd_notify::notify(&[NotifyState::Ready]);
             }
+            Some(Event::Booted) => {
+                is_booted = true;
+                timers.start(&settings, &events);
+            }
             Some(Event::Look) => look(&desk, TIMER),
-            Some(Event::Changed) if watching => look(&desk, "drift:event"),
+            Some(Event::Changed) if settings.watch && is_booted => look(&desk, "drift:event"),
             Some(Event::Changed) => {}
             Some(Event::Poll(remote)) => drop(desk.submit(Task::Poll { remote })),
             Some(Event::Unconfirmed(generation)) => drop(desk.submit(Task::Revert { generation })),
-            Some(Event::Watchdog) => {
-                // Fed by the engine's progress, not by the timer.
-                let count = pulse.count();
-                if count != fed {
-                    fed = count;
-                    let _ = sd_notify::notify(&[NotifyState::Watchdog]);
-                }
-            }
+            Some(Event::Watchdog) => fed = feed(pulse.count(), fed, is_started),
             Some(Event::Signal(SIGHUP)) => {
-                if let Some(settings) = reread(&desk, &mut timers, &events) {
-                    watching = settings.watch;
+                if let Some(fresh) = reread(&desk) {
+                    settings = fresh;
                     window.send_replace(settings.confirm_window.0);
+                    if is_booted {
+                        timers.start(&settings, &events);
+                    }
                 }
             }
             Some(Event::Signal(SIGUSR1)) => drop(desk.submit(Task::Sync { actor: "SIGUSR1".to_owned() })),
@@ -163,6 +171,18 @@ async fn run(settings: Settings, handle: tokio::runtime::Handle) -> Result<(), S
     // Whoever follows hears the end of it.
     let _ = tokio::time::timeout(LAST_WORDS, following.subscribe().wait_for(|n| *n == 0)).await;
     result
+}
+
+/// Fed by the engine's progress, not by the timer. Returns how far that is.
+fn feed(count: u64, fed: u64, is_started: bool) -> u64 {
+    if count != fed {
+        let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+        if !is_started {
+            // What an earlier life left open may take programs a while to take back.
+            let _ = sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(MORE_TIME_USEC)]);
+        }
+    }
+    count
 }
 
 fn stop(desk: &Desk, give_up: &Arc<AtomicBool>) {
@@ -194,11 +214,10 @@ fn read_settings() -> Result<Fresh, String> {
 }
 
 /// A settings file with a mistake changes nothing.
-fn reread(desk: &Desk, timers: &mut Timers, events: &mpsc::UnboundedSender<Event>) -> Option<Settings> {
+fn reread(desk: &Desk) -> Option<Settings> {
     match read_settings() {
         Ok(fresh) => {
             let settings = fresh.settings.clone();
-            timers.start(&settings, events);
             drop(desk.submit(Task::Reload(Box::new(fresh))));
             tracing::info!("settings were read again");
             Some(settings)

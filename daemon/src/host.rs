@@ -316,7 +316,13 @@ impl Ran {
     #[must_use]
     pub fn answers(&self, call: &Call, count: usize) -> Option<Vec<String>> {
         if call.by_exit {
-            return Some(vec![if self.ok() { DONE } else { TO_DO }.to_owned()]);
+            let answer = match self.code {
+                _ if self.ok() => DONE,
+                // A program that says no; one that could not be run (126, 127, systemd's from 200 on) or was ended says nothing.
+                Some(1..=125) if self.result == "exit-code" => TO_DO,
+                _ => return None,
+            };
+            return Some(vec![answer.to_owned()]);
         }
         let said = String::from_utf8_lossy(&self.stdout);
         let answers: Vec<String> = match count {
@@ -339,6 +345,18 @@ impl Ran {
         let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
         if last.is_empty() { end } else { format!("{end}\n{}", last.join("\n")) }
     }
+}
+
+/// `SystemState` of the manager (org.freedesktop.systemd1(5)), as far as it matters here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SystemState {
+    /// `initializing` and `starting`.
+    Starting,
+    /// `running`, `degraded`, `maintenance`, and what cannot be told.
+    #[default]
+    Up,
+    /// `stopping`.
+    Stopping,
 }
 
 /// The eyes: reads the live host, changes nothing.
@@ -378,8 +396,16 @@ pub trait Look {
     fn facts(&self) -> Facts;
     /// Who holds dpkg's lock, in words; `None` when packages are left alone.
     fn dpkg_lock(&self) -> HostResult<Option<String>>;
+    /// Whether it boots, is up, or shuts down.
+    fn system_state(&self) -> SystemState;
     /// Whether the host is shutting down: units are stopped then, and no other job is taken.
-    fn is_going_down(&self) -> bool;
+    fn is_going_down(&self) -> bool {
+        self.system_state() == SystemState::Stopping
+    }
+    /// Whether it boots: what is not running yet may be about to.
+    fn is_starting(&self) -> bool {
+        self.system_state() == SystemState::Starting
+    }
     /// Waits; what else the engine has to do meanwhile (a sign of life) happens here.
     fn pause(&self, time: Duration);
 }

@@ -135,15 +135,8 @@ impl Claim {
         let input = serde_json::to_vec(request).unwrap_or_default();
         let digest = Digest::of(&input);
         let call = |verb: &str, limit| Call::new(&[PROGRAM, "worker", worker, verb], limit).reading(digest);
-        let run = Run {
-            target,
-            ask: call("ask", ASK),
-            before: Some(answers.0),
-            after: answers.1,
-            forward: call("set", limit),
-            backward: Some(call("undo", limit)),
-            makes: Vec::new(),
-        };
+        let run = Run::new(target, call("ask", ASK), (Some(answers.0), answers.1), call("set", limit));
+        let run = Run { backward: Some(call("undo", limit)), ..run };
         let mut claim = Self::new(Change::Run(Box::new(run)), "");
         if !claim.change.is_noop() {
             claim.inputs.insert(digest, input);

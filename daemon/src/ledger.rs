@@ -108,7 +108,7 @@ fn give_back(displaced: &Change, host: &dyn Look) -> HostResult<Option<Claim>> {
             Change::Unit { unit: unit.clone(), before: after.managed_part_of(&seen), after }
         }
         // What programs made may hold data by now: it goes when somebody says so.
-        Change::Run(run) if !run.knows_torn() => return Err(HostError::Unfit("what it has done stays".to_owned())),
+        Change::Run(run) if !run.knows_what() => return Err(HostError::Unfit("what it has done stays".to_owned())),
         Change::Run(run) => {
             let kind = run.target.split(':').next().and_then(kind::find);
             let remedy = match kind.is_some_and(|kind| !kind.is_single()) {

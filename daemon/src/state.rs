@@ -213,7 +213,15 @@ impl State {
             Err(error) if needs_room(&error) && std::fs::remove_file(dir.join("reserve")).is_ok() => connect(dir)?,
             result => result?,
         };
-        let objects = Objects::new(dir.join("objects"))?;
+        let key = dir.join("seal.key");
+        // Another key in its place would make noise of all that is kept: what is live, what was displaced, what an undo needs.
+        if found == FORMAT && !key.exists() {
+            let remedy =
+                "bring it back from where you keep it, or move the whole directory away and begin anew (reconcilectl init)";
+            let source = std::io::Error::other(format!("it is gone, and what is kept here cannot be read without it: {remedy}"));
+            return Err(StateError::Io { what: key.display().to_string(), source });
+        }
+        let objects = Objects::new(dir.join("objects"), &key)?;
         match found {
             FORMAT => {}
             0 => db.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;"))?,

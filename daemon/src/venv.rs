@@ -34,6 +34,9 @@ pub fn built(interpreter: &str, requirements: &str) -> String {
     format!("built {}", Digest::of(format!("{interpreter}\n{requirements}").as_bytes()).short())
 }
 
+/// The answer of a directory that holds something else: whoever named it may have meant another.
+pub const NONE: &str = "no virtual environment";
+
 /// A line that leaves open what is installed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flaw {

@@ -23,6 +23,8 @@ use crate::tasks::Published;
 const QUIET: Duration = Duration::from_secs(1);
 /// …but no longer than this.
 const UNQUIET: Duration = Duration::from_secs(10);
+/// Boots take no longer: a unit that never comes up must not keep all else from being healed.
+const BOOT: Duration = Duration::from_secs(5 * 60);
 /// Directories that are watched at most; the rest is left to the timer.
 const DIRECTORIES: usize = 8192;
 /// Signals that may wait to be read.
@@ -51,6 +53,26 @@ pub fn start(connection: Connection, published: &watch::Receiver<Published>, wak
             tracing::warn!("changes of units are seen by the timer only: {error}");
         }
     });
+}
+
+/// Says once that the host is up, or has booted for so long that nobody waits for that any more.
+pub fn once_booted(connection: Connection, tell: impl FnOnce() + Send + 'static) {
+    tokio::spawn(async move {
+        let latest = Instant::now() + BOOT;
+        while Instant::now() < latest && is_starting(&connection).await {
+            tokio::time::sleep(QUIET).await;
+        }
+        tell();
+    });
+}
+
+/// Whether `SystemState` of the manager says so (org.freedesktop.systemd1(5)).
+async fn is_starting(connection: &Connection) -> bool {
+    let builder =
+        zbus::Proxy::new(connection, "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager");
+    let Ok(manager) = builder.await else { return false };
+    let state = manager.get_property::<String>("SystemState").await;
+    state.is_ok_and(|state| matches!(state.as_str(), "initializing" | "starting"))
 }
 
 /// The managed things, whenever they are others than before.

@@ -107,10 +107,11 @@ scenario! {
         assert_eq!(push.output.matches("remote: ~ ").count(), 1, "{}", push.output);
         lets_in(host, "battery staple", "correct horse");
         assert_eq!(picture(host), before);
-        // A cluster that does not run is said, with what to do.
+        // A cluster that does not run is said, with what to do, and keeps nothing else from going live.
         let unit = host.sh("systemctl list-units --plain --no-legend 'postgresql@*' | cut -d' ' -f1").ok();
         host.exec(&format!("systemctl stop {unit}")).ok();
-        repo.write("files/etc/motd.d/x", "x\n").commit_and_push().assert_refused(&format!("systemctl start {unit}"));
+        repo.write("files/etc/motd.d/x", "x\n").commit_and_push().assert_live().says("left as it is, since it is declared as before").says(&format!("systemctl start {unit}"));
+        repo.write("reconciled.toml", SITE.replace("= 50", "= 51")).commit_and_push().assert_refused(&format!("systemctl start {unit}"));
         host.exec(&format!("systemctl start {unit}")).ok();
     }
 }

@@ -26,7 +26,7 @@ pub fn found(
     let laid = begin(&staged, ground)
         .map_err(ApplyError::from)
         .and_then(|()| on_acting(&staged.plan))
-        .and_then(|()| run::run_forward(&staged, |step| step.phase.is_foundation(), ground));
+        .and_then(|()| run::run_forward(staged.id, &staged.plan, |step| step.phase.is_foundation(), ground));
     match laid {
         Ok(()) => Ok(Founded { id: staged.id, plan: staged.plan }),
         Err(error) => Err(Box::new(Failed { error, staged })),

@@ -1,6 +1,8 @@
 //! Changes that programs make, forward and back. The executor's one rule holds, with the answer of a question in place of a look.
 
-use super::{ApplyError, Ground, Staged};
+use std::time::Duration;
+
+use super::{ApplyError, Ground};
 use crate::change::{Call, Change, Run, UnitFacts};
 use crate::host::{HostError, Job, Ran};
 use crate::kind::Phase;
@@ -11,6 +13,13 @@ use crate::state::{Open, StateError};
 /// What may be ended half-way is for: part of its unit's name.
 const STEP: &str = "step";
 
+/// What is done for several at once is apt, which killed half-way is worse than late.
+const BATCH: &str = "run";
+/// Pause between two looks at what is waited for.
+const PAUSE: Duration = Duration::from_secs(1);
+/// So often what cannot be taken back is tried while the host boots, after a pause each.
+const TRIES_AT_BOOT: usize = 120;
+
 /// The answer of what cannot be asked.
 const UNKNOWN: &str = "unknown";
 
@@ -18,9 +27,17 @@ const UNKNOWN: &str = "unknown";
 type Numbered<'p> = (usize, &'p Run);
 
 /// Makes some of the changes, in order; those next to each other that one call can do are done by one.
-pub(super) fn run_forward(staged: &Staged, is_meant: impl Fn(&Step) -> bool, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
-    for batch in batches(&staged.plan.steps, is_meant) {
-        forward(staged.id, &staged.plan, &batch, ground)?;
+pub(super) fn run_forward(
+    id: u64,
+    plan: &Plan,
+    is_meant: impl Fn(&Step) -> bool,
+    ground: &mut Ground<'_>,
+) -> Result<(), ApplyError> {
+    for batch in batches(&plan.steps, is_meant) {
+        match forward(id, plan, &batch, ground) {
+            Err(error @ (ApplyError::Judged(_) | ApplyError::Host(_))) if plan.forgiving => go_on(plan, &error, ground),
+            made => made?,
+        }
     }
     Ok(())
 }
@@ -66,6 +83,12 @@ fn forward(id: u64, plan: &Plan, batch: &[Numbered<'_>], ground: &mut Ground<'_>
     Ok(())
 }
 
+/// What a plan that has to go through does not fail for is told.
+fn go_on(plan: &Plan, error: &ApplyError, ground: &mut Ground<'_>) {
+    tracing::error!("going on: {error}");
+    (ground.say)(Progress::Note { text: plan.secrets.conceal(&format!("going on: {error}")) });
+}
+
 /// Takes back what has begun of some phases, last change first. Returns what could not be taken back, and why.
 pub(super) fn run_back(
     open: &Open,
@@ -79,8 +102,7 @@ pub(super) fn run_back(
         if batch.is_empty() {
             continue;
         }
-        // One more try: what was in the way may have been a matter of a moment.
-        let back = backward(&batch, ground).or_else(|_| backward(&batch, ground));
+        let back = back_in_time(&batch, ground);
         crate::failpoint!("step-back");
         match back {
             Err(error) => {
@@ -93,7 +115,8 @@ pub(super) fn run_back(
                     let text = format!("{}: {how}, and nothing takes it back", targets(&batch));
                     (ground.say)(Progress::Note { text });
                 }
-                let numbers: Vec<usize> = batch.iter().map(|(number, _)| *number).collect();
+                // What is done once more is still to come.
+                let numbers: Vec<usize> = batch.iter().filter(|(_, run)| run.redo.is_none()).map(|(number, _)| *number).collect();
                 ground.state.end_steps(open.id, &numbers)?;
             }
         }
@@ -101,20 +124,69 @@ pub(super) fn run_back(
     Ok(remains)
 }
 
-/// Ends what an earlier life of the daemon has started: it must not go on while it is taken back.
-pub(super) fn end_left_over(ground: &mut Ground<'_>) {
-    let units = ground.touch.units_like(&format!("reconciled-{STEP}-*.service")).unwrap_or_default();
-    for unit in units {
+/// Once all objects are restored, what programs had made of the others is made of these. Where that fails it is told: the next push, or
+/// who watches, does it again.
+pub(super) fn run_again(open: &Open, ground: &mut Ground<'_>) -> Result<(), StateError> {
+    let begun = ground.state.begun(open.id)?;
+    for (number, step) in open.plan.steps.iter().enumerate().filter(|(number, _)| begun.contains(number)) {
+        let Change::Run(run) = &step.change else { continue };
+        let Some(redo) = &run.redo else { continue };
+        let made =
+            call(&[redo], ground).and_then(|ran| if ran.ok() { Ok(()) } else { Err(ApplyError::Judged(ran.last_words())) });
+        let text = match made {
+            Ok(()) => format!("{}: run again for what is restored", run.target),
+            Err(error) => format!("{}: what it made of the other revision may still be there: {error}", run.target),
+        };
+        (ground.say)(Progress::Note { text: open.plan.secrets.conceal(&text) });
+        ground.state.end_steps(open.id, &[number])?;
+    }
+    Ok(())
+}
+
+/// Nothing that an earlier life of the daemon has started goes on while it is taken back: it is ended, or where that would leave things
+/// worse (apt), waited for. Returns what still goes on.
+pub(super) fn end_left_over(ground: &mut Ground<'_>) -> Vec<String> {
+    let mut remains = Vec::new();
+    let mut left = |pattern: String, ground: &mut Ground<'_>| {
+        ground.touch.units_like(&pattern).unwrap_or_else(|error| {
+            remains.push(format!("{pattern}: whether one runs cannot be told: {error}"));
+            Vec::new()
+        })
+    };
+    let steps = left(format!("reconciled-{STEP}-*.service"), ground);
+    let mut batches = left(format!("reconciled-{BATCH}-*.service"), ground);
+    for unit in steps {
         let down = UnitFacts { active: Some(false), ..UnitFacts::default() };
         if let Err(error) = ground.touch.set_unit(&unit, &down, None) {
             tracing::warn!("{error}, ignoring");
         }
     }
+    // Each has a limit of its own.
+    while !batches.is_empty() && !ground.touch.is_going_down() {
+        tracing::info!("waiting for {}", batches.join(", "));
+        ground.touch.pause(PAUSE);
+        batches.retain(|unit| ground.touch.unit(unit).is_ok_and(|seen| !matches!(seen.active.as_str(), "inactive" | "failed")));
+    }
+    remains
 }
 
 /// Takes one back, because a person says so.
 pub(super) fn back_now(step: usize, run: &Run, ground: &mut Ground<'_>) -> Result<(), String> {
     backward(&[(step, run)], ground).map(drop).map_err(|error| error.to_string())
+}
+
+/// One more try: what was in the way may have been a matter of a moment. While the host boots, its servers may just not be up yet.
+fn back_in_time(batch: &[Numbered<'_>], ground: &mut Ground<'_>) -> Result<bool, ApplyError> {
+    let mut tries = 0;
+    loop {
+        match backward(batch, ground) {
+            Err(error) if tries > 0 && !(tries < TRIES_AT_BOOT && ground.touch.is_starting()) => return Err(error),
+            Err(_) if tries > 0 => ground.touch.pause(PAUSE),
+            Err(_) => {}
+            done => return done,
+        }
+        tries += 1;
+    }
 }
 
 /// The one rule, backward; whether it stays done.
@@ -189,8 +261,7 @@ fn call(calls: &[&Call], ground: &mut Ground<'_>) -> Result<Ran, ApplyError> {
             .ok_or_else(|| ApplyError::Judged(format!("what {} reads is not in the store any more", first.argv.join(" "))))?,
     };
     let operands = calls.iter().flat_map(|call| call.operands.iter().cloned());
-    // What is done for several at once is apt: killed half-way it is worse than late.
-    let purpose = if first.operands.is_empty() { STEP } else { "run" };
+    let purpose = if first.operands.is_empty() { STEP } else { BATCH };
     Ok(ground.touch.run(&Job::of(first, purpose, operands, input), &mut |_| true)?)
 }
 

@@ -1,7 +1,7 @@
 //! The way back: every object as it was, then every unit, then the processes that had read what is no longer there. The
 //! same code after a failure, after a crash, and (objects only) in early boot. It goes on where it fails, and says where.
 
-use super::run::{end_left_over, run_back};
+use super::run::{end_left_over, run_again, run_back};
 use super::{Ground, Part, drop_planned, foreign, hush, stopped_first};
 use crate::change::{Change, Object, UnitFacts, Wake};
 use crate::host::{HostResult, Patience, Slot, Touch};
@@ -55,8 +55,8 @@ pub fn undo(open: &Open, cause: &Cause<'_>, ground: &mut Ground<'_>) -> Result<U
     ground.state.begin_undo(open.id, cause.reason, cause.hold)?;
     crate::failpoint!("undoing");
     bring_down(open, ground);
-    end_left_over(ground);
-    let mut remains = run_back(open, |phase| !phase.is_foundation(), ground)?;
+    let mut remains = end_left_over(ground);
+    remains.extend(run_back(open, |phase| !phase.is_foundation(), ground)?);
     remains.extend(restore(open, WithManager::Yes, ground));
     ground.state.advance_with(open.id, Event::Restore, &remains)?;
     crate::failpoint!("restored");
@@ -85,6 +85,7 @@ fn spare(open: &Open, ground: &mut Ground<'_>) -> Result<(), StateError> {
 pub fn finish_restored(open: &Open, ground: &mut Ground<'_>) -> Result<Undone, StateError> {
     let mut remains = open.remains.clone();
     if remains.is_empty() {
+        remains.extend(end_left_over(ground));
         let begun = ground.state.begun(open.id)?;
         remains.extend(run_back(open, |phase| !phase.is_foundation(), ground)?);
         if open.plan.steps.iter().enumerate().any(|(n, step)| !step.phase.is_foundation() && begun.contains(&n)) {
@@ -92,9 +93,16 @@ pub fn finish_restored(open: &Open, ground: &mut Ground<'_>) -> Result<Undone, S
             remains.extend(restore(open, WithManager::Yes, ground));
         }
     }
-    let asleep = wake_up(open, ground)?;
-    if !asleep.is_empty() && ground.touch.is_going_down() {
-        return Ok(Undone::Owed(asleep));
+    run_again(open, ground)?;
+    let mut asleep = wake_up(open, ground)?;
+    if ground.touch.is_going_down() {
+        // It takes no program any more either.
+        let begun = ground.state.begun(open.id)?;
+        let steps = open.plan.steps.iter().enumerate().filter(|(number, _)| begun.contains(number));
+        asleep.extend(steps.map(|(_, step)| step.change.target()));
+        if !asleep.is_empty() {
+            return Ok(Undone::Owed(asleep));
+        }
     }
     if !remains.is_empty() {
         // A program that could not take its own back may have missed a process that only now runs as it did.

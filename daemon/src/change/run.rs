@@ -29,6 +29,13 @@ pub struct Run {
     pub forward: Call,
     /// Takes it back, also from half-way; `None` where nothing does.
     pub backward: Option<Call>,
+    /// What it has made of what is taken back is made of what comes back: run once all objects are restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redo: Option<Call>,
+    /// The answer tells of what it names alone, and the program does more (dependencies, a home): `before` does not mean that nothing
+    /// has happened.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub does_more: bool,
     /// Paths that it makes: what is missing below them before is still to come.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub makes: Vec<ManagedPath>,
@@ -125,6 +132,12 @@ impl Call {
 }
 
 impl Run {
+    /// With nothing but what every one has.
+    #[must_use]
+    pub fn new(target: String, ask: Call, (before, after): (Option<String>, String), forward: Call) -> Self {
+        Self { target, ask, before, after, forward, backward: None, redo: None, does_more: false, makes: Vec::new() }
+    }
+
     /// Whether nothing is there after it, or nothing was before.
     pub(super) fn sign(&self) -> char {
         match (self.before.as_deref(), self.after.as_str()) {
@@ -140,10 +153,16 @@ impl Run {
         !self.ask.argv.is_empty()
     }
 
+    /// Whether the answer is what is there, and not only whether something has been done.
+    #[must_use]
+    pub fn knows_what(&self) -> bool {
+        self.can_be_asked() && !self.ask.by_exit
+    }
+
     /// Whether the answer `before` means that nothing has happened: what answers by its exit code says the same when it is half done.
     #[must_use]
     pub fn knows_torn(&self) -> bool {
-        self.can_be_asked() && !self.ask.by_exit
+        self.knows_what() && !self.does_more
     }
 
     /// Whether both can be done by one call, each way.

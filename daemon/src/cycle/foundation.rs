@@ -51,7 +51,10 @@ impl Engine {
     fn rest(&mut self, order: &Order, first: &Plan, drifted: Drifted, pass: &mut Pass, say: Say<'_>) -> Result<Rehearsed, Stop> {
         let wanted = Wanted { commit: first.commit.clone(), manifest: first.manifest.clone() };
         let allow_empty = wanted.manifest.allow_empty;
-        let plan = self.plan(order, wanted, drifted)?;
+        let mut plan = self.plan(order, wanted, drifted)?;
+        if plan.forgiving {
+            plan.steps.retain(|step| !step.phase.is_foundation());
+        }
         if plan.needs_foundation() {
             let left: Vec<String> = plan.foundation().steps.iter().map(|step| step.change.target()).collect();
             return Err(Stop::refused(format!("{}: not as wanted although it was installed", left.join(", "))));

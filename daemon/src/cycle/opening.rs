@@ -145,8 +145,14 @@ impl Manifest {
 impl Engine {
     /// The manifest of a generation with the secrets that it was given.
     pub(super) fn reopened(&self, mut manifest: Manifest) -> Manifest {
-        let kept = |digest: &Digest| self.state.objects().get(digest).ok().flatten();
-        manifest.secrets = manifest.sealed.iter().filter_map(|(name, digest)| Some((name.clone(), kept(digest)?))).collect();
+        for (name, digest) in &manifest.sealed {
+            match self.state.objects().get(digest) {
+                Ok(Some(body)) => drop(manifest.secrets.insert(name.clone(), body)),
+                // Whatever needs it says so, and is left as it is.
+                Ok(None) => tracing::error!("the secret {name} of a generation is not in the store any more"),
+                Err(error) => tracing::error!("the secret {name} of a generation: {error}"),
+            }
+        }
         manifest
     }
 }

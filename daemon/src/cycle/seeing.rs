@@ -17,7 +17,7 @@ use crate::path::ManagedPath;
 use crate::plan::{self, Intent, Material, Plan};
 use crate::policy::Right;
 use crate::secrets::Secrets;
-use crate::state::State;
+use crate::state::{Generation, State};
 use crate::units;
 
 /// Longer files are recorded by their digests alone, in bytes.
@@ -42,9 +42,11 @@ type Claims = Vec<(Phase, String, Vec<Claim>)>;
 
 impl Engine {
     pub(super) fn plan(&mut self, order: &Order, wanted: Wanted, drifted: Drifted) -> Result<Plan, Stop> {
-        let Wanted { commit, manifest } = wanted;
+        let Wanted { commit, mut manifest } = wanted;
         let ledger = self.state.ledger()?;
-        let (mut claims, mut left) = self.claims(&manifest, order, drifted, &ledger)?;
+        let mut unseen = Vec::new();
+        let (mut claims, mut left) = self.claims(&manifest, order, drifted, &ledger, &mut unseen)?;
+        manifest.notes.append(&mut unseen);
         keep_secret(&mut claims, &ledger);
         let restarts = restarts(&claims, order.intent(), &mut left);
         let all: Vec<&Change> = claims.iter().flat_map(|(_, _, claims)| claims).map(|c| &c.change).collect();
@@ -59,10 +61,7 @@ impl Engine {
         let changes = all.chain(releases.claims.iter().map(|c| &c.change));
         let changes: Vec<&Change> = changes.collect();
         if order.intent() != Intent::Repair {
-            // A place that no rename reaches is found here, before anything is rehearsed; a preview is told too.
-            for path in changes.iter().filter(|c| matches!(c, Change::Entry { .. }) && !c.is_noop()).filter_map(|c| c.path()) {
-                self.host.staging_of(path)?;
-            }
+            self.refuse_unreachable(&changes)?;
         }
         let former = self.state.live()?.map(|live| live.manifest.resources).unwrap_or_default();
         let uncovering = self.uncovering(&changes)?;
@@ -117,6 +116,9 @@ impl Engine {
         }
         let mut plan = plan::make(material).map_err(|e| Stop::refused(e.to_string()))?;
         plan.secrets = self.secrets_of(&plan);
+        if matches!(order, Order::Revert { .. }) {
+            plan.forgive();
+        }
         if order.intent() == Intent::Repair && drifted != Drifted::All {
             self.report_left(left);
         }
@@ -209,6 +211,14 @@ impl Engine {
         secrets
     }
 
+    /// A place that no rename reaches is found here, before anything is rehearsed; a preview is told too.
+    fn refuse_unreachable(&self, changes: &[&Change]) -> Result<(), Stop> {
+        for path in changes.iter().filter(|c| matches!(c, Change::Entry { .. }) && !c.is_noop()).filter_map(|c| c.path()) {
+            self.host.staging_of(path)?;
+        }
+        Ok(())
+    }
+
     /// A probe that nobody could ever ask would be found red only after everything is live.
     fn refuse_blind_probes(&self, intent: Intent, material: &Material<'_>) -> Result<(), Stop> {
         if intent == Intent::Repair {
@@ -284,8 +294,11 @@ impl Engine {
         order: &Order,
         drifted: Drifted,
         ledger: &BTreeMap<String, Change>,
+        unseen: &mut Vec<String>,
     ) -> Result<(Claims, Left), Stop> {
         let (intent, may_run) = (order.intent(), order.right() == Right::Deploy);
+        // One thing that cannot be seen must not keep the others from being healed, or a host from being reached again.
+        let goes_on = intent == Intent::Repair || matches!(order, Order::Revert { .. });
         let live = if intent == Intent::Repair { None } else { self.state.live()? };
         let former = match (intent, &live) {
             (Intent::Repair, _) => manifest.resources.clone(),
@@ -309,7 +322,11 @@ impl Engine {
                         return Err(error.into());
                     }
                     Err(kind::KindError::NotYet(why)) => not_yet.push(format!("{}: {why}", resource.origin)),
-                    Err(error) if intent == Intent::Repair => tracing::error!("not healed: {error}"),
+                    Err(error) if goes_on => tracing::error!("left as it is: {error}"),
+                    // A server that is down is no reason to refuse what would mend it.
+                    Err(error) if phase == Phase::Databases && is_live(resource, manifest, live.as_ref()) => {
+                        unseen.push(format!("{}: left as it is, since it is declared as before: {error}", resource.origin));
+                    }
                     Err(error) => impossible.push(format!("{}: {error}", resource.origin)),
                 }
             }
@@ -322,9 +339,9 @@ impl Engine {
         }
         // What is still to come may bring it: with that in place all is planned once more.
         if !claims.iter().any(is_foundation) {
-            match intent {
-                Intent::Repair => not_yet.iter().for_each(|why| tracing::error!("not healed: {why}")),
-                _ => impossible.append(&mut not_yet),
+            match goes_on {
+                true => not_yet.iter().for_each(|why| tracing::error!("left as it is: {why}")),
+                false => impossible.append(&mut not_yet),
             }
         }
         if impossible.is_empty() { Ok((claims, left)) } else { Err(Stop::refused(impossible.join("\n"))) }
@@ -395,6 +412,12 @@ impl Engine {
 }
 
 /// Whether something has to be there before the rest can be seen as it is.
+/// Whether the live generation declares the very same, with the same secrets.
+fn is_live(resource: &Resource, manifest: &Manifest, live: Option<&Generation>) -> bool {
+    let same = |r: &Resource| (&r.kind, &r.name, &r.spec) == (&resource.kind, &resource.name, &resource.spec);
+    live.is_some_and(|live| live.manifest.sealed == manifest.sealed && live.manifest.resources.iter().any(same))
+}
+
 fn is_foundation((phase, _, claims): &(Phase, String, Vec<Claim>)) -> bool {
     phase.is_foundation() && claims.iter().any(|claim| !claim.change.is_noop())
 }

@@ -15,7 +15,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Account, HostError, HostResult, Job, LogEnd, Look, Patience, Process, Ran, Seen, Slot, Touch, UnitSeen};
+use super::{
+    Account, HostError, HostResult, Job, LogEnd, Look, Patience, Process, Ran, Seen, Slot, SystemState, Touch, UnitSeen,
+};
 use crate::accounts::{GROUP, PASSWD, SHADOW};
 use crate::change::{DirFacts, FileFacts, Object, UnitFacts, Wake};
 use crate::digest::Digest;
@@ -105,6 +107,8 @@ pub(crate) struct World {
     pub(crate) dpkg: Option<String>,
     /// The host shuts down: no unit is started, reloaded or restarted any more.
     pub(crate) going_down: bool,
+    /// Nothing can be fetched from elsewhere.
+    pub(crate) offline: bool,
     /// Counts looks at workers that die.
     moment: std::cell::Cell<u64>,
     faults: BTreeMap<usize, Fault>,
@@ -511,8 +515,8 @@ impl Look for Fake {
     fn dpkg_lock(&self) -> HostResult<Option<String>> {
         self.look(|w| Ok(w.dpkg.clone()))
     }
-    fn is_going_down(&self) -> bool {
-        self.0.borrow().going_down
+    fn system_state(&self) -> SystemState {
+        if self.0.borrow().going_down { SystemState::Stopping } else { SystemState::Up }
     }
     fn pause(&self, time: Duration) {
         // Only as long as a real clock has to move for the one who waits.

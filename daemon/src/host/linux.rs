@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use crate::change::{DirFacts, Object, UnitFacts, Wake};
 use crate::facts::Facts;
-use crate::host::{Account, HostError, HostResult, Job, LogEnd, Look, Patience, Process, Ran, Seen, Slot, Touch, UnitSeen};
+use crate::host::{
+    Account, HostError, HostResult, Job, LogEnd, Look, Patience, Process, Ran, Seen, Slot, SystemState, Touch, UnitSeen,
+};
 use crate::path::ManagedPath;
 
 pub use facts::facts;
@@ -121,8 +123,8 @@ impl Look for Linux {
     fn dpkg_lock(&self) -> HostResult<Option<String>> {
         Ok(processes::dpkg_lock())
     }
-    fn is_going_down(&self) -> bool {
-        self.manager.as_ref().is_some_and(Manager::is_going_down)
+    fn system_state(&self) -> SystemState {
+        self.manager.as_ref().map(Manager::system_state).unwrap_or_default()
     }
     fn pause(&self, time: Duration) {
         match &self.manager {

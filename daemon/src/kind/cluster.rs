@@ -48,15 +48,9 @@ impl Step {
             inputs.insert(digest, input);
             Call { user: Some(USER.to_owned()), ..Call::new(&[PROGRAM, "worker", "postgres"], limit).reading(digest) }
         };
-        let run = Run {
-            target: self.target,
-            ask: call(&Request::Ask(self.managed), LOOK),
-            before: Some(self.before),
-            after: self.after,
-            forward: call(&Request::Make(self.forward), MAKE),
-            backward: self.backward.map(|thing| call(&Request::Make(thing), MAKE)),
-            makes: Vec::new(),
-        };
+        let ask = call(&Request::Ask(self.managed), LOOK);
+        let run = Run::new(self.target, ask, (Some(self.before), self.after), call(&Request::Make(self.forward), MAKE));
+        let run = Run { backward: self.backward.map(|thing| call(&Request::Make(thing), MAKE)), ..run };
         let mut claim = Claim::new(Change::Run(Box::new(run)), self.reason);
         if !claim.change.is_noop() {
             claim.inputs = inputs;

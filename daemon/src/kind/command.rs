@@ -188,7 +188,13 @@ impl Spec for CommandSpec {
             }
             None => Call::nothing(),
         };
-        let run = Run { target, ask, before, after: DONE.to_owned(), forward, backward, makes: Vec::new() };
+        let mut run = Run { backward, ..Run::new(target, ask, (before, DONE.to_owned()), forward) };
+        if run.backward.is_none() && !run.can_be_asked() {
+            run.redo = self.former(sight).map(|(call, input)| {
+                inputs.push(input);
+                call
+            });
+        }
         let mut claim = Claim::new(Change::Run(Box::new(run)), reason);
         if !claim.change.is_noop() {
             claim.inputs.extend(inputs.into_iter().map(|input| (Digest::of(&input), input)));
@@ -254,6 +260,13 @@ impl CommandSpec {
         }
         let folders = like.folder.iter().cloned().chain(FOLDERS.map(str::to_owned)).collect();
         Ok(Setting { user, group, directory, like, folders })
+    }
+
+    /// What the live generation runs under this name when a path that it watches changes: what makes it right again for what comes back.
+    fn former(&self, sight: &Sight<'_>) -> Option<(Call, Vec<u8>)> {
+        let former = sight.former.iter().find(|r| r.kind == Self::KIND && r.name == self.name)?;
+        let former = Self::deserialize(&former.spec).ok().filter(|former| former.ask.is_none() && !former.watch.is_empty())?;
+        former.call(&former.forward, &former.setting(sight).ok()?, sight).ok()
     }
 
     /// A call of ours that becomes the program, and what it reads: secrets are neither in arguments nor in a unit's properties.

@@ -78,13 +78,9 @@ impl Spec for PackageSpec {
             State::Absent => ("remove", apt("install", APT), "remove".to_owned()),
         };
         let run = Run {
-            target: format!("package:{}", self.name),
-            ask: apt("ask", ASK),
-            before: Some(before),
-            after,
-            forward: apt(forward, APT),
             backward: Some(backward),
-            makes: Vec::new(),
+            does_more: true,
+            ..Run::new(format!("package:{}", self.name), apt("ask", ASK), (Some(before), after), apt(forward, APT))
         };
         let mut claim = Claim::new(Change::Run(Box::new(run)), reason);
         if self.state == State::Present && !claim.change.is_noop() {

@@ -256,7 +256,11 @@ pub(super) fn accounts(sight: &Sight<'_>, with_passwords: bool) -> Result<Accoun
 /// What the accounts worker does with a request, as a claim.
 pub(super) fn claim(target: String, request: &Request, before: String, reason: String) -> Claim {
     let answers = (before, request.done());
-    Claim { reason, ..Claim::by_worker("accounts", target, request, answers, CHANGE) }
+    let mut claim = Claim { reason, ..Claim::by_worker("accounts", target, request, answers, CHANGE) };
+    if let Change::Run(run) = &mut claim.change {
+        run.does_more = true;
+    }
+    claim
 }
 
 /// What is wrong with the name of an account.

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::place::{implied_directories, managed, owner_of};
 use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec, State};
-use crate::change::{ABSENT, Call, Change, Object, Run};
+use crate::change::{ABSENT, Call, Change, DirFacts, Object, Run};
 use crate::digest::Digest;
-use crate::host::HostError;
+use crate::host::{Account, HostError};
 use crate::path::ManagedPath;
 use crate::venv::{self, Request};
 use crate::worker::PROGRAM;
@@ -21,6 +21,11 @@ const ASK: Duration = Duration::from_secs(2 * 60);
 const LIMIT: u64 = 1 << 20;
 /// Everybody may read it.
 const FOR_OTHERS: u32 = 0o004;
+/// Everybody may pass.
+const THROUGH: u32 = 0o001;
+/// Others than its owner may rename what is in it, but for what is not theirs in one that is sticky.
+const BY_OTHERS: u32 = 0o022;
+const STICKY: u32 = 0o1000;
 /// Links from one interpreter to another that are followed.
 const LINKS: usize = 8;
 const PYTHON: &str = "/usr/bin/python3";
@@ -119,6 +124,7 @@ impl Spec for VenvSpec {
         let path = managed(&self.path)?;
         let (uid, _) = owner_of(&path, self.owner.as_deref(), None, sight)?;
         let accounts = sight.host.accounts()?;
+        refuse_hands_of_others(&path, uid, &accounts, sight)?;
         let user = accounts.into_iter().find(|account| account.uid == uid && uid != 0).map(|account| account.name);
         let (requirements, mut claims) = match self.state {
             State::Absent => (String::new(), Vec::new()),
@@ -142,16 +148,17 @@ impl Spec for VenvSpec {
         };
         let json = |request: &Request| serde_json::to_vec(request).unwrap_or_default();
         request.before = sight.ask(&target, &call("ask", ASK), &json(&request))?;
+        if request.before == venv::NONE {
+            let why = format!("{path} holds something that is no virtual environment: move it away, or correct `path`");
+            return Err(KindError::Impossible(why));
+        }
         let (input, reason) = (json(&request), reason(&request.before, &after));
         let digest = Digest::of(&input);
+        let forward = call(if self.state == State::Present { "build" } else { "remove" }, BUILD).reading(digest);
         let run = Run {
-            target,
-            ask: call("ask", ASK).reading(digest),
-            before: Some(request.before),
-            after,
-            forward: call(if self.state == State::Present { "build" } else { "remove" }, BUILD).reading(digest),
             backward: Some(call("back", ASK).reading(digest)),
             makes: if self.state == State::Present { vec![path] } else { Vec::new() },
+            ..Run::new(target, call("ask", ASK).reading(digest), (Some(request.before), after), forward)
         };
         let mut claim = Claim::new(Change::Run(Box::new(run)), reason);
         if !claim.change.is_noop() {
@@ -195,19 +202,19 @@ impl VenvSpec {
         };
         let path = managed(file)?;
         let planned = sight.earlier.iter().find(|change| change.path() == Some(&path));
-        let bytes = match planned {
-            Some(Change::Entry { after: Object::File(facts), .. }) => {
-                (sight.contents)(&facts.digest).or_else(|_| sight.host.content(&path, LIMIT))?
+        // Nobody is told what stands in a file of the host, or in a secret one.
+        let (bytes, is_shown) = match planned {
+            Some(Change::Entry { after: Object::File(facts), secret, .. }) => {
+                ((sight.contents)(&facts.digest).or_else(|_| sight.host.content(&path, LIMIT))?, !secret)
             }
             Some(_) => return Err(KindError::Impossible(format!("{path} is declared, and is no file: name a file"))),
             None => match sight.host.object(&path)?.object {
-                // A line that is no requirement is quoted to whoever pushes.
-                Object::File(facts) if facts.mode & FOR_OTHERS == 0 => {
+                Object::File(facts) if !is_for_everybody(&path, facts.mode, sight)? => {
                     let why =
                         format!("{path} is not for everybody to read: keep the requirements in the repository, as files{path}");
                     return Err(KindError::Impossible(why));
                 }
-                Object::File(_) => sight.host.content(&path, LIMIT)?,
+                Object::File(_) => (sight.host.content(&path, LIMIT)?, false),
                 Object::Absent => {
                     let why = format!(
                         "{path} is neither on this host nor in the repository: add files{path}, or correct `requirements`"
@@ -221,9 +228,45 @@ impl VenvSpec {
         venv::requirements(&text).map_err(|flaw| {
             let declared = sight.resources.iter().find(|r| r.kind == "file" && r.name == *file);
             let place = declared.map(|r| &r.origin).filter(|origin| origin.line == 0).map_or(file, |origin| &origin.file);
-            KindError::Impossible(format!("{}:{}: {}", crate::path::escape(place), flaw.line, flaw.why))
+            let why = if is_shown { flaw.why } else { "no exact version, or an option that is not taken".to_owned() };
+            KindError::Impossible(format!("{}:{}: {why}", crate::path::escape(place), flaw.line))
         })
     }
+}
+
+/// Who may rename what is in a directory above could have whoever builds run something else: root or the builder alone may.
+fn refuse_hands_of_others(path: &ManagedPath, builder: u32, accounts: &[Account], sight: &Sight<'_>) -> Result<(), KindError> {
+    let mut above = path.parent();
+    while let Some(directory) = above {
+        let planned = sight.earlier.iter().find_map(|change| match change {
+            Change::Dir { path, after, .. } if *path == directory => Some(*after),
+            _ => None,
+        });
+        let facts = planned.map_or_else(|| sight.host.directory(&directory), Ok)?;
+        let is_open = |facts: &DirFacts| builder == 0 && facts.mode & BY_OTHERS != 0 && facts.mode & STICKY == 0;
+        if let Some(facts) = facts.filter(|facts| ![0, builder].contains(&facts.uid) || is_open(facts)) {
+            let name = |uid: u32| accounts.iter().find(|a| a.uid == uid).map_or_else(|| uid.to_string(), |a| a.name.clone());
+            return Err(KindError::Impossible(format!(
+                "{} would build in {directory}, where {} could put something else in its place: set `owner` of the environment, or of the directory",
+                name(builder),
+                if is_open(&facts) { "others".to_owned() } else { name(facts.uid) },
+            )));
+        }
+        above = directory.parent();
+    }
+    Ok(())
+}
+
+/// Whether everybody may read a file: its mode, and a way to it.
+fn is_for_everybody(path: &ManagedPath, mode: u32, sight: &Sight<'_>) -> Result<bool, KindError> {
+    let mut above = path.parent();
+    while let Some(directory) = above {
+        if sight.host.directory(&directory)?.is_none_or(|facts| facts.mode & THROUGH == 0) {
+            return Ok(false);
+        }
+        above = directory.parent();
+    }
+    Ok(mode & FOR_OTHERS != 0)
 }
 
 /// Where a program's links lead; `None` when nothing stands there. One whose folder is a link is taken as it is.

@@ -7,6 +7,9 @@ use serde::Deserialize as _;
 use crate::kind::{self, Kind};
 use crate::manifest::Resource;
 
+/// Longest chain of `after`.
+const DEPTH: usize = 256;
+
 /// A resource and what it is.
 pub type Known<'r> = (&'r Resource, &'static dyn Kind);
 
@@ -26,7 +29,7 @@ pub fn of(resources: &[Resource]) -> Result<Vec<Known<'_>>, String> {
     let mut queue = Queue { places, all, state: Vec::new(), order: Vec::new() };
     queue.state = vec![State::Waiting; queue.all.len()];
     for place in 0..queue.all.len() {
-        queue.put(place)?;
+        queue.put(place, 0)?;
     }
     Ok(queue.order)
 }
@@ -57,8 +60,14 @@ struct Queue<'r> {
 
 impl Queue<'_> {
     /// Puts a resource behind what it comes after.
-    fn put(&mut self, place: usize) -> Result<(), String> {
+    fn put(&mut self, place: usize, depth: usize) -> Result<(), String> {
         let (resource, kind) = self.all[place];
+        if depth > DEPTH {
+            return Err(format!(
+                "{}: `after` leads through more than {DEPTH} others: declare them in their order",
+                resource.origin
+            ));
+        }
         if self.state[place] == State::Put {
             return Ok(());
         }
@@ -73,7 +82,7 @@ impl Queue<'_> {
             }
             match self.state[earlier] {
                 State::Asked => return Err(fault("which comes after it: remove one of the two")),
-                State::Waiting => self.put(earlier)?,
+                State::Waiting => self.put(earlier, depth + 1)?,
                 State::Put => {}
             }
         }
@@ -100,6 +109,17 @@ mod tests {
             Ok(order) => order.iter().map(|(resource, _)| id(resource)).collect::<Vec<_>>().join(" "),
             Err(why) => why,
         }
+    }
+
+    #[test]
+    fn a_chain_ends() {
+        let names: Vec<(String, String)> = (0..300).map(|n| (format!("command:{n}"), format!("command:{}", n + 1))).collect();
+        let afters: Vec<[&str; 1]> = names.iter().map(|(_, after)| [after.as_str()]).collect();
+        let mut list: Vec<(&str, &[&str])> =
+            names.iter().zip(&afters).map(|((name, _), after)| (name.as_str(), &after[..])).collect();
+        list.push(("command:300", &[]));
+        assert!(ordered(&list).contains("through more than 256 others"), "{}", ordered(&list));
+        assert!(ordered(&list[200..]).starts_with("command:300 command:299"));
     }
 
     #[test]

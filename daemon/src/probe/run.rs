@@ -225,7 +225,8 @@ fn ask_worker(host: &dyn Look, book: &mut Book<'_>, go_on: &dyn Fn() -> bool) ->
         return Ok(());
     }
     let asked = remote.iter().map(|i| &book.probes[*i]);
-    let job = worker_job(asked.map(|probe| Asked { probe, password: book.password(probe) }).collect())?;
+    let request: Vec<_> = asked.map(|probe| Asked { probe, password: book.password(probe) }).collect();
+    let job = worker_job(&request)?;
     let mut broken = None;
     let ran = host.run(&job, &mut |line| {
         if let Err(why) = take_line(line, &remote, book) {
@@ -258,7 +259,7 @@ pub(crate) struct Asked<P> {
     pub password: Option<String>,
 }
 
-fn worker_job(request: Vec<Asked<&Probe>>) -> HostResult<Job> {
+fn worker_job(request: &[Asked<&Probe>]) -> HostResult<Job> {
     let worst = request.iter().map(|asked| asked.probe.worst_case()).max().unwrap_or_default();
     let limit = worst.saturating_add(WORKER_SLACK);
     let ticks = usize::try_from(limit.as_millis() / crate::worker::probe::TICK.as_millis()).unwrap_or(usize::MAX);

@@ -26,9 +26,8 @@ pub struct Objects {
 }
 
 impl Objects {
-    pub(super) fn new(dir: PathBuf) -> StateResult<Self> {
-        let key = dir.with_file_name("seal.key");
-        let seal = Seal::with_key_in(&key)
+    pub(super) fn new(dir: PathBuf, key: &Path) -> StateResult<Self> {
+        let seal = Seal::with_key_in(key)
             .map_err(|source| StateError::Io { what: format!("the key of the object store ({})", key.display()), source })?;
         let store = Self { dir, seal, pending: RefCell::default() };
         match fs::DirBuilder::new().mode(0o700).create(&store.dir) {

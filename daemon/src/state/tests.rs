@@ -324,6 +324,20 @@ fn a_store_of_the_first_format_is_brought_to_this_one() {
 }
 
 #[test]
+fn a_key_that_is_gone_is_not_replaced() {
+    let dir = scratch();
+    let state = State::open(dir.path()).unwrap();
+    state.objects().put(&Digest::of(b"kept"), b"kept").unwrap();
+    state.objects().sync().unwrap();
+    drop(state);
+    let (key, away) = (dir.path().join("seal.key"), dir.path().join("away"));
+    std::fs::rename(&key, &away).unwrap();
+    assert!(State::open(dir.path()).unwrap_err().to_string().contains("bring it back from where you keep it"));
+    std::fs::rename(&away, &key).unwrap();
+    assert_eq!(State::open(dir.path()).unwrap().objects().get(&Digest::of(b"kept")).unwrap().as_deref(), Some(&b"kept"[..]));
+}
+
+#[test]
 fn one_engine_at_a_time() {
     let dir = scratch();
     let first = State::open(dir.path()).unwrap();

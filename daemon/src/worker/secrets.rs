@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use serde::{Deserialize, Serialize};
 
 /// The credential that is the host's key.
-pub const IDENTITY: &str = "identity";
+pub const IDENTITY: &str = "host.key";
 /// Longest secret, sealed or open, in bytes.
 pub const LIMIT: u64 = 64 * 1024;
 /// The program that opens `*.age` (age(1)).

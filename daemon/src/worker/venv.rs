@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::change::ABSENT;
 use crate::digest::Digest;
-use crate::venv::Request;
+use crate::venv::{NONE, Request};
 
 /// Longest accepted request, in bytes.
 const REQUEST_LIMIT: u64 = 4 << 20;
@@ -69,7 +69,10 @@ fn answer(place: &Path, request: &Request) -> io::Result<String> {
         Ok(seen) if !seen.is_dir() => return Ok("not a directory".to_owned()),
         Ok(_) => {}
     }
-    let Some(stamp) = stamp_of(place) else { return Ok("made by somebody else".to_owned()) };
+    let Some(stamp) = stamp_of(place) else {
+        let is_one = place.join("pyvenv.cfg").exists() || is_empty(place);
+        return Ok(if is_one { "made by somebody else" } else { NONE }.to_owned());
+    };
     let shown = |path: &Path| crate::path::escape(&path.to_string_lossy());
     match fs::canonicalize(&request.interpreter) {
         Ok(real) if real == stamp.interpreter => {}
@@ -84,6 +87,10 @@ fn answer(place: &Path, request: &Request) -> io::Result<String> {
         Some("bin/python leads elsewhere".to_owned())
     };
     Ok(flaw.map_or(stamp.answer, |flaw| format!("damaged: {}", crate::path::escape(&flaw))))
+}
+
+fn is_empty(place: &Path) -> bool {
+    fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 fn stamp_of(place: &Path) -> Option<Stamp> {
@@ -150,8 +157,17 @@ fn packages_of(place: &Path) -> Vec<String> {
 /// Builds it aside, and swaps it in when it is whole. What stood there waits aside then.
 fn build(request: &Request) -> io::Result<()> {
     let (path, aside) = (PathBuf::from(&request.path), PathBuf::from(request.aside()));
-    if answer(&path, request)? == request.after {
+    let now = answer(&path, request)?;
+    if now == request.after {
         return Ok(());
+    }
+    // What is swapped out goes with the build after this one.
+    if now == NONE {
+        return Err(io::Error::other(format!("{} is no virtual environment: move it away, or correct `path`", path.display())));
+    }
+    // The one before, as after a push that was taken back, or is to be undone where nothing can be fetched.
+    if answer(&aside, request).is_ok_and(|waiting| waiting == request.after) {
+        return swap(&aside, &path);
     }
     clear(&aside)?;
     if let Err(error) = make(request, &path, &aside) {
@@ -173,7 +189,9 @@ fn make(request: &Request, path: &Path, aside: &Path) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default();
     run(Command::new(&request.interpreter).args(["-m", "venv", "--prompt"]).arg(name).arg(aside))?;
     let requirements = aside.join(REQUIREMENTS);
-    fs::write(&requirements, &request.requirements).map_err(|error| of(&requirements, &error))?;
+    // They may hold the password of an index.
+    let written = File::options().write(true).create_new(true).mode(0o600).open(&requirements);
+    written.and_then(|mut file| file.write_all(request.requirements.as_bytes())).map_err(|error| of(&requirements, &error))?;
     if !request.requirements.is_empty() {
         let mut pip = Command::new(aside.join("bin/python"));
         pip.args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-warn-script-location"]);
@@ -322,6 +340,7 @@ mod tests {
     fn aside(root: &Path, before: &str, after: &str) -> Request {
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         let interpreter = root.join("python3");
+        fs::create_dir_all(root).unwrap();
         fs::write(&interpreter, "").unwrap();
         let (path, after) = (text(&root.join("env")), after.to_owned());
         let request =
@@ -346,7 +365,7 @@ mod tests {
     #[test]
     fn what_is_not_as_it_was_built_is_found() {
         type Harm = fn(&Path);
-        let cases: [(Harm, &str); 9] = [
+        let cases: [(Harm, &str); 10] = [
             (|_| (), "built x"),
             (|env| fs::remove_file(env.join(MODULE)).unwrap(), "damaged: lib/python3.11/site-packages/x/__init__.py is missing"),
             (
@@ -373,6 +392,13 @@ mod tests {
             (|env| fs::remove_file(env.join("bin/python")).unwrap(), "damaged: bin/python leads elsewhere"),
             (|env| fs::remove_file(env.join("../python3")).unwrap(), "made with ROOT/python3, which is gone"),
             (|env| fs::remove_file(env.join(STAMP)).unwrap(), "made by somebody else"),
+            (
+                |env| {
+                    fs::remove_file(env.join(STAMP)).unwrap();
+                    fs::remove_file(env.join("pyvenv.cfg")).unwrap();
+                },
+                "no virtual environment",
+            ),
         ];
         for (harm, said) in cases {
             let root = tempfile::tempdir().unwrap();
@@ -416,5 +442,14 @@ mod tests {
         assert!(!env.exists() && beside.exists());
         fs::create_dir(&env).unwrap();
         assert!(remove(&first).unwrap_err().to_string().contains("is no virtual environment"));
+        // What waits aside need not be built; what is somebody's data is not swapped out.
+        let one = aside(&root.path().join("other"), ABSENT, "built one");
+        fs::create_dir(&one.path).unwrap();
+        build(&one).unwrap();
+        assert_eq!(answer(Path::new(&one.path), &one).unwrap(), "built one");
+        let media = aside(&root.path().join("media"), NONE, "built one");
+        fs::create_dir(&media.path).unwrap();
+        fs::write(Path::new(&media.path).join("photo.jpg"), "").unwrap();
+        assert!(build(&media).unwrap_err().to_string().contains("is no virtual environment: move it away"));
     }
 }

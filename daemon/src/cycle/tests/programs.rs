@@ -1,6 +1,7 @@
 //! What programs do, in whole pushes: environments and who runs from them, commands with and without a question.
 
 use super::{Rig, id};
+use crate::cycle::Order;
 use crate::host::fake::Fake;
 use crate::report::Verdict;
 
@@ -131,4 +132,66 @@ fn what_nothing_takes_back_is_said_before_and_after() {
     assert!(report.reason.contains("command:migrate: exit code 1\nit went wrong"), "{}", report.reason);
     assert!(!rig.heard("nothing takes it back"), "{:?}", rig.said);
     assert_eq!(rig.fake.world().text("/etc/x").as_deref(), Some("y"));
+}
+
+#[test]
+fn what_watches_files_runs_again_for_those_that_come_back() {
+    let counts = format!(
+        "[[command]]\nname = \"count\"\nforward = [\"/usr/bin/python3\", \"count\"]\nwatch = [\"/srv/static/**\"]\n{PROBE}"
+    );
+    let counted = |rig: &Rig| rig.fake.world().text("/srv/counted").unwrap_or_default().len();
+    let mut rig = Rig::new(Fake::new());
+    for (number, parent, file) in [("1", None, "a"), ("2", Some("1"), "b")] {
+        rig.commit(number, parent, &[("reconciled.toml", &counts), ("files/srv/static/a.css", file)]);
+    }
+    rig.live("1");
+    rig.fake.world().red.insert("site".to_owned());
+    assert_eq!(rig.deploy("2").verdict, Verdict::RolledBack);
+    assert!(rig.heard("command:count (/srv/static/a.css changed: /usr/bin/python3 count) [undo: best effort]"), "{:?}", rig.said);
+    assert!(rig.heard("command:count: run again for what is restored"), "{:?}", rig.said);
+    assert_eq!(counted(&rig), 3);
+    // The first of its name has nothing to come back to.
+    let mut rig = Rig::new(Fake::new());
+    rig.commit("1", None, &[("files/etc/x", "x")]);
+    rig.commit("2", Some("1"), &[("files/etc/x", "x"), ("reconciled.toml", &counts), ("files/srv/static/a.css", "a")]);
+    rig.live("1");
+    rig.fake.world().red.insert("site".to_owned());
+    assert_eq!(rig.deploy("2").verdict, Verdict::RolledBack);
+    assert_eq!(counted(&rig), 1);
+}
+
+#[test]
+fn data_is_dropped_when_all_else_is_known_to_stay() {
+    let declared = format!("[[postgres_database]]\nname = \"shop\"\n{PROBE}");
+    let dropped = declared.replace("\"shop\"\n", "\"shop\"\nstate = \"absent\"\ndrop_data = true\n");
+    let mut rig = Rig::new(Fake::new());
+    rig.commit("1", None, &[("reconciled.toml", &declared)]).commit("2", Some("1"), &[("reconciled.toml", &dropped)]);
+    rig.live("1");
+    let before = rig.picture();
+    rig.fake.world().red.insert("site".to_owned());
+    assert_eq!(rig.deploy("2").verdict, Verdict::RolledBack);
+    rig.picture().must_be(&before, "after a probe that was red");
+    assert!(!rig.heard("nothing takes it back"), "{:?}", rig.said);
+    rig.fake.world().red.clear();
+    rig.engine.state.unhold(&id("2")).unwrap();
+    rig.live("2");
+    assert!(rig.heard("postgres_database:shop"), "{:?}", rig.said);
+    assert_eq!(rig.repair(false).verdict, Verdict::NothingToDo);
+}
+
+#[test]
+fn what_nobody_confirmed_goes_back_although_nothing_can_be_fetched() {
+    for is_kept in [true, false] {
+        let mut rig = served();
+        rig.commit("2", Some("1"), &[("reconciled.toml", &venv("\"gunicorn==2\"")), ("files/etc/x", "x")]);
+        rig.live("2");
+        rig.fake.world().offline = true;
+        if !is_kept {
+            rig.fake.world().tree.retain(|path, _| !path.starts_with("/home/ana/.env.aside"));
+        }
+        let report = rig.run(&Order::Revert { back_to: Some(1), why: "not confirmed".to_owned() });
+        assert_eq!(report.verdict, Verdict::Live, "{}", report.text());
+        assert_eq!(rig.heard("going on: venv:/home/ana/env: exit code 1"), !is_kept, "{:?}", rig.said);
+        assert_eq!(rig.fake.world().text("/etc/x"), None);
+    }
 }

@@ -75,7 +75,7 @@ impl World {
         let (here, waiting) = (answer(self, &path), answer(self, &aside));
         let wanted = match verb {
             "ask" => return exited(0, format!("{here}\n").into_bytes(), ""),
-            "build" if request.requirements.contains("no-such") => {
+            "build" if waiting != request.after && (self.offline || request.requirements.contains("no-such")) => {
                 return exited(1, Vec::new(), "no-such: no distribution found");
             }
             "build" => &request.after,

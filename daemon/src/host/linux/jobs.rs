@@ -9,7 +9,7 @@ use zbus::OwnedObjectPath;
 use super::processes::children_of;
 use super::systemd::{AWAY, Manager, bus_error, strings};
 use crate::change::{Proof, Wake};
-use crate::host::{HostError, HostResult, Job, Patience, Process, Sandbox, Surroundings, UnitSeen};
+use crate::host::{HostError, HostResult, Job, Patience, Process, Sandbox, Surroundings, SystemState, UnitSeen};
 
 /// Limit of a job of a unit that has none itself.
 const JOB_LIMIT: Duration = Duration::from_secs(150);
@@ -48,7 +48,9 @@ impl Manager {
             let left = end.saturating_duration_since(Instant::now());
             match self.block_on(&what, left, self.queue_and_wait(verb, unit)) {
                 Err(HostError::Systemd(why))
-                    if why.contains("destructive") && in_the_way < DESTRUCTIVE_TRIES && !self.is_going_down() =>
+                    if why.contains("destructive")
+                        && in_the_way < DESTRUCTIVE_TRIES
+                        && self.system_state() != SystemState::Stopping =>
                 {
                     in_the_way += 1;
                     self.pause(Duration::from_millis(500));

@@ -15,7 +15,7 @@ use super::files::enablement_links;
 use super::jobs::Verb;
 use super::processes::{children_of, process};
 use crate::change::UnitFacts;
-use crate::host::{HostError, HostResult, Patience, Process, UnitSeen};
+use crate::host::{HostError, HostResult, Patience, Process, SystemState, UnitSeen};
 
 /// Limit of a call that only asks.
 const ASK_LIMIT: Duration = Duration::from_secs(25);
@@ -241,12 +241,15 @@ impl Manager {
         })
     }
 
-    /// Whether `SystemState` is `stopping` (org.freedesktop.systemd1(5)).
-    pub(super) fn is_going_down(&self) -> bool {
+    pub(super) fn system_state(&self) -> SystemState {
         let state = self.ask("state of the system", async || {
             self.manager().await?.system_state().await.map_err(|e| bus_error("state of the system", e))
         });
-        state.is_ok_and(|state| state == "stopping")
+        match state.as_deref() {
+            Ok("initializing" | "starting") => SystemState::Starting,
+            Ok("stopping") => SystemState::Stopping,
+            _ => SystemState::Up,
+        }
     }
 
     pub(super) fn daemon_reload(&self) -> HostResult<()> {

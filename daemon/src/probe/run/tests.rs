@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use super::{Passwords, baseline, run};
 use crate::change::DirFacts;
-use crate::host::{Account, HostError, HostResult, Job, LogEnd, Look, Process, Ran, Sandbox, Seen, Surroundings, UnitSeen};
+use crate::host::{
+    Account, HostError, HostResult, Job, LogEnd, Look, Process, Ran, Sandbox, Seen, Surroundings, SystemState, UnitSeen,
+};
 use crate::path::ManagedPath;
 use crate::probe::{Asked, Probe, Verdict};
 
@@ -83,7 +85,7 @@ impl Look for Fake {
         }
         self.ran.borrow_mut().pop_front().unwrap_or_else(|| Ok(ran(Some(0), "success", "")))
     }
-    fn is_going_down(&self) -> bool {
+    fn system_state(&self) -> SystemState {
         unreachable!()
     }
     fn pause(&self, time: Duration) {

@@ -14,17 +14,17 @@ const LINE_LIMIT: u64 = 4096;
 /// Asks once.
 pub(super) async fn ask(redis: &Redis, password: Option<&str>) -> Result<String, String> {
     let said = match (&redis.tcp, &redis.unix) {
-        (Some(address), _) => speak(dial(address, address).await.map_err(instead)?, password).await,
+        (Some(address), _) => speak(dial(address, address).await.map_err(|got| instead(&got))?, password).await,
         (None, Some(path)) => {
-            let stream = UnixStream::connect(path).await.map_err(|e| instead(connect_words(&e, path, true)))?;
+            let stream = UnixStream::connect(path).await.map_err(|e| instead(&connect_words(&e, path, true)))?;
             speak(stream, password).await
         }
         (None, None) => Err("neither one `tcp` nor one `unix` to ask".to_owned()),
     };
-    said.map_err(instead)
+    said.map_err(|got| instead(&got))
 }
 
-fn instead(got: String) -> String {
+fn instead(got: &str) -> String {
     format!("wanted PONG, got {got}")
 }
 
