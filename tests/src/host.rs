@@ -125,6 +125,13 @@ impl Host {
         Image::installed(release)
     }
 
+    /// The image of a host with our package and nothing else, to derive others from.
+    #[must_use]
+    #[track_caller]
+    pub fn bare_image(release: Release) -> Image {
+        Image::bare(release)
+    }
+
     /// Its name, which is its hostname too.
     #[must_use]
     pub fn name(&self) -> &str {

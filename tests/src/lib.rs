@@ -27,7 +27,8 @@ pub use repo::{Push, Pushing, Repo};
 pub use run::Output;
 
 /// Makes one function two tests, one a release: `scenario!(fn heals(host: with_nginx) { … })` gives `heals::bookworm` and
-/// `heals::trixie`. The word after `host:` is the constructor of [`Host`] to call; in the body `host` is a `&Host`.
+/// `heals::trixie`. The word after `host:` is the constructor of [`Host`] to call; in the body `host` is a `&Host`. After
+/// `host =` stands a function of the file instead: from a release to a host.
 #[macro_export]
 macro_rules! scenario {
     ($(#[$meta:meta])* fn $name:ident($host:ident : $made:ident) $body:block) => {
@@ -43,6 +44,22 @@ macro_rules! scenario {
             #[test]
             fn trixie() {
                 super::$name(&$crate::Host::$made($crate::Release::Trixie));
+            }
+        }
+    };
+    ($(#[$meta:meta])* fn $name:ident($host:ident = $made:ident) $body:block) => {
+        $(#[$meta])*
+        fn $name($host: &$crate::Host) $body
+
+        mod $name {
+            #[test]
+            fn bookworm() {
+                super::$name(&super::$made($crate::Release::Bookworm));
+            }
+
+            #[test]
+            fn trixie() {
+                super::$name(&super::$made($crate::Release::Trixie));
             }
         }
     };

@@ -241,7 +241,7 @@ scenario! {
         fails("SystemCallFilter=~mkdir mkdirat\nExecStart=/bin/mkdir /srv/x", "shop.service failed: it made a system call that its SystemCallFilter= forbids; ");
         fails(
             "ProtectSystem=strict\nExecStart=/bin/mkdir /srv/x",
-            "shop.service may not write there: /bin/mkdir: cannot create directory ‘/srv/x’: Read-only file system; its sandbox",
+            "shop.service may not write there: ",
         );
     }
 }

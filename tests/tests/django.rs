@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use reconciled_tests::{Host, Repo, scenario};
+use reconciled_tests::{Host, Push, Release, Repo, scenario};
 
 /// The example, as the package installs it.
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/examples/django");
@@ -66,6 +66,225 @@ fn logs_in(host: &Host) -> bool {
 #[track_caller]
 fn status(host: &Host, path: &str) -> String {
     host.exec(&format!("curl -s -o /dev/null -w %{{http_code}} -H Host:example.test http://127.0.0.1{path}")).ok()
+}
+
+/// A host on which the example is live, and answers.
+#[track_caller]
+fn serving(release: Release) -> Host {
+    let content: Vec<u8> = contents(Path::new(EXAMPLE));
+    let image = Host::bare_image(release).derive("django", &[&content], |host| {
+        example(host).commit_and_push().assert_live();
+    });
+    let host = Host::boot(&image);
+    host.wait_until("the site answers", || status(&host, "/admin/login/") == "200");
+    host.wait_until("the daemon is up", || host.ctl("status").code == 0);
+    host.write("/usr/local/bin/visitor", VISITOR);
+    host
+}
+
+fn contents(place: &Path) -> Vec<u8> {
+    let mut entries: Vec<_> = must(fs::read_dir(place)).map(must).map(|entry| entry.path()).collect();
+    entries.sort();
+    let of = |path: &std::path::PathBuf| if path.is_dir() { contents(path) } else { fs::read(path).unwrap_or_default() };
+    entries.iter().flat_map(|path| [path.to_string_lossy().into_owned().into_bytes(), of(path)].concat()).collect()
+}
+
+/// The live repository.
+#[track_caller]
+fn live(host: &Host) -> Repo {
+    let repo = host.clone_repo();
+    repo.git(&["pull", "--quiet", "origin", "main"]).ok();
+    repo
+}
+
+/// Somebody who asks for a page again and again, and notes what is not 200.
+const VISITOR: &str = r#"
+import http.client, sys, time
+asked = 0
+with open("/run/visitor", "w", buffering=1) as notes:
+    while True:
+        try:
+            site = http.client.HTTPConnection("127.0.0.1", timeout=30)
+            site.request("GET", "/admin/login/", headers={"Host": "example.test"})
+            got = site.getresponse()
+            got.read()
+            word = None if got.status == 200 else got.status
+        except OSError as error:
+            word = repr(error)
+        asked += 1
+        if word:
+            notes.write(f"{word} at {time.time()}\n")
+        open("/run/visits", "w").write(str(asked))
+        time.sleep(0.02)
+"#;
+
+#[track_caller]
+fn visit(host: &Host) {
+    host.exec("systemd-run --quiet --unit=visitor python3 /usr/local/bin/visitor").ok();
+    host.wait_until("somebody visits", || host.exists("/run/visits"));
+}
+
+/// Whoever visited was served all the time.
+#[track_caller]
+fn all_served(host: &Host) {
+    assert_eq!(host.read("/run/visitor"), "", "what a visitor got instead of a page");
+    let visits = || host.read("/run/visits").parse().unwrap_or(0);
+    let before: u64 = visits();
+    host.wait_until("somebody visits", || visits() > before + 5);
+}
+
+/// What the processes of the site are.
+#[derive(Debug, PartialEq, Eq)]
+struct Processes {
+    nginx: String,
+    gunicorn: String,
+    postgresql: String,
+    socket: String,
+}
+
+#[track_caller]
+fn processes(host: &Host) -> Processes {
+    let property = |unit: &str, name: &str| host.exec(&format!("systemctl show --value -p {name} {unit}")).ok();
+    Processes {
+        nginx: property("nginx.service", "MainPID"),
+        gunicorn: property("gunicorn.service", "MainPID"),
+        postgresql: host.sh("head -n 1 /var/lib/postgresql/*/main/postmaster.pid").ok(),
+        socket: property("gunicorn.socket", "InvocationID"),
+    }
+}
+
+/// Changes a file of the repository by replacing a text in it.
+#[track_caller]
+fn edit(repo: &Repo, path: &str, old: &str, new: &str) {
+    let text = must(fs::read_to_string(repo.path().join(path)));
+    assert!(text.contains(old), "{path} has no {old}");
+    repo.write(path, text.replace(old, new));
+}
+
+const SITE: &str = "files/home/sammy/myprojectdir/myproject";
+
+scenario! {
+    fn each_change_does_what_it_has_to_and_no_more(host = serving) {
+        let repo = live(host);
+        visit(host);
+        let mut now = processes(host);
+        // The application.
+        edit(&repo, &format!("{SITE}/urls.py"), "urlpatterns = [", "from django.http import HttpResponse\n\nurlpatterns = [path(\"hello/\", lambda _: HttpResponse(\"hello\")), ");
+        repo.commit_and_push().assert_live().says("! restart gunicorn.service");
+        let then = std::mem::replace(&mut now, processes(host));
+        assert_ne!(then.gunicorn, now.gunicorn);
+        assert_eq!(Processes { gunicorn: now.gunicorn.clone(), ..then }, now);
+        assert_eq!(status(host, "/hello/"), "200");
+        // The site: a reload.
+        edit(&repo, "files/etc/nginx/sites-available/myproject.j2", "access_log off;", "access_log off; expires 1d;");
+        let push = repo.commit_and_push();
+        push.assert_live().says("ok    guard nginx").says("! reload nginx.service");
+        assert_eq!(processes(host), now);
+        // The service: only itself.
+        edit(&repo, "files/etc/systemd/system/gunicorn.service", "--workers 3", "--workers 2");
+        repo.commit_and_push().assert_live().says("! restart gunicorn.service").says("ExecStart");
+        let then = std::mem::replace(&mut now, processes(host));
+        assert_ne!(then.gunicorn, now.gunicorn);
+        assert_eq!(Processes { gunicorn: now.gunicorn.clone(), ..then }, now);
+        // What only people read: nobody.
+        edit(&repo, "files/etc/systemd/system/gunicorn.service", "Description=gunicorn daemon", "Description=The site");
+        repo.commit_and_push().assert_live();
+        assert_eq!(processes(host), now);
+        all_served(host);
+        // The socket: both, for there is no other way.
+        edit(&repo, "files/etc/systemd/system/gunicorn.socket", "ListenStream=/run/gunicorn.sock", "ListenStream=/run/gunicorn.sock\nBacklog=512");
+        repo.commit_and_push().assert_live();
+        let then = std::mem::replace(&mut now, processes(host));
+        assert_ne!((&then.gunicorn, &then.socket), (&now.gunicorn, &now.socket));
+        assert_eq!((then.nginx, then.postgresql), (now.nginx.clone(), now.postgresql.clone()));
+        host.write("/run/visitor", "");
+        // A package of the environment; the same again does nothing.
+        edit(&repo, "files/home/sammy/myprojectdir/requirements.txt", "Django", "# The framework\nDjango");
+        repo.commit_and_push().assert_live();
+        assert_eq!(processes(host), now);
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
+        assert_eq!(processes(host), now);
+        assert!(logs_in(host));
+    }
+}
+
+/// A push that is taken back, and of which nobody who visits the site learns.
+#[track_caller]
+fn fails(host: &Host, repo: &Repo, texts: &[&str]) -> Push {
+    let push = repo.commit_and_push();
+    push.assert_refused("");
+    for text in texts {
+        push.says(text);
+    }
+    all_served(host);
+    repo.git(&["reset", "--quiet", "--hard", "origin/main"]).ok();
+    repo.git(&["clean", "--quiet", "-fd"]).ok();
+    assert!(host.ctl("sync").ok().contains("nothing to do"));
+    push
+}
+
+scenario! {
+    fn what_fails_leaves_the_old_site_serving(host = serving) {
+        let repo = live(host);
+        visit(host);
+        let before = processes(host);
+        let settings = format!("{SITE}/settings.py");
+        // Settings that are no Python: found by the first command that reads them.
+        edit(&repo, &settings, "DEBUG = False", "DEBUG = = False");
+        let _ = fails(host, &repo, &["SyntaxError"]);
+        // A migration that fails.
+        edit(&repo, &settings, "INSTALLED_APPS = [", "INSTALLED_APPS = [\n    \"shop\",");
+        let shop = "files/home/sammy/myprojectdir/shop";
+        repo.write(&format!("{shop}/__init__.py"), "").write(&format!("{shop}/migrations/__init__.py"), "");
+        let migration = "from django.db import migrations\n\n\nclass Migration(migrations.Migration):\n    operations = [migrations.RunSQL(\"SELECT nothing\")]\n";
+        repo.write(&format!("{shop}/migrations/0001_initial.py"), migration);
+        let _ = fails(host, &repo, &["command:migrate", "column \"nothing\" does not exist"]);
+        // A package that is nowhere.
+        edit(&repo, "files/home/sammy/myprojectdir/requirements.txt", "gunicorn==27.0.1", "gunicorn==99.0.0");
+        let _ = fails(host, &repo, &["venv:/home/sammy/myprojectdir/myprojectenv", "No matching distribution found for gunicorn==99.0.0"]);
+        // A password that is not the role's.
+        edit(&repo, "files/etc/myproject.env.j2", "{{ secrets.db_password }}", "wrong");
+        let _ = fails(host, &repo, &["password authentication failed for user \"myprojectuser\""]);
+        // None of it came as far as the processes.
+        assert_eq!(processes(host), before);
+        // What only the new process finds: it is taken back to one that serves.
+        edit(&repo, "files/etc/systemd/system/gunicorn.service", "--workers 3", "--workers three");
+        let push = repo.commit_and_push();
+        push.assert_refused("gunicorn.service");
+        host.wait_until("the site is back", || status(host, "/admin/login/") == "200");
+        assert!(logs_in(host));
+    }
+}
+
+scenario! {
+    fn troubles_are_mended(host = serving) {
+        let healed = |what: &str, harm: &str| {
+            host.sh(harm).ok();
+            let said = host.ctl("sync").ok();
+            assert!(said.contains("live and healthy"), "{what}: {said}");
+            host.wait_until(what, || status(host, "/admin/login/") == "200" && status(host, "/static/admin/css/base.css") == "200");
+            assert!(host.ctl("sync").ok().contains("nothing to do"), "{what}");
+        };
+        healed("the link of the site", "rm /etc/nginx/sites-enabled/myproject && systemctl reload nginx");
+        healed("the default site", "ln -s /etc/nginx/sites-available/default /etc/nginx/sites-enabled/default && systemctl reload nginx");
+        healed("the name of the site", "sed -i s/example.test/other.test/ /etc/nginx/sites-available/myproject && systemctl reload nginx");
+        healed("the socket", "systemctl stop gunicorn.socket gunicorn.service; rm -f /run/gunicorn.sock");
+        healed("the way to the static files", "chmod 700 /home/sammy");
+        healed("settings.py", "rm /home/sammy/myprojectdir/myproject/settings.py");
+        healed("whose settings.py is", "chown root:root /home/sammy/myprojectdir/myproject/settings.py");
+        healed("the environment", "rm -r /home/sammy/myprojectdir/myprojectenv/lib/python3*/site-packages/django/core; systemctl restart gunicorn");
+        healed("a package of it", "rm /home/sammy/myprojectdir/myprojectenv/bin/gunicorn");
+        healed("the unit", "sed -i s/wsgi:application/wsgi:nothing/ /etc/systemd/system/gunicorn.service && systemctl daemon-reload && systemctl restart gunicorn; true");
+        healed("the start limit", "sed -i s,bin/gunicorn,bin/nothing, /etc/systemd/system/gunicorn.service && systemctl daemon-reload; for n in 1 2 3 4 5 6 7; do systemctl restart gunicorn; done; true");
+        healed("enablement", "systemctl disable gunicorn.socket nginx");
+        healed("the database server", "systemctl stop postgresql");
+        healed("the password", "runuser -u postgres -- psql -qc \"ALTER ROLE myprojectuser PASSWORD 'other'\"");
+        healed("the secrets", "sed -i s/hunter2/hunter3/ /etc/myproject.env && systemctl restart gunicorn");
+        healed("the migrations", "runuser -u postgres -- psql -q myproject -c 'DROP TABLE django_session' -c \"DELETE FROM django_migrations WHERE app = 'sessions'\"");
+        healed("the admin", "runuser -u postgres -- psql -q myproject -c 'DELETE FROM auth_user'");
+        healed("the firewall", "ufw --force disable");
+        assert!(logs_in(host));
+    }
 }
 
 scenario! {

@@ -298,3 +298,31 @@ scenario! {
         assert_no_litter(host);
     }
 }
+
+scenario! {
+    fn a_subtree_belongs_to_whom_it_says(host: installed) {
+        let repo = host.clone_repo();
+        host.sh("mkdir -p /srv/media/a/b /srv/elsewhere && echo one >/srv/media/a/one && echo two >/srv/media/a/b/two && ln -s /srv/elsewhere /srv/media/a/link && chmod 700 /srv/media/a/b").ok();
+        let modes = || host.sh("cd /srv && find media elsewhere -printf '%p %u:%g %m\\n' | sort").ok();
+        let before = modes();
+        let table = "[[directory]]\npath = \"/srv/media\"\nowner = \"www-data\"\nmode = \"0750\"\nfile_mode = \"0640\"\nrecurse = true\n";
+        repo.write("files/srv/media/ours.txt", "ours\n");
+        // What fails takes it back, entry by entry.
+        repo.write("reconciled.toml", format!("{table}[[probe]]\nname = \"red\"\ncommand = [\"/bin/false\"]\nattempts = 1\n"));
+        repo.commit_and_push().assert_refused("rolled back").says("~ subtree:/srv/media (4 entries differ) [undo: best effort]");
+        assert_eq!(modes(), before);
+        repo.write("reconciled.toml", table).commit_and_push().assert_live();
+        let after = "elsewhere root:root 755\nmedia www-data:www-data 750\nmedia/a www-data:www-data 750\nmedia/a/b www-data:www-data 750\nmedia/a/b/two www-data:www-data 640\n\
+                     media/a/link root:root 777\nmedia/a/one www-data:www-data 640\nmedia/ours.txt root:root 644";
+        assert_eq!(modes(), after);
+        // What comes later is seen to.
+        host.sh("echo new >/srv/media/new").ok();
+        host.ctl("sync").ok();
+        assert!(modes().contains("media/new www-data:www-data 640"), "{}", modes());
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
+        // A file that has another name elsewhere is not given away.
+        host.sh("echo secret >/srv/elsewhere/secret && ln /srv/elsewhere/secret /srv/media/taken").ok();
+        repo.write("files/etc/x", "x").commit_and_push().assert_refused("/srv/media/taken has another name too (a hard link)");
+        assert!(modes().contains("elsewhere/secret root:root 644"), "{}", modes());
+    }
+}
