@@ -8,8 +8,8 @@ PROFILE ?= release
 # Hosts that run side by side: a few more than cores, since most of their time is waiting.
 THREADS ?= 4
 SCENARIO ?=
-# Scenario files that `make test` runs: all there are, or some by name.
-SUITES ?= *
+# Files of scenarios that `make e2e` runs: all there are, or some by name.
+SUITES ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TESTED := $(TARGET)/tested-deb
 # The same with points at which the crash tests kill it.
@@ -50,11 +50,11 @@ unit: setup ## tests that need no host
 
 .PHONY: e2e
 e2e: tested-deb ## scenarios on booted hosts, both releases; SCENARIO=part-of-a-name for some, KEEP_HOSTS=1 to look at failed ones
-	@RECONCILED_DEB="$$(cat $(TESTED))" RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" cargo test -p reconciled-tests $(foreach suite,$(SUITES),--test '$(suite)') --no-fail-fast -- --test-threads=$(THREADS) $(SCENARIO)
+	@RECONCILED_DEB="$$(cat $(TESTED))" RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" cargo test -p reconciled-tests --test scenarios -- --test-threads=$(THREADS) $(SUITES:%=%::) $(SCENARIO)
 
 .PHONY: test-crash
 test-crash: tested-deb ## every kill point on each release; make test has the two releases share them
-	@RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" EVERY_POINT=1 cargo test -p reconciled-tests --test crash -- --test-threads=$(THREADS)
+	@RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" EVERY_POINT=1 cargo test -p reconciled-tests --test scenarios -- --test-threads=$(THREADS) crash::
 
 .PHONY: test-planted
 test-planted: setup ## bugs planted in the daemon, which the crash tests have to catch

@@ -343,7 +343,7 @@ fn redis() {
 
 #[test]
 fn certificates_in_files() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/tests/diagnose");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/tests/scenarios/diagnose");
     let asked = |file: &str, more: Value| {
         let mut certificate = json!({ "file": format!("{folder}/{file}") });
         certificate.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

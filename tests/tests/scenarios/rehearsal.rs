@@ -1,11 +1,9 @@
 //! The rehearsal: what a bad candidate must not do to the live host, and what counts as a bad one.
 
-mod shop;
-
 use reconciled_tests::scenario;
 
-use shop::look::{assert_untouched, quiet};
-use shop::{MANIFEST, SITE, SITE_IN_GIT, assert_live, held, library, open_shop, served, site, write_shop};
+use crate::shop::look::{assert_untouched, quiet};
+use crate::shop::{MANIFEST, SITE, SITE_IN_GIT, assert_live, held, library, open_shop, served, site, write_shop};
 
 const UNIT: &str = "files/etc/systemd/system/shop.service";
 

@@ -1,10 +1,8 @@
 //! Why a push failed: each cause is brought about on a host, and the push has to name it and its remedy, before it takes anything back.
 
-mod shop;
-
 use reconciled_tests::{Host, Push, Repo, scenario};
 
-use shop::{SITE_IN_GIT, audit, bad_gateway, open_shop, served};
+use crate::shop::{SITE_IN_GIT, audit, bad_gateway, open_shop, served};
 
 /// A server of the shop that passes requests on.
 fn passes(to: &str) -> String {
@@ -154,8 +152,8 @@ scenario! {
         let push = failed_site(host, &repo, "server { listen 80; listen 127.0.0.1:8096; server_name shop; return 200 two; }\n", &taken("nginx.service"));
         push.says("ok    guard nginx").says("no new generation of workers took over");
 
-        let manifest = |more: &str| format!("{}{more}", shop::MANIFEST);
-        repo.write(SITE_IN_GIT, shop::site("one")).write("reconciled.toml", manifest("[[unit]]\nname = \"shop.service\"\nactive = true\n\n[[probe]]\nname = \"app\"\ntcp = \"127.0.0.1:8096\"\n"));
+        let manifest = |more: &str| format!("{}{more}", crate::shop::MANIFEST);
+        repo.write(SITE_IN_GIT, crate::shop::site("one")).write("reconciled.toml", manifest("[[unit]]\nname = \"shop.service\"\nactive = true\n\n[[probe]]\nname = \"app\"\ntcp = \"127.0.0.1:8096\"\n"));
         repo.write("files/etc/systemd/system/shop.service", "[Service]\nExecStart=/usr/bin/python3 -m http.server --bind 127.0.0.1 8096\n");
         because(host, &repo.commit_and_push(), &taken("shop.service"));
         repo.write("reconciled.toml", manifest("[[unit]]\nname = \"shop.socket\"\nactive = true\n"));
@@ -168,11 +166,11 @@ scenario! {
     fn a_name_that_no_server_has(host: with_nginx) {
         let repo = open_shop(host, "one");
         // Debian's default site says 200 to everybody.
-        repo.write("reconciled.toml", shop::MANIFEST.replace("status = 200", "body = \"two\""));
+        repo.write("reconciled.toml", crate::shop::MANIFEST.replace("status = 200", "body = \"two\""));
         site_fails(
             host,
             &repo,
-            &shop::site("two").replace("server_name shop", "server_name shpo"),
+            &crate::shop::site("two").replace("server_name shop", "server_name shpo"),
             "no server of nginx is named shop on port 80, so the default site answers (/etc/nginx/sites-enabled/default:21); /etc/nginx/sites-enabled/shop:1 says shpo: correct server_name, or the probe's `host`",
         );
     }

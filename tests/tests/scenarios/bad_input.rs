@@ -2,14 +2,12 @@
 //!
 //! Trees are written byte by byte with git's plumbing, because git itself would not make most of them.
 
-mod shop;
-
 use std::cell::RefCell;
 
 use reconciled_tests::{Host, Push, Repo, scenario};
 
-use shop::look::{assert_untouched, quiet};
-use shop::{MANIFEST, SITE_IN_GIT, assert_live, open_shop, served, site};
+use crate::shop::look::{assert_untouched, quiet};
+use crate::shop::{MANIFEST, SITE_IN_GIT, assert_live, open_shop, served, site};
 
 /// The most memory that any one process may ever have had. The largest pack of this file, taken apart, is 200 MB.
 const MEMORY_KIB: u64 = 100 * 1024;
@@ -295,7 +293,7 @@ scenario! {
         // Meant, it is done: the site goes, what was there before it stays.
         repo.remove("files").write("reconciled.toml", "allow_empty = true\n");
         repo.commit_and_push().assert_live();
-        assert!(!host.exists(shop::SITE) && host.exists("/etc/nginx/sites-enabled/default"));
+        assert!(!host.exists(crate::shop::SITE) && host.exists("/etc/nginx/sites-enabled/default"));
     }
 }
 
@@ -329,7 +327,7 @@ scenario! {
             assert_eq!(push.ok, live, "{}", push.output);
             said.push_str(&push.output);
         }
-        repo.write("files/etc/nginx/conf.d/secret.conf", format!("# {canary} 4\n")).write(SITE_IN_GIT, shop::bad_gateway());
+        repo.write("files/etc/nginx/conf.d/secret.conf", format!("# {canary} 4\n")).write(SITE_IN_GIT, crate::shop::bad_gateway());
         let push = repo.commit_and_push();
         push.assert_refused("rolled back");
         said.push_str(&push.output);

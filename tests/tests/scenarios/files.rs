@@ -1,11 +1,9 @@
 //! What the tree of a repository means on the host, from the installed package: owners and modes by place and by table, what
 //! cannot be replaced, links and files in each other's place, and all that belongs to an inode.
 
-mod shop;
-
 use reconciled_tests::{Host, Push, Repo, scenario};
 
-use shop::look::{assert_untouched, quiet};
+use crate::shop::look::{assert_untouched, quiet};
 
 /// A health check that is never green.
 const RED: &str = "[[probe]]\nname = \"red\"\ncommand = [\"/bin/false\"]\nattempts = 1\n";

@@ -1,10 +1,8 @@
 //! One repository for several hosts, from the installed package: layers, variables, templates, facts and sealed secrets.
 
-mod shop;
-
 use reconciled_tests::{Host, Push, Repo, scenario};
 
-use shop::look::{assert_untouched, quiet};
+use crate::shop::look::{assert_untouched, quiet};
 
 const BASE: &str = r#"
 include = ["roles/web"]

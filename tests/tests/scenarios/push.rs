@@ -1,10 +1,8 @@
 //! `git push`, as the pusher sees it: live, refused, rolled back, held, joined, waited for, previewed; and what a key may not do.
 
-mod shop;
-
 use reconciled_tests::{Host, Pushing, Repo, scenario};
 
-use shop::{
+use crate::shop::{
     GATE, MANIFEST, SITE, SITE_IN_GIT, assert_live, audit, bad_gateway, held, nginx, open_shop, served, site, write_shop,
 };
 
@@ -30,7 +28,7 @@ fn gated(repo: &Repo, word: &str) {
 fn start_gated(host: &Host, repo: &Repo) -> Pushing {
     let mut push = repo.start_push(&["HEAD:refs/heads/main"]);
     push.until("ok    reload nginx.service");
-    shop::wait_for_phase(host, "probing");
+    crate::shop::wait_for_phase(host, "probing");
     push
 }
 
@@ -268,7 +266,7 @@ scenario! {
         host.exec("pkill -KILL -f hooks/proc-receive").ok(); // nor does it need the hook
         assert_eq!(repo.remote_main(), Some(repo.git(&["rev-parse", "HEAD~"]).ok()), "not live yet");
         open_gate(host);
-        shop::wait_for_phase(host, "idle");
+        crate::shop::wait_for_phase(host, "idle");
         assert_live(host, &repo, &commit);
         assert_eq!(served(host).0, "two");
     }
@@ -345,7 +343,7 @@ scenario! {
         ci.write("reconciled.toml", "nonsense = 1\n").commit();
         ci.push().assert_refused("ci may only preview");
         ci.push_to(&["HEAD:refs/heads/x"]).assert_refused("nonsense");
-        assert_eq!((held(host), shop::status_of(host, "desired")), (None, Some(live)), "it decides nothing for others");
+        assert_eq!((held(host), crate::shop::status_of(host, "desired")), (None, Some(live)), "it decides nothing for others");
 
         // It takes no place from those who may deploy.
         gated(&repo, "gated");

@@ -1,12 +1,10 @@
 //! Pull mode, from the installed package: a host follows the branch of a forge, forward only, and says so where it cannot.
 //! The forge is a `git daemon` of the host itself.
 
-mod shop;
-
 use reconciled_tests::{Host, Repo, scenario};
 use serde_json::Value;
 
-use shop::{MANIFEST, SITE, SITE_IN_GIT, assert_live, audit, bad_gateway, held, served, site, status_of, write_shop};
+use crate::shop::{MANIFEST, SITE, SITE_IN_GIT, assert_live, audit, bad_gateway, held, served, site, status_of, write_shop};
 
 /// The forge's repository is asked every second.
 const ORIGIN: &str = "[[remote]]\nurl = \"git://127.0.0.1/shop.git\"\ninterval = \"1s\"\n";

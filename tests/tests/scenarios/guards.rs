@@ -1,12 +1,10 @@
 //! The shipped guards, each with its real program: a bad file is refused in the program's own words and nothing was touched,
 //! a good one is in force in what runs afterwards.
 
-mod shop;
-
 use reconciled_tests::{Host, Push, Release, Repo, scenario};
 
-use shop::library;
-use shop::look::{assert_untouched, quiet};
+use crate::shop::library;
+use crate::shop::look::{assert_untouched, quiet};
 
 /// One program, and how its guard is put to the test.
 struct Row<'a> {
@@ -426,7 +424,7 @@ scenario! {
         let push = spy(&host.clone_repo_as("ci", &["--preview"]));
         push.assert_refused("guard sshd: it objects; its words may quote other files");
         assert!(!push.output.contains("queamish"), "{}", push.output);
-        let of_ci: Vec<String> = shop::audit(host).iter().map(ToString::to_string).filter(|record| record.contains("\"ci\"")).collect();
+        let of_ci: Vec<String> = crate::shop::audit(host).iter().map(ToString::to_string).filter(|record| record.contains("\"ci\"")).collect();
         assert!(of_ci.iter().any(|record| record.contains("it objects")), "{of_ci:#?}");
         assert!(!of_ci.iter().any(|record| record.contains("queamish")), "{of_ci:#?}");
     }
