@@ -153,6 +153,7 @@ impl Applied {
                 *before = displaced;
             }
         }
+        self.plan.manifest.stays = self.stays(ground)?;
         crate::failpoint!("archived");
         let Terms { hold, lifelines, ends_waiting } = terms;
         let commitment = Commitment { id: self.id, plan: &self.plan, at, hold, lifelines, ends_waiting: *ends_waiting };
@@ -182,6 +183,15 @@ impl Applied {
             ground.state.objects().sync()?;
         }
         Ok(written_to)
+    }
+}
+
+impl Applied {
+    /// What has been done, and nothing takes back.
+    fn stays(&self, ground: &Ground<'_>) -> Result<BTreeSet<String>, ApplyError> {
+        let begun = ground.state.begun(self.id)?;
+        let steps = self.plan.steps.iter().enumerate().filter(|(number, _)| begun.contains(number)).map(|(_, step)| step);
+        Ok(steps.filter(|step| step.change.reversibility() == Reversibility::None).map(|step| step.change.target()).collect())
     }
 }
 

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::guard::{Guard, Guards};
 use crate::lifeline::Lifelines;
+use crate::policy::PastIrreversible;
 use crate::timespan::TimeSpan;
 
 /// What the package ships.
@@ -26,6 +27,8 @@ pub struct Settings {
     pub watch: bool,
     /// How long a lifeline change waits for its confirmation.
     pub confirm_window: TimeSpan,
+    /// Whether a rollback may go back past what nothing takes back.
+    pub rollback_past_irreversible: PastIrreversible,
     /// What the host is reached by: globs over paths, and names of units.
     pub lifelines: Vec<String>,
     /// Remotes to pull from.
@@ -69,6 +72,7 @@ struct Fragment {
     look_interval: Option<TimeSpan>,
     confirm_window: Option<TimeSpan>,
     watch: Option<bool>,
+    rollback_past_irreversible: Option<PastIrreversible>,
     #[serde(default)]
     lifelines: Vec<String>,
     #[serde(default)]
@@ -82,6 +86,7 @@ impl Default for Settings {
             look_interval: TimeSpan::millis(300_000),
             watch: true,
             confirm_window: TimeSpan::millis(300_000),
+            rollback_past_irreversible: PastIrreversible::default(),
             lifelines: Vec::new(),
             remotes: Vec::new(),
         }
@@ -122,6 +127,7 @@ impl Settings {
         self.look_interval = fragment.look_interval.unwrap_or(self.look_interval);
         self.confirm_window = fragment.confirm_window.unwrap_or(self.confirm_window);
         self.watch = fragment.watch.unwrap_or(self.watch);
+        self.rollback_past_irreversible = fragment.rollback_past_irreversible.unwrap_or(self.rollback_past_irreversible);
         if self.look_interval.0 < std::time::Duration::from_secs(1) {
             return Err("look_interval is shorter than a second: write at least \"1s\"".to_owned());
         }

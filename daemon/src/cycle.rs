@@ -23,7 +23,7 @@ use crate::host::Touch;
 use crate::lifeline::Lifelines;
 use crate::manifest::{self, Context, Manifest};
 use crate::plan::{Intent, Plan};
-use crate::policy::{self, Right};
+use crate::policy::{self, PastIrreversible, Right};
 use crate::probe;
 use crate::rehearse::{self, Rehearsed};
 use crate::report::{Progress, Report, Verdict};
@@ -136,6 +136,8 @@ pub struct Engine {
     pub lifelines: Lifelines,
     /// How long a change of that waits for its confirmation, in words.
     pub confirm_window: String,
+    /// Whether a rollback may go back past what nothing takes back.
+    pub past_irreversible: PastIrreversible,
     /// Turns false when the daemon is asked to stop: what waits for probes is undone then.
     pub go_on: Box<dyn Fn() -> bool>,
     /// When what was repaired.
@@ -354,7 +356,12 @@ impl Engine {
                     .ok_or_else(|| Stop::usage(format!("there is no generation {generation}; see reconcilectl history")))?;
                 self.state
                     .set_setting(Setting::Desired, Some(&wanted.commit.id).filter(|id| !id.is_empty()).map(String::as_str))?;
-                Ok(Some(Wanted { commit: wanted.commit, manifest: self.reopened(wanted.manifest) }))
+                let mut manifest = self.reopened(wanted.manifest);
+                if matches!(order, Order::Rollback { .. }) {
+                    let warning = policy::go_back(*generation, &self.state.stays_since(*generation)?, self.past_irreversible);
+                    manifest.notes.extend(warning.map_err(|why| Stop::denied(&[why]))?);
+                }
+                Ok(Some(Wanted { commit: wanted.commit, manifest }))
             }
             Order::Deploy { commit, .. } => {
                 self.refuse_held(commit)?;

@@ -20,6 +20,7 @@ use crate::cycle::{Engine, Order};
 use crate::desk::{Desk, Fresh, Task};
 use crate::host::linux::{Linux, Manager, Pulse};
 use crate::lifeline::Lifelines;
+use crate::policy::PastIrreversible;
 use crate::lifeline::connection::{self, Waiting};
 use crate::state::{STATE_DIR, State, StateError};
 use crate::tasks::{Clerk, Published, TIMER};
@@ -397,6 +398,7 @@ impl Start {
             guards: config::guards()?,
             lifelines: Lifelines::new(&self.settings.lifelines)?,
             confirm_window: self.settings.confirm_window.to_string(),
+            past_irreversible: self.settings.rollback_past_irreversible,
             go_on: Box::new(move || !give_up.load(Ordering::Acquire)),
             repairs: crate::cycle::Repairs::default(),
             left: Vec::new(),
@@ -470,6 +472,7 @@ pub fn recover() -> ExitCode {
             guards: crate::guard::Guards::default(),
             lifelines: Lifelines::default(),
             confirm_window: String::new(),
+            past_irreversible: PastIrreversible::default(),
             go_on: Box::new(|| true),
             repairs: crate::cycle::Repairs::default(),
             left: Vec::new(),

@@ -85,6 +85,9 @@ pub struct Manifest {
     /// The facts of the host, if anything was rendered with them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub facts: Option<Facts>,
+    /// What was done for the generation, and nothing takes back: `command:migrate`.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub stays: BTreeSet<String>,
     /// Secrets that templates ask for and nobody has opened; what was rendered then is for no host.
     #[serde(skip)]
     pub unopened: BTreeSet<String>,

@@ -11,6 +11,34 @@ pub enum Right {
     Preview,
 }
 
+/// Whether a rollback may go back past what nothing takes back, as a migration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PastIrreversible {
+    /// It may, and says so.
+    #[default]
+    Warn,
+    /// It may not.
+    Refuse,
+}
+
+/// Judges a rollback by what was done since the generation that it goes back to (with the numbers of the generations), and nothing takes
+/// back. The warning, if it may.
+///
+/// # Errors
+/// The reason against it.
+pub fn go_back(to: u64, stays: &[(String, u64)], setting: PastIrreversible) -> Result<Option<String>, String> {
+    let Some((_, newest)) = stays.first() else { return Ok(None) };
+    let words: Vec<String> = stays.iter().map(|(target, number)| format!("{target} (generation {number})")).collect();
+    let what = format!("generation {to} is older than {}, which nothing takes back", words.join(", "));
+    match setting {
+        PastIrreversible::Warn => Ok(Some(format!("{what}: what it runs has to live with that"))),
+        PastIrreversible::Refuse => Err(format!(
+            "{what}: mend it with a commit on top of generation {newest}, or set rollback_past_irreversible = \"warn\" in the settings"
+        )),
+    }
+}
+
 /// A plan that policy lets through. Only this module can make one.
 #[derive(Debug)]
 pub struct Approved {

@@ -326,6 +326,16 @@ impl State {
         Ok(self.generations_where("ORDER BY number DESC LIMIT ?1", 1)?.pop())
     }
 
+    /// What was done for generations after this one and nothing takes back, with their numbers, the newest first.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn stays_since(&self, number: u64) -> StateResult<Vec<(String, u64)>> {
+        let since = self.generations_where("WHERE number > ?1 ORDER BY number DESC", key(number))?;
+        let of = |g: Generation| g.manifest.stays.into_iter().map(move |target| (target, g.number));
+        Ok(since.into_iter().flat_map(of).collect())
+    }
+
     /// The newest generations, newest first, without what they declare.
     ///
     /// # Errors

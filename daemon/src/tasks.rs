@@ -222,6 +222,7 @@ impl Clerk {
                 self.engine.known_as = fresh.settings.host.clone();
                 self.engine.guards = fresh.guards.clone();
                 self.engine.lifelines = fresh.lifelines.clone();
+                self.engine.past_irreversible = fresh.settings.rollback_past_irreversible;
                 self.engine.confirm_window = fresh.settings.confirm_window.to_string();
                 self.engine.record(NewRecord::new(Event::Reloaded, "daemon"));
                 Ok(Report::short(Verdict::NothingToDo, ""))

@@ -23,6 +23,7 @@ pub fn main(arguments: Vec<String>) -> ExitCode {
         ["worker", "accounts", rest @ ..] => worker::accounts::main(rest),
         ["worker", "postgres"] => worker::postgres::main(),
         ["worker", "ufw", rest @ ..] => worker::ufw::main(rest),
+        ["worker", "dump", name] => worker::dump::main(name),
         ["worker", "subtree", rest @ ..] => worker::subtree::main(rest),
         ["worker", "packages", rest @ ..] => worker::packages::main(rest),
         ["worker", "command"] => worker::command::main(),

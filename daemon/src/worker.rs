@@ -3,6 +3,7 @@
 
 pub mod accounts;
 pub mod command;
+pub mod dump;
 pub mod evidence;
 pub mod packages;
 pub mod postgres;

@@ -60,10 +60,18 @@ fn forward(id: u64, plan: &Plan, batch: &[Numbered<'_>], ground: &mut Ground<'_>
     let numbers: Vec<usize> = todo.iter().map(|(number, _)| *number).collect();
     ground.state.begin_steps(id, &numbers)?;
     crate::failpoint!("begun");
+    let targets = targets(&todo);
+    for prepare in todo.iter().filter_map(|(_, run)| run.prepare.as_ref()) {
+        let ran = call(&[prepare], ground)?;
+        if !ran.ok() {
+            ground.state.end_steps(id, &numbers)?;
+            return Err(ApplyError::Judged(plan.secrets.conceal(&format!("before {targets}: {}", ran.last_words()))));
+        }
+        (ground.say)(Progress::Good { text: String::from_utf8_lossy(&ran.stdout).trim_end().to_owned() });
+    }
     let calls: Vec<&Call> = todo.iter().map(|(_, run)| &run.forward).collect();
     let ran = call(&calls, ground)?;
     crate::failpoint!("step");
-    let targets = targets(&todo);
     if !ran.ok() {
         let is_untouched =
             |(&(_, run), answer): (&Numbered<'_>, &String)| run.knows_torn() && run.before.as_ref() == Some(answer);

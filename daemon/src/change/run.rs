@@ -27,6 +27,9 @@ pub struct Run {
     pub after: String,
     /// Does it. May find it half done.
     pub forward: Call,
+    /// Run right before that: it keeps what could be lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepare: Option<Call>,
     /// Takes it back, also from half-way; `None` where nothing does.
     pub backward: Option<Call>,
     /// What it has made of what is taken back is made of what comes back: run once all objects are restored.
@@ -135,7 +138,7 @@ impl Run {
     /// With nothing but what every one has.
     #[must_use]
     pub fn new(target: String, ask: Call, (before, after): (Option<String>, String), forward: Call) -> Self {
-        Self { target, ask, before, after, forward, backward: None, redo: None, does_more: false, makes: Vec::new() }
+        Self { target, ask, before, after, forward, prepare: None, backward: None, redo: None, does_more: false, makes: Vec::new() }
     }
 
     /// Whether nothing is there after it, or nothing was before.

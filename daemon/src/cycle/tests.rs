@@ -198,6 +198,7 @@ fn engine(fake: &Fake, dir: &Path, go_on: &Rc<Cell<bool>>) -> Engine {
         audit,
         lifelines: crate::lifeline::Lifelines::new(&["/etc/ssh/**".to_owned(), "ssh.service".to_owned()]).unwrap(),
         confirm_window: "5m".to_owned(),
+        past_irreversible: crate::policy::PastIrreversible::default(),
         known_as: None,
         guards: shipped_guards(),
         go_on: Box::new(move || go_on.get()),

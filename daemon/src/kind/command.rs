@@ -13,11 +13,13 @@ use crate::host::HostError;
 use crate::path::ManagedPath;
 use crate::timespan::TimeSpan;
 use crate::units::surroundings::{self, Surroundings};
-use crate::worker::PROGRAM;
 use crate::worker::command::Request;
+use crate::worker::{PROGRAM, dump};
 
 /// How long one may take that does not say.
 const TIMEOUT: TimeSpan = TimeSpan(Duration::from_secs(10 * 60));
+/// How long a dump may take.
+const DUMP: Duration = Duration::from_secs(30 * 60);
 /// How long a question may take: a plan waits for it.
 const ASK: Duration = Duration::from_secs(60);
 /// Where programs are looked for (`DEFAULT_PATH` of systemd.exec(5)).
@@ -41,6 +43,10 @@ pub struct CommandSpec {
     /// Program and arguments that take it back, also when it is done by half. Without them nothing does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backward: Option<Vec<String>>,
+    /// A database of the PostgreSQL cluster that is dumped right before it runs, into `/var/lib/reconciled/dumps`; the last three dumps of
+    /// each are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<String>,
     /// A service whose user, group, directory and environment it has, as the repository will leave them: `gunicorn.service`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub like: Option<String>,
@@ -128,6 +134,9 @@ impl Spec for CommandSpec {
         if let Some(why) = self.directory.as_ref().and_then(|path| ManagedPath::new(path).err()) {
             return bad("directory", why, "write the folder's absolute path");
         }
+        if self.dump.as_ref().is_some_and(|name| !dump::is_name(name)) {
+            return bad("dump", "not a name of a database that can be dumped".to_owned(), "write letters, digits and -_");
+        }
         let of_variable = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if let Some(name) =
             self.environment.keys().find(|n| !n.chars().all(of_variable) || !n.starts_with(|c: char| !c.is_ascii_digit()))
@@ -189,6 +198,7 @@ impl Spec for CommandSpec {
             None => Call::nothing(),
         };
         let mut run = Run { backward, ..Run::new(target, ask, (before, DONE.to_owned()), forward) };
+        run.prepare = self.dump.as_ref().map(|name| Call::new(&[PROGRAM, "worker", "dump", name], DUMP));
         if run.backward.is_none() && !run.can_be_asked() {
             run.redo = self.former(sight).map(|(call, input)| {
                 inputs.push(input);

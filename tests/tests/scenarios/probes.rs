@@ -123,7 +123,7 @@ scenario! {
             ("name", https("other.example", "/etc/tls/ca.pem"), "name: wanted 200, got no TLS: "),
             ("authority", https("shop.example", "/etc/ssl/certs/ca-certificates.crt"), "UnknownIssuer"),
             ("shown", "certificate = { tcp = \"127.0.0.1:8443\", valid_for = \"60d\" }".to_owned(), "got one that expires in 29 days"),
-            ("none", "certificate = { tcp = \"127.0.0.1:6379\" }".to_owned(), "none: wanted a certificate, valid for 7d or longer, got "),
+            ("none", "certificate = { tcp = \"127.0.0.1:80\" }".to_owned(), "none: wanted a certificate, valid for 7d or longer, got "),
         ] {
             repo.write("reconciled.toml", format!("units = [\"nginx.service\"]\n[[probe]]\nname = \"{name}\"\n{question}\nattempts = 1\n"));
             repo.commit_and_push().assert_refused("").says(said);

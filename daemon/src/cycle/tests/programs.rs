@@ -3,6 +3,7 @@
 use super::{Rig, id};
 use crate::cycle::Order;
 use crate::host::fake::Fake;
+use crate::policy::PastIrreversible;
 use crate::report::Verdict;
 
 const UNIT: &str = "/etc/systemd/system/gunicorn.service";
@@ -132,6 +133,27 @@ fn what_nothing_takes_back_is_said_before_and_after() {
     assert!(report.reason.contains("command:migrate: exit code 1\nit went wrong"), "{}", report.reason);
     assert!(!rig.heard("nothing takes it back"), "{:?}", rig.said);
     assert_eq!(rig.fake.world().text("/etc/x").as_deref(), Some("y"));
+}
+
+#[test]
+fn who_goes_back_past_it_is_told_or_refused() {
+    let migrate = "[[command]]\nname = \"migrate\"\nforward = [\"/usr/bin/python3\", \"migrate\"]\nask = [\"/usr/bin/python3\", \"migrate\", \"--check\"]\n";
+    let mut rig = Rig::new(Fake::new());
+    rig.commit("1", None, &[("files/etc/x", "x")]);
+    rig.commit("2", Some("1"), &[("reconciled.toml", migrate), ("files/etc/x", "y")]);
+    rig.live("1").live("2");
+    for (setting, verdict, said) in [
+        (PastIrreversible::Refuse, Verdict::Refused, "generation 1 is older than command:migrate (generation 2), which nothing takes back: mend it"),
+        (PastIrreversible::Warn, Verdict::Live, "which nothing takes back: what it runs has to live with that"),
+    ] {
+        rig.engine.past_irreversible = setting;
+        let report = rig.run(&Order::Rollback { generation: 1, actor: "root".to_owned() });
+        assert_eq!(report.verdict, verdict, "{}", report.text());
+        assert!(rig.heard(said) || report.reason.contains(said), "{:?} {}", rig.said, report.reason);
+    }
+    // Nothing was done since then.
+    rig.run(&Order::Rollback { generation: 3, actor: "root".to_owned() });
+    assert!(!rig.heard("which nothing takes back"), "{:?}", rig.said);
 }
 
 #[test]
