@@ -140,6 +140,8 @@ pub struct Engine {
     pub past_irreversible: PastIrreversible,
     /// Turns false when the daemon is asked to stop: what waits for probes is undone then.
     pub go_on: Box<dyn Fn() -> bool>,
+    /// Something waits until all else is healed.
+    pub later: bool,
     /// When what was repaired.
     pub repairs: Repairs,
     /// What has drifted and is left so.
@@ -206,6 +208,16 @@ impl Pass {
 impl Engine {
     /// Carries out an order from beginning to end, and says how it went.
     pub fn run(&mut self, order: &Order, say: Say<'_>) -> Report {
+        self.later = false;
+        let first = self.run_once(order, say);
+        if !(std::mem::take(&mut self.later) && first.verdict == Verdict::Live) {
+            return first;
+        }
+        let second = self.run_once(order, say);
+        if second.verdict == Verdict::NothingToDo { first } else { second }
+    }
+
+    fn run_once(&mut self, order: &Order, say: Say<'_>) -> Report {
         let mut pass = Pass::start(order);
         let mut report = match self.pass(order, &mut pass, say) {
             Ok(end) => Report {

@@ -20,8 +20,8 @@ use crate::cycle::{Engine, Order};
 use crate::desk::{Desk, Fresh, Task};
 use crate::host::linux::{Linux, Manager, Pulse};
 use crate::lifeline::Lifelines;
-use crate::policy::PastIrreversible;
 use crate::lifeline::connection::{self, Waiting};
+use crate::policy::PastIrreversible;
 use crate::state::{STATE_DIR, State, StateError};
 use crate::tasks::{Clerk, Published, TIMER};
 
@@ -400,6 +400,7 @@ impl Start {
             confirm_window: self.settings.confirm_window.to_string(),
             past_irreversible: self.settings.rollback_past_irreversible,
             go_on: Box::new(move || !give_up.load(Ordering::Acquire)),
+            later: false,
             repairs: crate::cycle::Repairs::default(),
             left: Vec::new(),
             stale: BTreeMap::new(),
@@ -474,6 +475,7 @@ pub fn recover() -> ExitCode {
             confirm_window: String::new(),
             past_irreversible: PastIrreversible::default(),
             go_on: Box::new(|| true),
+            later: false,
             repairs: crate::cycle::Repairs::default(),
             left: Vec::new(),
             stale: BTreeMap::new(),

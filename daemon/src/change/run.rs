@@ -138,7 +138,18 @@ impl Run {
     /// With nothing but what every one has.
     #[must_use]
     pub fn new(target: String, ask: Call, (before, after): (Option<String>, String), forward: Call) -> Self {
-        Self { target, ask, before, after, forward, prepare: None, backward: None, redo: None, does_more: false, makes: Vec::new() }
+        Self {
+            target,
+            ask,
+            before,
+            after,
+            forward,
+            prepare: None,
+            backward: None,
+            redo: None,
+            does_more: false,
+            makes: Vec::new(),
+        }
     }
 
     /// Whether nothing is there after it, or nothing was before.

@@ -3,6 +3,8 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Deserialize as _;
+
 use super::definitions::{Shelf, touched_definitions};
 use super::drifting::Left;
 use super::{Engine, Order, Stop, Wanted};
@@ -199,16 +201,25 @@ impl Engine {
         plan.manifest.secrets.iter().for_each(|(name, content)| secrets.add_secret(name, content));
         for change in plan.steps.iter().map(|step| &step.change).chain(plan.claimed.values()) {
             let Change::Entry { path, before, after, secret: true } = change else { continue };
-            secrets.add_file(path, b"");
+            let open = self.open_words(path, plan);
+            secrets.add_file(path, b"", &open);
             for object in [before, after] {
                 let Object::File(facts) = object else { continue };
                 let content = plan.manifest.contents.get(&facts.digest).cloned();
                 if let Some(content) = content.or_else(|| stored(&self.state)(&facts.digest).ok()) {
-                    secrets.add_file(path, &content);
+                    secrets.add_file(path, &content, &open);
                 }
             }
         }
         secrets
+    }
+
+    /// What is no secret in a secret file, as it is to be and as it was.
+    fn open_words(&self, path: &ManagedPath, plan: &Plan) -> BTreeSet<String> {
+        let live = self.state.live().ok().flatten().map(|live| live.manifest.resources).unwrap_or_default();
+        let files = plan.manifest.resources.iter().chain(&live).filter(|r| r.kind == "file" && r.name == path.as_str());
+        let words = |r: &Resource| BTreeSet::<String>::deserialize(r.spec.get("open")?).ok();
+        files.filter_map(words).flatten().collect()
     }
 
     /// A place that no rename reaches is found here, before anything is rehearsed; a preview is told too.
@@ -337,6 +348,9 @@ impl Engine {
                 claims.push((phase, format!("{}:{}", resource.kind, resource.name), found));
             }
         }
+        if intent == Intent::Repair {
+            self.later = put_off(&mut claims);
+        }
         // What is still to come may bring it: with that in place all is planned once more.
         if !claims.iter().any(is_foundation) {
             match goes_on {
@@ -412,6 +426,22 @@ impl Engine {
 }
 
 /// Whether something has to be there before the rest can be seen as it is.
+/// Of a host that is not as it should be otherwise, the questions of commands may have been answered for want of that (a database that does not
+/// run): they wait for the look after this. Returns whether any does.
+fn put_off(claims: &mut Claims) -> bool {
+    let to_do = |claims: &[Claim]| claims.iter().any(|claim| !claim.change.is_noop());
+    if !claims.iter().any(|(phase, _, claims)| *phase != Phase::Commands && to_do(claims)) {
+        return false;
+    }
+    let mut any = false;
+    let of_commands = claims.iter_mut().filter(|(phase, _, _)| *phase == Phase::Commands).flat_map(|(_, _, claims)| claims);
+    for claim in of_commands.filter(|claim| matches!(&claim.change, Change::Run(run) if run.can_be_asked())) {
+        any |= !claim.change.is_noop();
+        claim.change.leave();
+    }
+    any
+}
+
 /// Whether the live generation declares the very same, with the same secrets.
 fn is_live(resource: &Resource, manifest: &Manifest, live: Option<&Generation>) -> bool {
     let same = |r: &Resource| (&r.kind, &r.name, &r.spec) == (&resource.kind, &resource.name, &resource.spec);

@@ -202,6 +202,7 @@ fn engine(fake: &Fake, dir: &Path, go_on: &Rc<Cell<bool>>) -> Engine {
         known_as: None,
         guards: shipped_guards(),
         go_on: Box::new(move || go_on.get()),
+        later: false,
         repairs: crate::cycle::Repairs::default(),
         left: Vec::new(),
         stale: BTreeMap::new(),

@@ -1,5 +1,7 @@
 //! Regular files.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::place::{State, implied_directories, managed, owner_of, parse_mode, reason};
@@ -43,6 +45,10 @@ pub struct FileSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(skip))]
     pub source: Option<(Digest, u64)>,
+    /// What is no secret in a secret file: filled in for templates, which say the same whatever the secrets are.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(skip))]
+    pub open: BTreeSet<String>,
 }
 
 /// What to do with a path whose file has more than one hard link.

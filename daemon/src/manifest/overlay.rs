@@ -147,6 +147,7 @@ impl<'a> Merging<'_, 'a, '_, '_> {
                     state: State::Present,
                     drift: Drift::default(),
                     source: None,
+                    open: BTreeSet::new(),
                 };
                 let mut spec = serde_json::to_value(spec).ok()?;
                 for (key, table) in &wishes {
@@ -156,6 +157,7 @@ impl<'a> Merging<'_, 'a, '_, '_> {
                     let rendered = self.render(&entry, content, spec["secret"] == true)?;
                     if rendered.secret {
                         spec["secret"] = Value::Bool(true);
+                        spec["open"] = serde_json::to_value(&rendered.open).ok()?;
                         if !wishes.contains_key("mode") {
                             spec["mode"] = Value::from(if *executable { "0700" } else { "0600" });
                         }

@@ -46,6 +46,11 @@ impl Scope {
         Self { vars, facts, secrets: Arc::new(secrets) }
     }
 
+    /// All secrets by name, none of them told.
+    pub(super) fn placeholders(&self) -> Arc<BTreeMap<String, Option<Vec<u8>>>> {
+        Arc::new(self.secrets.keys().map(|name| (name.clone(), Some(UNSEALED.as_bytes().to_vec()))).collect())
+    }
+
     /// What is undefined, and what to write instead. `detail` is what the engine says, `at` what stands at the place.
     pub(super) fn explain_undefined(&self, detail: &str, at: &str, sort: Sort) -> (String, String) {
         let quoted = detail.split_once("` is undefined").and_then(|(before, _)| Some(before.rsplit_once('`')?.1));

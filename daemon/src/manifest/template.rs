@@ -14,6 +14,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Va
 use super::Context;
 use super::diagnostic::{Diagnostic, Text};
 use super::scope::{Scope, Sort, UNSEALED};
+use crate::secrets;
 use crate::source::{Budget, Snapshot, SourceEntry};
 
 /// Where templates find what they include.
@@ -24,6 +25,8 @@ const TEMPLATE_LIMIT: usize = 64 << 10;
 const FUEL: u64 = 100_000;
 /// What all renderings of a repository may cost together.
 const FUEL_OF_ALL: u64 = 100 * FUEL;
+/// So many words of a file are known to be no secret.
+const OPEN_LIMIT: usize = 1000;
 /// How deep templates may include and call each other.
 const DEPTH: usize = 100;
 
@@ -33,6 +36,8 @@ pub(super) struct Renderer {
     expressions: Environment<'static>,
     scope: Scope,
     secrets: Value,
+    /// The same, each as if nobody had opened it.
+    sealed: Value,
     facts: Value,
     partials: Arc<BTreeMap<String, String>>,
     seen: Arc<Seen>,
@@ -58,6 +63,8 @@ pub(super) struct Rendered {
     pub(super) text: String,
     /// It was made with a secret.
     pub(super) secret: bool,
+    /// What is no secret in it: it says the same whatever the secrets are.
+    pub(super) open: BTreeSet<String>,
 }
 
 /// What is wrong with a template.
@@ -82,6 +89,7 @@ impl Renderer {
         Self {
             templates: templates(partials.clone()),
             expressions: environment(expression_syntax()),
+            sealed: Value::from_object(Secrets { values: scope.placeholders(), seen: Arc::default() }),
             secrets: Value::from_object(Secrets { values: scope.secrets.clone(), seen: seen.clone() }),
             facts: Value::from_object(Watched { inner: facts, seen: seen.clone() }),
             scope,
@@ -115,7 +123,20 @@ impl Renderer {
         let done = render(&self.templates, source, written, sight);
         let text = self.settle(done).map_err(|failed| self.blunder(&failed, source, written))?;
         let text = self.within_limits(text)?;
-        Ok(Rendered { text, secret: self.has_seen_secret() })
+        let secret = self.has_seen_secret();
+        let open = if secret { self.open(source, written, &text) } else { BTreeSet::new() };
+        Ok(Rendered { text, secret, open })
+    }
+
+    /// What a file says also without its secrets; nothing where that cannot be told.
+    fn open(&mut self, source: &str, written: &str, text: &str) -> BTreeSet<String> {
+        self.templates.set_fuel(Some(self.fuel.min(FUEL)));
+        let sight = context! { vars => &self.scope.vars, facts => &self.facts, secrets => &self.sealed };
+        let done = render(&self.templates, source, written, sight);
+        let Ok(without) = self.settle(done) else { return BTreeSet::new() };
+        let said: BTreeSet<&str> = secrets::parts(text).collect();
+        let open = secrets::parts(&without).filter(|part| said.contains(part));
+        open.take(OPEN_LIMIT).map(str::to_owned).collect()
     }
 
     /// Whether anything that was rendered depends on the host's facts.

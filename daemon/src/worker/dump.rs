@@ -55,8 +55,7 @@ fn dump(place: &Path, name: &str) -> io::Result<String> {
 /// All but the newest go.
 fn forget_old(place: &Path, name: &str) -> io::Result<()> {
     let time = |file: &str| file.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(".dump")?.parse::<u64>().ok();
-    let mut times: Vec<u64> =
-        fs::read_dir(place)?.flatten().filter_map(|entry| time(entry.file_name().to_str()?)).collect();
+    let mut times: Vec<u64> = fs::read_dir(place)?.flatten().filter_map(|entry| time(entry.file_name().to_str()?)).collect();
     times.sort_unstable_by(|a, b| b.cmp(a));
     for old in times.into_iter().skip(KEPT) {
         fs::remove_file(place.join(format!("{name}.{old}.dump")))?;

@@ -307,7 +307,7 @@ scenario! {
         repo.write("files/srv/media/ours.txt", "ours\n");
         // What fails takes it back, entry by entry.
         repo.write("reconciled.toml", format!("{table}[[probe]]\nname = \"red\"\ncommand = [\"/bin/false\"]\nattempts = 1\n"));
-        repo.commit_and_push().assert_refused("rolled back").says("~ subtree:/srv/media (4 entries differ) [undo: best effort]");
+        repo.commit_and_push().assert_refused("rolled back").says("~ directory:/srv/media (4 entries differ) [undo: best effort]");
         assert_eq!(modes(), before);
         repo.write("reconciled.toml", table).commit_and_push().assert_live();
         let after = "elsewhere root:root 755\nmedia www-data:www-data 750\nmedia/a www-data:www-data 750\nmedia/a/b www-data:www-data 750\nmedia/a/b/two www-data:www-data 640\n\

@@ -143,7 +143,11 @@ fn who_goes_back_past_it_is_told_or_refused() {
     rig.commit("2", Some("1"), &[("reconciled.toml", migrate), ("files/etc/x", "y")]);
     rig.live("1").live("2");
     for (setting, verdict, said) in [
-        (PastIrreversible::Refuse, Verdict::Refused, "generation 1 is older than command:migrate (generation 2), which nothing takes back: mend it"),
+        (
+            PastIrreversible::Refuse,
+            Verdict::Refused,
+            "generation 1 is older than command:migrate (generation 2), which nothing takes back: mend it",
+        ),
         (PastIrreversible::Warn, Verdict::Live, "which nothing takes back: what it runs has to live with that"),
     ] {
         rig.engine.past_irreversible = setting;
@@ -216,4 +220,21 @@ fn what_nobody_confirmed_goes_back_although_nothing_can_be_fetched() {
         assert_eq!(rig.heard("going on: venv:/home/ana/env: exit code 1"), !is_kept, "{:?}", rig.said);
         assert_eq!(rig.fake.world().text("/etc/x"), None);
     }
+}
+
+#[test]
+fn commands_wait_until_all_else_is_healed() {
+    let migrate = "[[command]]\nname = \"migrate\"\nforward = [\"/usr/bin/python3\", \"migrate\"]\nask = [\"/usr/bin/python3\", \"migrate\", \"--check\"]\n";
+    let mut rig = Rig::new(Fake::new());
+    rig.commit("1", None, &[("reconciled.toml", migrate), ("files/etc/x", "x")]);
+    rig.live("1");
+    // Neither is as it should be: the file first, then the question is asked again.
+    rig.fake.world().tree.remove("/srv/migrated");
+    rig.fake.world().file("/etc/x", "edited");
+    assert_eq!(rig.repair(false).verdict, Verdict::Live);
+    assert_eq!(rig.fake.world().text("/etc/x").as_deref(), Some("x"));
+    assert!(rig.fake.world().tree.contains_key("/srv/migrated"));
+    let repaired = rig.events().iter().filter(|event| *event == "drift-repaired").count();
+    assert_eq!(repaired, 2, "{:?}", rig.events());
+    assert_eq!(rig.repair(false).verdict, Verdict::NothingToDo);
 }
