@@ -400,12 +400,12 @@ impl Engine {
                 base.map_or("", source::short)
             )));
         }
-        let secrets = match right {
-            Right::Deploy => opening::open(&received.snapshot, &*self.host)?,
-            Right::Preview => opening::leave_sealed(&received.snapshot)?,
+        let mut context = self.context();
+        context.secrets = match right {
+            Right::Deploy => opening::open(&received.snapshot, &context.host, &*self.host)?,
+            Right::Preview => opening::leave_sealed(&received.snapshot, &context.host)?,
         };
-        let stays_sealed = right == Right::Preview && !secrets.is_empty();
-        let context = self.context(secrets);
+        let stays_sealed = right == Right::Preview && !context.secrets.is_empty();
         let mut manifest =
             manifest::read(&received.snapshot, &context).map_err(|mistakes| Stop::invalid(&mistakes, &received.snapshot))?;
         if let Some(name) = manifest.unopened.first() {
@@ -419,10 +419,10 @@ impl Engine {
     }
 
     /// For whom a revision is read.
-    fn context(&self, secrets: BTreeMap<String, Vec<u8>>) -> Context {
+    fn context(&self) -> Context {
         let facts = self.host.facts();
         let host = self.known_as.clone().unwrap_or_else(|| facts.hostname.clone());
-        Context { host, facts, secrets }
+        Context { host, facts, secrets: BTreeMap::new() }
     }
 }
 

@@ -217,6 +217,14 @@ pub fn read(snapshot: &Snapshot, context: &Context) -> Result<Manifest, Vec<Diag
     Ok(Manifest { notes, ..manifest })
 }
 
+/// The sealed files that a host gets, by their paths in the repository; those of other hosts' layers are sealed to them.
+#[must_use]
+pub fn sealed_files<'a>(snapshot: &'a Snapshot, host: &str) -> Vec<&'a str> {
+    // What is wrong with a manifest is said when it is read.
+    let layers = layers::read(snapshot, host, &mut Text::default(), &mut Faults::default());
+    tree::sealed(snapshot, &layers)
+}
+
 /// The text of the file that a diagnostic is about, for [`Diagnostic::render`].
 #[must_use]
 pub fn source_of<'a>(snapshot: &'a Snapshot, diagnostic: &Diagnostic) -> Option<&'a str> {

@@ -22,10 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Most of what all of them are together, in bytes.
 const OUTPUT: usize = 8 << 20;
 
+const TOO_LONG: &str = "longer than 64 KiB: seal what is long with a key of its own, and that key here";
+
 /// What is sealed in a repository.
 #[derive(Default)]
 struct Sealed<'s> {
-    /// `secrets/NAME.age`.
+    /// `secrets/NAME.age` by its name, and sealed files by their paths.
     age: BTreeMap<&'s str, &'s [u8]>,
     /// `secrets/NAME.cred`, as systemd wants it.
     credentials: BTreeMap<&'s str, Vec<u8>>,
@@ -36,8 +38,8 @@ struct Sealed<'s> {
 ///
 /// # Errors
 /// What is no secret.
-pub(super) fn leave_sealed(snapshot: &Snapshot) -> Result<BTreeMap<String, Vec<u8>>, Stop> {
-    let Sealed { age, credentials } = sealed(snapshot)?;
+pub(super) fn leave_sealed(snapshot: &Snapshot, known_as: &str) -> Result<BTreeMap<String, Vec<u8>>, Stop> {
+    let Sealed { age, credentials } = sealed(snapshot, known_as)?;
     let names = age.into_keys().chain(credentials.into_keys());
     Ok(names.map(|name| (name.to_owned(), UNSEALED.as_bytes().to_vec())).collect())
 }
@@ -46,8 +48,8 @@ pub(super) fn leave_sealed(snapshot: &Snapshot) -> Result<BTreeMap<String, Vec<u
 ///
 /// # Errors
 /// What is no secret of this host.
-pub(super) fn open(snapshot: &Snapshot, host: &dyn Look) -> Result<BTreeMap<String, Vec<u8>>, Stop> {
-    let Sealed { age, credentials } = sealed(snapshot)?;
+pub(super) fn open(snapshot: &Snapshot, known_as: &str, host: &dyn Look) -> Result<BTreeMap<String, Vec<u8>>, Stop> {
+    let Sealed { age, credentials } = sealed(snapshot, known_as)?;
     if age.is_empty() && credentials.is_empty() {
         return Ok(BTreeMap::new());
     }
@@ -89,9 +91,17 @@ fn bodies(output: &[u8]) -> Option<BTreeMap<String, Vec<u8>>> {
     Some(open)
 }
 
-fn sealed(snapshot: &Snapshot) -> Result<Sealed<'_>, Stop> {
+fn sealed<'s>(snapshot: &'s Snapshot, known_as: &str) -> Result<Sealed<'s>, Stop> {
     let mut sealed = Sealed::default();
     let refused = |file: &str, why: &str| Err(Stop::refused(format!("{}: {why}", crate::path::escape(file))));
+    for file in crate::manifest::sealed_files(snapshot, known_as) {
+        match snapshot.entries.get(file) {
+            Some(SourceEntry::File { content, .. }) if content.len() as u64 <= LIMIT => drop(sealed.age.insert(file, content)),
+            Some(SourceEntry::File { .. }) => return refused(file, TOO_LONG),
+            // The manifest says what is wrong with a link.
+            _ => {}
+        }
+    }
     for (file, entry) in snapshot.entries.range(PLACE.to_owned()..).take_while(|(file, _)| file.starts_with(PLACE)) {
         let name = &file[PLACE.len()..];
         let (name, is_age) = match (name.strip_suffix(".age"), name.strip_suffix(".cred")) {
@@ -111,7 +121,7 @@ fn sealed(snapshot: &Snapshot) -> Result<Sealed<'_>, Stop> {
         }
         let SourceEntry::File { content, .. } = entry else { return refused(file, "a secret is a file, not a link") };
         if content.len() as u64 > LIMIT {
-            return refused(file, "longer than 64 KiB: seal what is long with a key of its own, and that key here");
+            return refused(file, TOO_LONG);
         }
         if is_age {
             sealed.age.insert(name, content);
@@ -165,7 +175,7 @@ mod tests {
 
     fn refusal(file: &str, text: &str) -> String {
         let snapshot = Snapshot { entries: entries(&[(file, text)]), ..Snapshot::default() };
-        sealed(&snapshot).err().map(|stop| stop.into_report().reason).unwrap_or_default()
+        sealed(&snapshot, "web1").err().map(|stop| stop.into_report().reason).unwrap_or_default()
     }
 
     #[test]

@@ -21,7 +21,7 @@ const PATH: &str = "path";
 pub(super) enum Content<'a> {
     None,
     File(&'a [u8]),
-    Text(String),
+    Bytes(Vec<u8>),
 }
 
 impl Content<'_> {
@@ -29,7 +29,7 @@ impl Content<'_> {
         match self {
             Self::None => None,
             Self::File(bytes) => Some(bytes),
-            Self::Text(text) => Some(text.as_bytes()),
+            Self::Bytes(bytes) => Some(bytes),
         }
     }
 

@@ -11,7 +11,7 @@ use super::diagnostic::{Diagnostic, Faults, Text, clip};
 use super::document::Declared;
 use super::suggest::nearest;
 use super::template::{Rendered, Renderer};
-use super::tree::{Entry, Tree};
+use super::tree::{Entry, Form, Tree};
 use crate::kind::{Drift, FileSpec, LinkSpec, LinksPolicy, Spec as _, State};
 use crate::source::SourceEntry;
 
@@ -153,16 +153,16 @@ impl<'a> Merging<'_, 'a, '_, '_> {
                 for (key, table) in &wishes {
                     spec[*key] = table.spec[*key].clone();
                 }
-                let content = if entry.template {
+                let content = if entry.form == Form::Sealed {
+                    hide(&mut spec, (*executable, !wishes.contains_key("mode")));
+                    Content::Bytes(self.renderer.opened(entry.source))
+                } else if entry.form == Form::Template {
                     let rendered = self.render(&entry, content, spec["secret"] == true)?;
                     if rendered.secret {
-                        spec["secret"] = Value::Bool(true);
+                        hide(&mut spec, (*executable, !wishes.contains_key("mode")));
                         spec["open"] = serde_json::to_value(&rendered.open).ok()?;
-                        if !wishes.contains_key("mode") {
-                            spec["mode"] = Value::from(if *executable { "0700" } else { "0600" });
-                        }
                     }
-                    Content::Text(rendered.text)
+                    Content::Bytes(rendered.text.into_bytes())
                 } else {
                     Content::File(content)
                 };
@@ -239,7 +239,7 @@ impl<'a> Merging<'_, 'a, '_, '_> {
         let content = spec.as_object_mut().and_then(|s| s.remove("content"));
         match content {
             Some(Value::String(content)) => {
-                let content = Content::Text(content);
+                let content = Content::Bytes(content.into_bytes());
                 spec["source"] = content.source()?;
                 Some(Claim::of_table(table, spec, self.text, content))
             }
@@ -282,4 +282,12 @@ impl<'a> Merging<'_, 'a, '_, '_> {
 /// The bytes of a key's value, if the table has the key.
 fn written<'d>(table: &'d Declared, key: &str) -> Option<&'d Range<usize>> {
     table.keys.iter().find(|(k, _)| k == key).map(|(_, span)| span)
+}
+
+/// What was made with a secret is one: never shown, and nobody's to read unless a table says whose.
+fn hide(spec: &mut Value, (is_executable, has_no_mode): (bool, bool)) {
+    spec["secret"] = Value::Bool(true);
+    if has_no_mode {
+        spec["mode"] = Value::from(if is_executable { "0700" } else { "0600" });
+    }
 }

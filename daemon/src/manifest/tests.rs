@@ -212,7 +212,7 @@ fn claims_that_contradict_each_other() {
 #[test]
 fn trees_that_do_not_fit() {
     for (name, text, words) in [
-        ("files/etc/key.age", "a", ".age files (sealed files) are not supported"),
+        ("files/etc/key.j2.age", "a", "a sealed file is not rendered"),
         ("files/tmp/x", "a", "files/tmp/x: `/tmp/x` is below /tmp"),
         ("files/var/lib/reconciled/x", "a", "never managed"),
         ("files@", "elsewhere", "`files` is no directory"),

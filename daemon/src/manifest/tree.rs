@@ -27,8 +27,37 @@ pub(super) struct Entry<'a> {
     pub(super) entry: &'a SourceEntry,
     /// Which layer brings it.
     pub(super) layer: usize,
-    /// It is rendered.
-    pub(super) template: bool,
+    /// How its content is come by.
+    pub(super) form: Form,
+}
+
+/// How the content of a file is come by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As it is.
+    Plain,
+    /// Rendered.
+    Template,
+    /// Opened on the host that it is sealed to.
+    Sealed,
+}
+
+impl Form {
+    /// By the name of a file, and the name without what says so.
+    fn of(name: &str) -> (Self, &str) {
+        let of = |ending: &str, form| Some((form, name.strip_suffix(ending)?));
+        of(TEMPLATE, Self::Template).or_else(|| of(SEALED, Self::Sealed)).unwrap_or((Self::Plain, name))
+    }
+}
+
+/// The sealed files of these layers, by their paths in the repository.
+pub(super) fn sealed<'a>(snapshot: &'a Snapshot, layers: &[Layer<'_>]) -> Vec<&'a str> {
+    let in_layer = |layer: &Layer<'_>| {
+        let folder = format!("{}{FILES}/", layer.prefix);
+        let paths = snapshot.entries.range(folder.clone()..).map(|(path, _)| path.as_str());
+        paths.take_while(move |path| path.starts_with(&folder)).filter(|path| path.ends_with(SEALED))
+    };
+    layers.iter().flat_map(in_layer).collect()
 }
 
 /// Reads the trees of all layers; a place in a later one takes that of an earlier one.
@@ -44,16 +73,15 @@ pub(super) fn read<'a>(snapshot: &'a Snapshot, layers: &[Layer<'_>], faults: &mu
             if source.rsplit('/').next() == Some(PLACEHOLDER) {
                 continue;
             }
-            let place = source[folder.len()..].strip_suffix(TEMPLATE);
-            let template = place.is_some();
-            let path = match check(source, place.unwrap_or(&source[folder.len()..]), entry) {
+            let (form, place) = Form::of(&source[folder.len()..]);
+            let path = match check(source, place, (form, entry)) {
                 Ok(path) => path.as_str().to_owned(),
                 Err(fault) => {
                     faults.push(fault);
                     continue;
                 }
             };
-            let taken = tree.insert(path, Entry { source, entry, layer, template });
+            let taken = tree.insert(path, Entry { source, entry, layer, form });
             if let Some(other) = taken.filter(|other| other.layer == layer) {
                 let fault = Diagnostic::of_file(source, &format!("{} has the same place", crate::path::escape(other.source)));
                 faults.push(fault.help("keep one of the two"));
@@ -63,14 +91,15 @@ pub(super) fn read<'a>(snapshot: &'a Snapshot, layers: &[Layer<'_>], faults: &mu
     tree
 }
 
-fn check(source: &str, place: &str, entry: &SourceEntry) -> Result<ManagedPath, Diagnostic> {
-    if source.ends_with(SEALED) {
-        let message = format!("{SEALED} files (sealed files) are not supported by this version");
-        return Err(Diagnostic::of_file(source, &message).help(&format!("write the file out, without {SEALED}")));
+fn check(source: &str, place: &str, (form, entry): (Form, &SourceEntry)) -> Result<ManagedPath, Diagnostic> {
+    if form == Form::Sealed && place.ends_with(TEMPLATE) {
+        let help = format!("seal what is secret in it alone, and write {{{{ secrets.NAME }}}} in a {TEMPLATE} file");
+        return Err(Diagnostic::of_file(source, "a sealed file is not rendered").help(&help));
     }
-    if source.ends_with(TEMPLATE) && matches!(entry, SourceEntry::Link { .. }) {
-        let help = format!("take {TEMPLATE} off its name, or put a file there");
-        return Err(Diagnostic::of_file(source, "a symbolic link is no template").help(&help));
+    if form != Form::Plain && matches!(entry, SourceEntry::Link { .. }) {
+        let (ending, what) = if form == Form::Template { (TEMPLATE, "template") } else { (SEALED, "sealed file") };
+        let help = format!("take {ending} off its name, or put a file there");
+        return Err(Diagnostic::of_file(source, &format!("a symbolic link is no {what}")).help(&help));
     }
     let path = ManagedPath::new(place).map_err(|why| Diagnostic::of_file(source, &why).help("remove it from files/"))?;
     if let SourceEntry::Link { target } = entry

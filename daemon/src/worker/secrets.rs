@@ -21,7 +21,7 @@ const REQUEST_LIMIT: u64 = 1 << 20;
 /// What is to be opened.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Request {
-    /// Sealed with age: names, and the lengths of the bodies that follow, in bytes.
+    /// Sealed with age: names of secrets or paths of files, and the lengths of the bodies that follow, in bytes.
     pub sealed: Vec<(String, u64)>,
     /// Sealed with systemd-creds(1): names of credentials.
     pub credentials: Vec<String>,
@@ -42,8 +42,9 @@ fn serve(input: &mut impl BufRead, output: &mut impl Write) -> io::Result<()> {
     for (name, length) in request.sealed {
         let mut sealed = Vec::new();
         input.take(length.min(LIMIT)).read_to_end(&mut sealed)?;
-        let body =
-            unseal(&sealed, &credentials.join(IDENTITY)).map_err(|e| io::Error::other(format!("secrets/{name}.age: {e}")))?;
+        // A sealed file is named by its path.
+        let file = if name.contains('/') { name.clone() } else { format!("secrets/{name}.age") };
+        let body = unseal(&sealed, &credentials.join(IDENTITY)).map_err(|e| io::Error::other(format!("{file}: {e}")))?;
         open.push((name, body));
     }
     for name in request.credentials {

@@ -246,8 +246,9 @@ scenario! {
         // A password that is not the role's.
         edit(&repo, "files/etc/myproject.env.j2", "{{ secrets.db_password }}", "wrong");
         let _ = fails(host, &repo, &["password authentication failed for user \"myprojectuser\""]);
-        // None of it came as far as the processes.
-        assert_eq!(processes(host), before);
+        // Who serves nginx and the database was never touched.
+        let now = processes(host);
+        assert_eq!((now.nginx, now.postgresql, now.socket), (before.nginx, before.postgresql, before.socket));
         // What only the new process finds: it is taken back to one that serves.
         edit(&repo, "files/etc/systemd/system/gunicorn.service", "--workers 3", "--workers three");
         let push = repo.commit_and_push();

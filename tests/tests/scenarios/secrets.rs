@@ -85,3 +85,29 @@ scenario! {
         repo.push_to(&["HEAD:refs/heads/try"]).assert_refused("`vars.none` is undefined");
     }
 }
+
+scenario! {
+    fn i16_a_sealed_file_is_opened_at_its_place(host: reached) {
+        let repo = host.clone_repo();
+        let seal = |path: &str, plain: &[u8]| {
+            repo.write(path, host.exec_with(&["reconcilectl", "secret", "seal"], plain).ok());
+        };
+        seal("files/etc/ssl/private/shop.key.age", b"-----BEGIN OF IT-----\nhunter2-hunter2\n\x00\xff");
+        seal("files/etc/shop/token.age", b"swordfish-swordfish");
+        repo.write("reconciled.toml", "[[file]]\npath = \"/etc/shop/token\"\nmode = \"0644\"\n");
+        // What is sealed to another host is opened there alone.
+        repo.write("hosts/elsewhere/files/etc/other.age", "not for this host");
+        let push = repo.commit_and_push();
+        push.assert_live();
+        assert_eq!(host.exec("stat -c %a /etc/ssl/private/shop.key").ok(), "600");
+        assert_eq!(look(host, "/etc/shop/token"), "644 swordfish-swordfish");
+        assert!(!host.exists("/etc/ssl/private/shop.key.age") && !host.exists("/etc/other"));
+        assert!(!push.output.contains("hunter2") && !host.ctl("audit show 3").text().contains("swordfish"));
+        // It is healed from what the generation keeps.
+        host.write("/etc/shop/token", "edited");
+        host.ctl("sync").ok();
+        assert_eq!(host.read("/etc/shop/token"), "swordfish-swordfish");
+        repo.write("files/etc/shop/token.age", "not sealed");
+        repo.commit_and_push().assert_refused("files/etc/shop/token.age: ");
+    }
+}

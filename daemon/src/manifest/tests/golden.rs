@@ -125,15 +125,15 @@ error: [[probe]] has no `name`
 #[test]
 fn no_source_line() {
     check(
-        &[("reconciled.toml", "[[file]]\npath = \"/etc/key\"\nsecret = true\ncontent = 5\n"), ("files/etc/a.age", "")],
+        &[("reconciled.toml", "[[file]]\npath = \"/etc/key\"\nsecret = true\ncontent = 5\n"), ("files/etc/a.j2.age", "")],
         r#"
 error: `content` must be a string, not an integer
 --> reconciled.toml:4:11
  = help: put it in quotes: content = "…"
 
-error: .age files (sealed files) are not supported by this version
---> files/etc/a.age
- = help: write the file out, without .age
+error: a sealed file is not rendered
+--> files/etc/a.j2.age
+ = help: seal what is secret in it alone, and write {{ secrets.NAME }} in a .j2 file
 "#,
     );
 }

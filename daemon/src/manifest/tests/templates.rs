@@ -220,7 +220,7 @@ fn trees_with_templates() {
         (&[("files/etc/x", "a"), ("files/etc/x.j2", "b")][..], "files/etc/x.j2: files/etc/x has the same place: keep one"),
         (&[("files/etc/x.j2@", "y")], "files/etc/x.j2: a symbolic link is no template"),
         (&[("files/etc/.j2", "")], "empty component"),
-        (&[("files/etc/x.age", "")], ".age files (sealed files) are not supported"),
+        (&[("files/etc/x.j2.age", "")], "a sealed file is not rendered"),
     ] {
         let said = super::faults(entries);
         assert!(said.contains(words), "{said}");
