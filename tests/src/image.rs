@@ -15,6 +15,8 @@ const STACK: &str = "openssh-server,git,polkitd,age,man-db,nginx,sqlite3,strace,
 const WEB: &str = "gunicorn,python3-django,postgresql,curl";
 /// What a bare host needs so that one can push to it.
 const REACHED: &str = "openssh-server,git,polkitd,age";
+/// dpkg waits for none of thousands of small files: no scenario cuts the power while it is at work.
+const FAST: &str = "force-unsafe-io\n";
 /// What the packages of a host's manifest are taken from: a Django site with its database, cache and firewall.
 const OFFERED: &str = "python3-venv,python3-dev,libpq-dev,postgresql,postgresql-contrib,nginx,curl,ufw,redis-server,file";
 /// The same for pip.
@@ -139,12 +141,11 @@ impl Image {
                 File::create(&wheeled).unwrap_or_else(|e| panic!("{}: {e}", wheeled.display()));
             }
             drop(lock);
-            let reached = Image::base(release).derive("reached", &[REACHED.as_bytes()], |host| {
+            let reached = Image::base(release).derive("reached", &[REACHED.as_bytes(), FAST.as_bytes()], |host| {
                 host.apt(&format!("update -qq && apt-get install -y -qq {}", REACHED.replace(',', " ")));
                 // As on a host that has never heard of another package.
                 host.sh("apt-get clean && rm -rf /var/lib/apt/lists/*").ok();
-                // Thousands of small files, each waited for: no scenario cuts the power while dpkg is at work.
-                host.write("/etc/dpkg/dpkg.cfg.d/tests", "force-unsafe-io\n");
+                host.write("/etc/dpkg/dpkg.cfg.d/tests", FAST);
             });
             reached.with_deb("bare", &deb())
         });
