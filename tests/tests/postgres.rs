@@ -169,3 +169,34 @@ scenario! {
         assert_eq!(sql(host, "SELECT count(*) FROM pg_roles WHERE rolname = 'myprojectuser'"), "0");
     }
 }
+
+scenario! {
+    fn who_owns_a_database_stays_who_he_is(host: reached) {
+        let repo = host.clone_repo();
+        let site = "packages = [\"postgresql\"]\n[[postgres_role]]\nname = \"mallory\"\n\
+            [[postgres_database]]\nname = \"shop\"\nowner = \"mallory\"\nextensions = [\"pg_trgm\"]\n";
+        repo.write("reconciled.toml", site).commit_and_push().assert_live();
+        // What is looked for in the database is his own, and makes whoever looks give him everything.
+        host.write("/tmp/trap.sql", "SET ROLE mallory;\nCREATE SCHEMA x;\n\
+            CREATE FUNCTION x.trap() RETURNS name LANGUAGE plpgsql AS $$ BEGIN ALTER ROLE mallory SUPERUSER; RETURN 'x'; END $$;\n\
+            CREATE VIEW x.pg_extension AS SELECT x.trap() AS extname;\n\
+            CREATE VIEW x.pg_available_extensions AS SELECT x.trap() AS name;\n\
+            ALTER DATABASE shop SET search_path = x, pg_catalog;\n");
+        host.sh("chmod 644 /tmp/trap.sql && runuser -u postgres -- psql -Xq -v ON_ERROR_STOP=1 -d shop -f /tmp/trap.sql").ok();
+        let is_super = || sql(host, "SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'");
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
+        assert_eq!(is_super(), "f");
+        let more = site.replace("\"pg_trgm\"", "\"pg_trgm\", \"citext\", \"adminpack\"");
+        let more = if host.exists("/usr/share/postgresql/15") { more } else { more.replace(", \"adminpack\"", "") };
+        repo.write("reconciled.toml", &more).commit_and_push().assert_live();
+        assert_eq!(is_super(), "f");
+        // They are where everybody looks for them, but for one that says itself where it belongs.
+        let schemas = host.sh("runuser -u postgres -- psql -XAtq -d shop -c \"SELECT e.extname, n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = extnamespace ORDER BY 1\"").ok();
+        assert!(schemas.contains("citext|public\n") && schemas.contains("pg_trgm|public"), "{schemas}");
+        // As somebody else: nothing can be made by him, and it is made all the same.
+        sql(host, "ALTER DATABASE shop SET role = mallory");
+        sql(host, "ALTER DATABASE shop SET default_transaction_read_only = on");
+        repo.write("reconciled.toml", more.replace("\"citext\"", "\"citext\", \"amcheck\"")).commit_and_push().assert_live();
+        assert_eq!(is_super(), "f");
+    }
+}

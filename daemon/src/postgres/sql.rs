@@ -2,8 +2,12 @@
 
 use super::{Database, DatabaseFacts, Password, Role, RoleFacts, Setting};
 
-/// What comes before every script. Its statements are in no log of the server: one may hold a verifier.
-pub const PREAMBLE: &str = "SET standard_conforming_strings = on;\nSET log_statement = none;\nSET log_min_duration_statement = -1;\n\
+/// What a session begins with. Who owns a database sets its defaults, and may have put things of the same name before the server's own, or
+/// another identity in the place of ours.
+pub const OPTIONS: &str = "-c search_path=pg_catalog,pg_temp -c role=none -c default_transaction_read_only=off";
+
+/// What comes before every script. Names are the server's own; its statements are in no log of the server: one may hold a verifier.
+pub const PREAMBLE: &str = "SET search_path = pg_catalog, pg_temp;\nSET standard_conforming_strings = on;\nSET log_statement = none;\nSET log_min_duration_statement = -1;\n\
     SET log_min_error_statement = panic;\nSET client_min_messages = warning;\n";
 
 /// Settings whose values are lists of names: each is quoted for itself (`variable_is_guc_list_quote` of pg_dump).
@@ -171,7 +175,7 @@ fn granted(managed: &DatabaseFacts) -> String {
 /// Answers with the extensions of the database that it is asked in, as a JSON object.
 #[must_use]
 pub fn extensions() -> &'static str {
-    "SELECT coalesce(json_object_agg(extname, true), '{}') FROM pg_extension;\n"
+    "SELECT coalesce(pg_catalog.json_object_agg(extname, true), '{}') FROM pg_catalog.pg_extension;\n"
 }
 
 /// Makes a database as it is to be, but for its extensions; asked in another database.
@@ -219,7 +223,8 @@ pub fn make_extensions(facts: &DatabaseFacts) -> String {
         }
     };
     let all: String = facts.extensions.iter().map(one).collect();
-    if all.is_empty() { all } else { format!("BEGIN;\n{all}COMMIT;\n") }
+    // Those that name no schema of their own go where everybody looks for them.
+    if all.is_empty() { all } else { format!("BEGIN;\nSET LOCAL search_path = public;\n{all}COMMIT;\n") }
 }
 
 /// Answers with one JSON object of a [`super::Live`], and with when the server has read its files, in microseconds since 1970; with nothing

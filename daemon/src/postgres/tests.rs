@@ -90,6 +90,13 @@ fn a_setting_answers_what_the_files_say() {
     assert_eq!([reset.answer(&seen(None, Some("x"), false)), reset.goal(&seen(None, None, false))], ["'%m '", ABSENT]);
 }
 
+/// Whoever owns a database chooses where names are looked up in it, unless the session has said so first.
+#[test]
+fn names_are_the_servers_own() {
+    assert!(sql::PREAMBLE.starts_with("SET search_path = pg_catalog, pg_temp;\n"));
+    assert!(sql::OPTIONS.starts_with("-c search_path=pg_catalog,pg_temp "));
+}
+
 #[test]
 fn quoting() {
     for (given, name, text) in [
@@ -148,7 +155,7 @@ fn a_database_is_made() {
     };
     assert_eq!(
         sql::make_extensions(&facts),
-        "BEGIN;\nCREATE EXTENSION IF NOT EXISTS \"a\";\nDROP EXTENSION IF EXISTS \"b\";\nCOMMIT;\n"
+        "BEGIN;\nSET LOCAL search_path = public;\nCREATE EXTENSION IF NOT EXISTS \"a\";\nDROP EXTENSION IF EXISTS \"b\";\nCOMMIT;\n"
     );
     let of = |facts: Option<DatabaseFacts>, disconnect| sql::make_database(&Database { name: "d".to_owned(), facts, disconnect });
     assert_eq!(

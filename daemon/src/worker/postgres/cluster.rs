@@ -62,6 +62,7 @@ impl Cluster {
         psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-v", "SHOW_CONTEXT=never", "-d", database]);
         psql.env("PGCLIENTENCODING", "UTF8")
             .env("PGCONNECT_TIMEOUT", "10")
+            .env("PGOPTIONS", sql::OPTIONS)
             .env("LC_ALL", "C.UTF-8")
             .env("PGAPPNAME", "reconciled");
         let mut child = psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
