@@ -17,6 +17,27 @@ pub const NO_CLUSTER: u8 = 3;
 
 /// What the worker reads.
 #[derive(Debug, Serialize, Deserialize)]
+pub struct Asked {
+    /// Which cluster, as `15/main`: what has been planned for one is neither made in another nor taken back there. Not said, it is the one
+    /// that is meant on this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// What of it.
+    #[serde(flatten)]
+    pub request: Request,
+}
+
+/// What a look is answered with.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Found<T> {
+    /// The cluster that was looked at.
+    pub cluster: String,
+    /// What there is in it.
+    pub seen: T,
+}
+
+/// What is asked of a cluster.
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     /// What there is, and what a change has to know of it: [`RoleSeen`], [`DatabaseSeen`] or [`SettingSeen`]. For planning.

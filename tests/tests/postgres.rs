@@ -109,8 +109,12 @@ scenario! {
         assert_eq!(picture(host), before);
         // A cluster that does not run is said, with what to do.
         let unit = host.sh("systemctl list-units --plain --no-legend 'postgresql@*' | cut -d' ' -f1").ok();
+        // Nor is another one taken in its place.
+        host.sh("pg_createcluster --start $(ls /usr/lib/postgresql) other").ok();
         host.exec(&format!("systemctl stop {unit}")).ok();
         repo.write("files/etc/motd.d/x", "x\n").commit_and_push().assert_refused(&format!("systemctl start {unit}"));
+        let other = host.sh("runuser -u postgres -- psql --cluster $(ls /usr/lib/postgresql)/other -XAtq -c 'SELECT datname FROM pg_database ORDER BY 1'");
+        assert_eq!(other.ok(), "postgres\ntemplate0\ntemplate1");
         host.exec(&format!("systemctl start {unit}")).ok();
     }
 }

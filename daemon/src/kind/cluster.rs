@@ -10,7 +10,7 @@ use crate::digest::Digest;
 use crate::host::{Job, Sandbox, Surroundings};
 use crate::manifest::Resource;
 use crate::path::ManagedPath;
-use crate::postgres::{NO_CLUSTER, Request, Thing, USER};
+use crate::postgres::{Asked, Found, NO_CLUSTER, Request, Thing, USER};
 use crate::worker::PROGRAM;
 
 /// How long a look may take.
@@ -27,6 +27,8 @@ const LONGEST: usize = 63;
 /// A change of something in the cluster.
 pub(super) struct Step {
     pub(super) target: String,
+    /// The cluster that it was planned for.
+    pub(super) cluster: String,
     pub(super) before: String,
     pub(super) after: String,
     /// What is asked for.
@@ -42,19 +44,20 @@ impl Step {
     /// The claim: all calls are of the worker, which reads what it is to do.
     pub(super) fn claim(self) -> Claim {
         let mut inputs = std::collections::BTreeMap::new();
-        let mut call = |request: &Request, limit| {
-            let input = bytes(request);
+        let cluster = Some(self.cluster);
+        let mut call = |request: Request, limit| {
+            let input = bytes(&Asked { cluster: cluster.clone(), request });
             let digest = Digest::of(&input);
             inputs.insert(digest, input);
             Call { user: Some(USER.to_owned()), ..Call::new(&[PROGRAM, "worker", "postgres"], limit).reading(digest) }
         };
         let run = Run {
             target: self.target,
-            ask: call(&Request::Ask(self.managed), LOOK),
+            ask: call(Request::Ask(self.managed), LOOK),
             before: Some(self.before),
             after: self.after,
-            forward: call(&Request::Make(self.forward), MAKE),
-            backward: self.backward.map(|thing| call(&Request::Make(thing), MAKE)),
+            forward: call(Request::Make(self.forward), MAKE),
+            backward: self.backward.map(|thing| call(Request::Make(thing), MAKE)),
             makes: Vec::new(),
         };
         let mut claim = Claim::new(Change::Run(Box::new(run)), self.reason);
@@ -65,8 +68,8 @@ impl Step {
     }
 }
 
-/// What the worker sees of a thing.
-pub(super) fn look<T: DeserializeOwned>(thing: &Thing, sight: &Sight<'_>) -> Result<T, KindError> {
+/// What the worker sees of a thing, and in which cluster.
+pub(super) fn look<T: DeserializeOwned>(thing: &Thing, sight: &Sight<'_>) -> Result<Found<T>, KindError> {
     let not_yet =
         || KindError::NotYet("there is no PostgreSQL cluster on this host: packages = [\"postgresql\"] brings one".to_owned());
     let tool = ManagedPath::new(TOOL).map_err(KindError::Impossible)?;
@@ -77,7 +80,7 @@ pub(super) fn look<T: DeserializeOwned>(thing: &Thing, sight: &Sight<'_>) -> Res
     let job = Job {
         purpose: "look",
         argv: [PROGRAM, "worker", "postgres"].map(str::to_owned).to_vec(),
-        input: bytes(&Request::Look(thing.clone())),
+        input: bytes(&Asked { cluster: None, request: Request::Look(thing.clone()) }),
         sandbox: Sandbox::Live { user: Some(USER.to_owned()), surroundings: Surroundings::default() },
         limit: LOOK,
         output_limit: OUTPUT,
@@ -94,7 +97,7 @@ pub(super) fn look<T: DeserializeOwned>(thing: &Thing, sight: &Sight<'_>) -> Res
 }
 
 /// A request as the worker reads it.
-fn bytes(request: &Request) -> Vec<u8> {
+fn bytes(request: &Asked) -> Vec<u8> {
     // Names and texts alone: nothing that JSON cannot say.
     serde_json::to_vec(request).unwrap_or_default()
 }

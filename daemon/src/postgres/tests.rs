@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{ABSENT, Database, DatabaseFacts, Password, Role, RoleFacts, Setting, SettingSeen, sql};
+use super::{ABSENT, Asked, Database, DatabaseFacts, Password, Role, RoleFacts, Setting, SettingSeen, sql};
 
 fn flags(list: &[(&str, bool)]) -> BTreeMap<String, bool> {
     list.iter().map(|(name, on)| ((*name).to_owned(), *on)).collect()
@@ -88,6 +88,15 @@ fn a_setting_answers_what_the_files_say() {
     assert_eq!(set.answer(&seen(Some("%m "), None, true)), "'%m ' (not read yet)");
     assert_eq!([reset.answer(&seen(None, None, false)), reset.goal(&there)], [ABSENT, "'%m '"]);
     assert_eq!([reset.answer(&seen(None, Some("x"), false)), reset.goal(&seen(None, None, false))], ["'%m '", ABSENT]);
+}
+
+#[test]
+fn what_was_asked_before_clusters_had_names() {
+    let asked: Asked = serde_json::from_str("{\"make\":{\"role\":{\"name\":\"x\",\"facts\":null}}}").unwrap();
+    assert!(asked.cluster.is_none() && matches!(asked.request, super::Request::Make(_)));
+    let asked = Asked { cluster: Some("15/main".to_owned()), ..asked };
+    let text = serde_json::to_string(&asked).unwrap();
+    assert_eq!(serde_json::from_str::<Asked>(&text).unwrap().cluster.as_deref(), Some("15/main"));
 }
 
 /// Whoever owns a database chooses where names are looked up in it, unless the session has said so first.

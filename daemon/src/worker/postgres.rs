@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use self::cluster::Cluster;
-use crate::postgres::{Database, DatabaseSeen, Request, Role, RoleSeen, SettingSeen, Thing, sql};
+use crate::postgres::{Asked, Database, DatabaseSeen, Found, Request, Role, RoleSeen, SettingSeen, Thing, sql};
 
 /// Longest request, in bytes.
 const LIMIT: u64 = 1 << 20;
@@ -49,9 +49,9 @@ fn meet() -> Result<String, Fault> {
     let mut input = Vec::new();
     io::stdin().lock().take(LIMIT).read_to_end(&mut input)?;
     // What is wrong with it is not said: an error of the parser quotes.
-    let request: Request =
+    let Asked { cluster, request } =
         serde_json::from_slice(&input).map_err(|_| Fault::Said("a request that this version does not know".to_owned()))?;
-    let cluster = Cluster::find()?;
+    let cluster = Cluster::find(cluster.as_deref())?;
     match request {
         Request::Look(thing) => look(&cluster, &thing),
         Request::Ask(thing) => ask(&cluster, &thing),
@@ -61,9 +61,9 @@ fn meet() -> Result<String, Fault> {
 
 fn look(cluster: &Cluster, thing: &Thing) -> Result<String, Fault> {
     match thing {
-        Thing::Role(role) => json(&see_role(cluster, role)?),
-        Thing::Database(database) => json(&see_database(cluster, database)?),
-        Thing::Setting(setting) => json(&setting::see(cluster, setting)?),
+        Thing::Role(role) => found(cluster, see_role(cluster, role)?),
+        Thing::Database(database) => found(cluster, see_database(cluster, database)?),
+        Thing::Setting(setting) => found(cluster, setting::see(cluster, setting)?),
     }
 }
 
@@ -142,8 +142,8 @@ fn see_database(cluster: &Cluster, database: &Database) -> Result<DatabaseSeen, 
     Ok(seen)
 }
 
-fn json(value: &impl Serialize) -> Result<String, Fault> {
-    serde_json::to_string(value).map_err(|error| unreadable(&error))
+fn found(cluster: &Cluster, seen: impl Serialize) -> Result<String, Fault> {
+    serde_json::to_string(&Found { cluster: cluster.to_string(), seen }).map_err(|error| unreadable(&error))
 }
 
 /// The values themselves are not repeated.
