@@ -298,6 +298,14 @@ fn firewalls() {
     );
     let unknown = of("allow = [\"Nginx Full\"]\n", none());
     assert!(unknown[0].contains("ufw knows no application `Nginx Full`"), "{unknown:?}");
+    // An application that comes with the same commit, and one that goes with it.
+    let shop = ("files/etc/ufw/applications.d/shop", "[Shop]\ntitle=Shop\ndescription=x\nports=8443/tcp\n");
+    let said = claims(&[("reconciled.toml", "[ufw]\nallow = [\"Shop\"]\n"), shop], |_| {});
+    assert_eq!(said.last().map(String::as_str), Some("= ufw:deny"), "{said:?}");
+    assert!(said.contains(&"~ ufw:allow (allow none → Shop)".to_owned()), "{said:?}");
+    let other = ("files/etc/ufw/applications.d/openssh-server", "[Shell]\nports=22/tcp\n");
+    let said = claims(&[("reconciled.toml", "[ufw]\nallow = [\"OpenSSH\"]\n"), other], |_| {});
+    assert!(said.last().is_some_and(|last| last.contains("ufw knows no application `OpenSSH`")), "{said:?}");
     let missing = of("enabled = true\n", Box::new(|w| drop(w.tree.remove("/etc/ufw/ufw.conf"))));
     assert!(missing[0].contains("packages = [\"ufw\"]"), "{missing:?}");
 }

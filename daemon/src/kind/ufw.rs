@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec};
-use crate::change::Object;
+use crate::change::{Change, Object};
 use crate::path::ManagedPath;
 use crate::ufw::{self, CONF, FILES, Firewall, LIMIT, PROFILES, Policy, Request, Subject, Wanted};
 
@@ -138,7 +138,7 @@ type Profiles = BTreeMap<String, Vec<(String, String)>>;
 fn sshd_ports(sight: &Sight<'_>) -> Result<Vec<u16>, KindError> {
     let [main, drop_ins] = SSHD;
     let mut ports = text(main, sight)?.map(|text| ufw::sshd_ports(&text)).unwrap_or_default();
-    for text in texts(drop_ins, sight)? {
+    for text in texts(drop_ins, |_| true, sight)? {
         ports.extend(ufw::sshd_ports(&text));
     }
     if ports.is_empty() {
@@ -148,7 +148,7 @@ fn sshd_ports(sight: &Sight<'_>) -> Result<Vec<u16>, KindError> {
 }
 
 fn profiles(sight: &Sight<'_>) -> Result<Profiles, KindError> {
-    Ok(texts(PROFILES, sight)?.iter().flat_map(|text| ufw::profiles(text)).collect())
+    Ok(texts(PROFILES, |name| !name.starts_with('.'), sight)?.iter().flat_map(|text| ufw::profiles(text)).collect())
 }
 
 /// All that ufw writes, by path.
@@ -160,11 +160,15 @@ fn files(sight: &Sight<'_>) -> Result<BTreeMap<String, String>, KindError> {
     Ok(files)
 }
 
-/// The files in a directory.
-fn texts(directory: &str, sight: &Sight<'_>) -> Result<Vec<String>, KindError> {
-    let mut texts = Vec::new();
+/// The files in a directory, as they will be, that have such names.
+fn texts(directory: &str, is_meant: impl Fn(&str) -> bool, sight: &Sight<'_>) -> Result<Vec<String>, KindError> {
     let path = ManagedPath::new(directory).map_err(KindError::Impossible)?;
-    for name in sight.host.entries(&path, ENTRIES)? {
+    let mut names: BTreeSet<String> = sight.host.entries(&path, ENTRIES)?.into_iter().collect();
+    let planned =
+        sight.earlier.iter().filter_map(|change| change.path()).filter(|planned| planned.parent().as_ref() == Some(&path));
+    names.extend(planned.map(|planned| planned.file_name().to_owned()));
+    let mut texts = Vec::new();
+    for name in names.iter().filter(|name| is_meant(name)) {
         // One that no path can name is none of a package's.
         if ManagedPath::new(&format!("{directory}/{name}")).is_ok() {
             texts.extend(text(&format!("{directory}/{name}"), sight)?);
@@ -173,14 +177,20 @@ fn texts(directory: &str, sight: &Sight<'_>) -> Result<Vec<String>, KindError> {
     Ok(texts)
 }
 
-/// A file; `None` where there is none.
+/// A file as it will be when the firewall's turn comes; `None` where there is none.
 fn text(path: &str, sight: &Sight<'_>) -> Result<Option<String>, KindError> {
     let path = ManagedPath::new(path).map_err(KindError::Impossible)?;
-    match sight.host.object(&path)?.object {
-        Object::File(_) => {}
-        _ => return Ok(None),
-    }
-    let content = sight.host.content(&path, LIMIT)?;
+    let planned = sight.earlier.iter().find(|change| change.path() == Some(&path));
+    let content = match planned {
+        Some(Change::Entry { after: Object::File(facts), .. }) => {
+            (sight.contents)(&facts.digest).or_else(|_| sight.host.content(&path, LIMIT))?
+        }
+        Some(_) => return Ok(None),
+        None => match sight.host.object(&path)?.object {
+            Object::File(_) => sight.host.content(&path, LIMIT)?,
+            _ => return Ok(None),
+        },
+    };
     String::from_utf8(content).map(Some).map_err(|_| KindError::Impossible(format!("{path} is no text")))
 }
 
