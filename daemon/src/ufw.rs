@@ -2,6 +2,8 @@
 //!
 //! Rules of ours carry a comment, so that ufw itself remembers which they are.
 
+pub mod sshd;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -66,8 +68,21 @@ pub struct Firewall {
     pub incoming: Option<Policy>,
     /// The same of what goes out.
     pub outgoing: Option<Policy>,
+    /// Whether it sees to IPv6.
+    pub ipv6: bool,
     /// Rules on what comes in, in their order.
     pub rules: Vec<Rule>,
+}
+
+/// Who reaches a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Whoever tries.
+    All,
+    /// It depends on where from: on an address, an interface, a port.
+    Some,
+    /// Nobody.
+    Nobody,
 }
 
 /// What becomes of what no rule speaks of.
@@ -148,7 +163,7 @@ fn range(text: &str) -> Option<(u16, u16)> {
     Some((port(from)?, port(to)?)).filter(|(from, to)| from <= to)
 }
 
-/// Whether ports in ufw's words (`80,443`), of a protocol, are let through to a TCP port.
+/// Whether ports in ufw's words (`80,443`), of a protocol, are about a TCP port.
 fn cover((ports, protocol): &(String, String), port: u16) -> bool {
     let all = ports == "any";
     let one = || ports.split(',').filter_map(range).any(|(from, to)| (from..=to).contains(&port));
@@ -192,7 +207,8 @@ impl Firewall {
         };
         let tuples = |path: &str| -> Vec<Rule> { text(path).lines().filter_map(tuple).collect() };
         let mut rules = tuples(RULES);
-        if setting(DEFAULTS, "IPV6").as_deref() == Some("yes") {
+        let ipv6 = setting(DEFAULTS, "IPV6").as_deref() == Some("yes");
+        if ipv6 {
             let others = tuples(RULES6);
             rules.retain(|rule| !rule.for_all || others.contains(rule));
         }
@@ -200,6 +216,7 @@ impl Firewall {
             enabled: setting(CONF, "ENABLED").as_deref() == Some("yes"),
             incoming: policy("DEFAULT_INPUT_POLICY"),
             outgoing: policy("DEFAULT_OUTPUT_POLICY"),
+            ipv6,
             rules,
         }
     }
@@ -218,27 +235,48 @@ impl Firewall {
         })
     }
 
-    /// Whether a TCP port is let in once what is declared is done, by a rule or by default. `ports_of` knows the profiles.
+    /// How it is once what is declared is done. `ports_of` knows the profiles.
     #[must_use]
-    pub fn lets_in(
+    pub fn after(
         &self,
-        port: u16,
         (allow, deny): (&BTreeSet<Subject>, &BTreeSet<Subject>),
         incoming: Option<Policy>,
         ports_of: impl Fn(&Subject) -> Vec<(String, String)>,
-    ) -> bool {
-        let declared = |subjects: &BTreeSet<Subject>| subjects.iter().flat_map(&ports_of).any(|ports| cover(&ports, port));
+    ) -> Self {
         let stays = |rule: &&Rule| !self.stale(allow, deny).any(|stale| stale == *rule);
-        let mut seen = self.rules.iter().filter(stays).filter(|rule| cover(&rule.ports, port));
-        // What is declared allowed turns a rule that says otherwise of the same into its own.
-        let closes =
-            |rule: &Rule| rule.for_all && matches!(rule.action.as_str(), "deny" | "reject") && !allow.contains(&rule.subject);
-        if declared(deny) || seen.clone().any(closes) {
-            return false;
+        let mut rules: Vec<Rule> = self.rules.iter().filter(stays).cloned().collect();
+        for (action, subjects) in [("allow", allow), ("deny", deny)] {
+            for subject in subjects {
+                // ufw turns a rule that says otherwise of the same into this one.
+                let mut same = rules.iter_mut().filter(|rule| rule.for_all && rule.subject == *subject).peekable();
+                if same.peek().is_some() {
+                    same.for_each(|rule| action.clone_into(&mut rule.action));
+                    continue;
+                }
+                let new = |ports| Rule { action: action.to_owned(), subject: subject.clone(), ports, for_all: true, ours: true };
+                rules.extend(ports_of(subject).into_iter().map(new));
+            }
         }
-        incoming.or(self.incoming) == Some(Policy::Allow)
-            || declared(allow)
-            || seen.any(|rule| matches!(rule.action.as_str(), "allow" | "limit"))
+        Self { incoming: incoming.or(self.incoming), rules, ..self.clone() }
+    }
+
+    /// Who reaches a TCP port while it is on, by its rules or by default.
+    #[must_use]
+    pub fn reach(&self, port: u16) -> Reach {
+        let says = |opens: bool, for_all: bool| {
+            let about = self.rules.iter().filter(|rule| rule.for_all == for_all && cover(&rule.ports, port));
+            about.into_iter().any(|rule| matches!(rule.action.as_str(), "allow" | "limit") == opens)
+        };
+        if says(false, true) {
+            return Reach::Nobody;
+        }
+        let is_open = self.incoming == Some(Policy::Allow) || says(true, true);
+        match (is_open, says(true, false)) {
+            // What speaks IPv6 is dropped by a firewall that does not see to it.
+            (true, _) if self.ipv6 && !says(false, false) => Reach::All,
+            (true, _) | (_, true) => Reach::Some,
+            (false, false) => Reach::Nobody,
+        }
     }
 
     /// What there is of what is wanted.
@@ -345,16 +383,6 @@ pub fn profiles(text: &str) -> BTreeMap<String, Vec<(String, String)>> {
         }
     }
     profiles
-}
-
-/// The ports that an sshd_config(5) or a file of its drop-ins names.
-#[must_use]
-pub fn sshd_ports(text: &str) -> Vec<u16> {
-    let port = |line: &str| {
-        let (key, value) = line.trim().split_once([' ', '\t', '='])?;
-        key.eq_ignore_ascii_case("port").then(|| value.trim().trim_matches('"').parse().ok()).flatten()
-    };
-    text.lines().filter_map(port).collect()
 }
 
 #[cfg(test)]

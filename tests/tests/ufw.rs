@@ -87,7 +87,24 @@ scenario! {
         host.exec("ufw limit 22/tcp").ok();
         repo.write("reconciled.toml", "packages = [\"ufw\"]\n[ufw]\nenabled = true\n");
         repo.commit_and_push().assert_live();
+        assert_eq!(waiting(host), None, "it is let in for sure");
         assert!(host.exec("ufw status").ok().contains("Status: active") && is_open(host, 22));
+        // On all ports on which sshd listens.
+        let two = "Port 22\nListenAddress 0.0.0.0\nListenAddress 0.0.0.0:2222 # for us\n";
+        repo.write("reconciled.toml", "packages = [\"ufw\"]\n").commit_and_push().assert_live();
+        host.exec("ufw --force disable").ok();
+        repo.write("files/etc/ssh/sshd_config.d/two.conf", two);
+        let push = repo.write("reconciled.toml", "packages = [\"ufw\"]\n[ufw]\nenabled = true\n").commit_and_push();
+        push.assert_refused("sshd listens on 2222: write allow = [\"2222/tcp\"]");
+        // Where nobody can tell for sure, somebody has to show that the host can be reached; or it is off again.
+        repo.git(&["rm", "-qf", "files/etc/ssh/sshd_config.d/two.conf"]).ok();
+        host.write("/etc/ssh/sshd_config.d/x.conf", "Include /etc/ssh/more/*.conf\n");
+        host.write("/etc/reconciled/reconciled.d/window.toml", "confirm_window = \"3s\"\n");
+        host.exec("systemctl reload reconciled").ok();
+        repo.write("reconciled.toml", "packages = [\"ufw\"]\n[ufw]\nenabled = true\n");
+        repo.commit_and_push().assert_live().says("this changes how the host is reached (ufw:enabled)");
+        host.wait_until("it is taken back", || waiting(host).is_none());
+        assert!(host.exec("ufw status").ok().contains("inactive"));
     }
 }
 

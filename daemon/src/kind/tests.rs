@@ -45,7 +45,8 @@ fn claims(list: &[(&str, &str)], host: impl FnOnce(&mut World)) -> Vec<String> {
             Ok(claims) => {
                 said.extend(claims.iter().map(|c| {
                     let sign = if c.change.is_noop() { '=' } else { c.change.sign() };
-                    let reason = if c.change.is_noop() { String::new() } else { format!(" ({})", c.reason) };
+                    let reach = if c.within_reach { ", within reach" } else { "" };
+                    let reason = if c.change.is_noop() { String::new() } else { format!(" ({}{reach})", c.reason) };
                     format!("{sign} {}{reason}", c.change.target())
                 }));
                 earlier.extend(claims.into_iter().map(|claim| claim.change));
@@ -279,7 +280,7 @@ fn firewalls() {
     };
     assert_eq!(
         of("enabled = true\nallow = [\"OpenSSH\"]\n", none()),
-        ["~ ufw:allow (allow none → OpenSSH)", "= ufw:deny", "~ ufw:enabled (enabled off → on)"]
+        ["~ ufw:allow (allow none → OpenSSH)", "= ufw:deny", "~ ufw:enabled (enabled off → on, within reach)"]
     );
     let shut_out = "error: [ufw]: this would shut SSH out, and with it whoever administers the host: ";
     assert_eq!(of("enabled = true\n", none()), [format!("{shut_out}write allow = [\"OpenSSH\"]")]);
@@ -289,8 +290,48 @@ fn firewalls() {
     // A rule of others lets it in as well, and stays; one of ours that nobody wants goes.
     assert_eq!(
         of("enabled = true\n", rules("allow tcp 22 A any A in\nallow tcp 9000 A any A in comment=7265636f6e63696c6564")),
-        ["~ ufw:deny (deny our allow 9000/tcp → none)", "~ ufw:enabled (enabled off → on)"]
+        ["~ ufw:deny (deny our allow 9000/tcp → none)", "~ ufw:enabled (enabled off → on, within reach)"]
     );
+    // Where sshd listens, and who is let in, has to be known for sure, or somebody has to confirm it.
+    let told = |path: &'static str, text: &'static str| Box::new(move |w: &mut World| w.file(path, text));
+    let unsure = ["= ufw:deny", "~ ufw:enabled (enabled off → on)"];
+    assert_eq!(of("enabled = true\n", rules("allow tcp 22 A any 192.0.2.1 in")), unsure);
+    let open = "enabled = true\ndefault_incoming = \"allow\"\n";
+    for (path, text, is_sure) in [
+        ("/etc/ssh/sshd_config", "", true),
+        ("/etc/ssh/sshd_config", "Include more\n", false),
+        ("/etc/ssh/sshd_config.d/a.conf", "Include more\n", false),
+        ("/etc/ssh/sshd_config.d/a.off", "Include more\n", true),
+        ("/etc/default/ssh", "SSHD_OPTS=-p9\n", false),
+        ("/etc/default/ufw", "IPV6=no\n", false),
+        ("/usr/lib/systemd/system/ssh.service", "[Service]\nExecStart=/usr/sbin/sshd -D -p 9\n", false),
+    ] {
+        let said = of(open, told(path, text));
+        assert_eq!(said.last().is_some_and(|last| last.ends_with("within reach)")), is_sure, "{path}: {said:?}");
+    }
+    let said = of("enabled = true\nallow = [\"OpenSSH\"]\n", told("/etc/ssh/sshd_config", "ListenAddress 0.0.0.0:2222 # x\n"));
+    assert_eq!(said, [format!("{shut_out}sshd listens on 2222: write allow = [\"2222/tcp\"]")]);
+    // On each of its ports; also on one that comes with the same commit.
+    let two = ("files/etc/ssh/sshd_config.d/two.conf", "Port 22\nPort 2222\n");
+    let with_two = |keys: &str| claims(&[("reconciled.toml", &format!("[ufw]\nenabled = true\n{keys}")), two], |_| {}).pop();
+    assert!(with_two("allow = [\"OpenSSH\"]\n").is_some_and(|said| said.contains("sshd listens on 2222")));
+    assert!(with_two("allow = [\"2222/tcp\"]\n").is_some_and(|said| said.ends_with("write allow = [\"OpenSSH\"]")));
+    assert!(with_two("allow = [\"OpenSSH\", \"2222/tcp\"]\n").is_some_and(|said| said.ends_with("within reach)")));
+    // Its socket listens in its place.
+    let socket = |w: &mut World| {
+        let path = "/usr/lib/systemd/system/ssh.socket";
+        w.file(path, "[Socket]\nListenStream=\nListenStream=2222\n");
+        w.file("/etc/ssh/sshd_config", "Port 9\n");
+        w.running("ssh.socket", path, &[]);
+    };
+    let said = of("enabled = true\nallow = [\"OpenSSH\", \"9/tcp\"]\n", Box::new(socket));
+    assert!(said[0].contains("sshd listens on 2222"), "{said:?}");
+    assert!(
+        of("enabled = true\nallow = [\"2222/tcp\", \"9/tcp\"]\n", Box::new(socket)).last().unwrap().ends_with("within reach)")
+    );
+    // Where it is on and SSH shut out already, nothing else is refused for it.
+    let shut = |w: &mut World| w.file("/etc/ufw/ufw.conf", "ENABLED=yes\n");
+    assert_eq!(of("enabled = true\n", Box::new(shut)), ["= ufw:deny", "= ufw:enabled"]);
     assert!(of("enabled = true\ndeny = [\"22/tcp\"]\n", rules("allow any 22 A any A in"))[0].starts_with(shut_out));
     assert_eq!(
         of("default_incoming = \"reject\"\n", none()),

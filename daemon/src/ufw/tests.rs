@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{CONF, DEFAULTS, Firewall, Policy, RULES, RULES6, Subject, Wanted, profiles, sshd_ports};
+use super::{CONF, DEFAULTS, Firewall, Policy, RULES, RULES6, Reach, Subject, Wanted, profiles};
 
 const TUPLES: &str = "### tuple ### allow tcp 22 A any A OpenSSH - in\n\
     ### tuple ### allow tcp 80,443 A any A Nginx%20Full - in comment=7265636f6e63696c6564\n\
@@ -69,35 +69,44 @@ fn who_is_let_in() {
         Subject::Ports(ports, protocol) => vec![(ports.clone(), protocol.clone())],
         Subject::Profile(name) => ssh.get(name).cloned().unwrap_or_default(),
     };
-    let empty = Firewall::default();
+    let empty = Firewall { ipv6: true, ..Firewall::default() };
     let full = firewall(TUPLES);
+    let with = |line: &str| {
+        let mut more = full.clone();
+        more.rules.extend(super::tuple(line));
+        more
+    };
+    let from_one = with("### tuple ### deny tcp 22 0.0.0.0/0 any 192.0.2.1 in");
+    let on_one = with("### tuple ### allow tcp 23 0.0.0.0/0 any 0.0.0.0/0 in_eth0");
+    let from_port = with("### tuple ### allow tcp any 0.0.0.0/0 23 0.0.0.0/0 in");
+    let four = Firewall { ipv6: false, ..full.clone() };
     for (now, port, allow, deny, incoming, wanted) in [
-        (&empty, 22, vec![], vec![], None, false),
-        (&empty, 22, vec!["OpenSSH"], vec![], None, true),
-        (&empty, 22, vec!["22/tcp"], vec![], None, true),
-        (&empty, 22, vec!["22/udp"], vec![], None, false),
-        (&empty, 22, vec!["20:30/tcp"], vec![], None, true),
-        (&empty, 2222, vec!["OpenSSH"], vec![], None, false),
-        (&empty, 2222, vec!["Both"], vec![], None, true),
-        (&empty, 22, vec![], vec![], Some(Policy::Allow), true),
-        (&empty, 22, vec![], vec!["22"], Some(Policy::Allow), false),
-        (&full, 22, vec![], vec![], None, true),
-        (&full, 22, vec![], vec!["OpenSSH"], None, false),
-        (&full, 2222, vec![], vec![], None, true),
-        (&full, 25, vec![], vec![], Some(Policy::Allow), false),
-        (&full, 25, vec!["25"], vec![], None, true),
-        (&full, 5432, vec![], vec![], None, true),
-        (&full, 80, vec![], vec![], None, false),
+        (&empty, 22, vec![], vec![], None, Reach::Nobody),
+        (&empty, 22, vec!["OpenSSH"], vec![], None, Reach::All),
+        (&empty, 22, vec!["22/tcp"], vec![], None, Reach::All),
+        (&empty, 22, vec!["22/udp"], vec![], None, Reach::Nobody),
+        (&empty, 22, vec!["20:30/tcp"], vec![], None, Reach::All),
+        (&empty, 2222, vec!["OpenSSH"], vec![], None, Reach::Nobody),
+        (&empty, 2222, vec!["Both"], vec![], None, Reach::All),
+        (&empty, 22, vec![], vec![], Some(Policy::Allow), Reach::All),
+        (&empty, 22, vec![], vec!["22"], Some(Policy::Allow), Reach::Nobody),
+        (&full, 22, vec![], vec![], None, Reach::All),
+        (&full, 22, vec![], vec!["OpenSSH"], None, Reach::Nobody),
+        (&full, 2222, vec![], vec![], None, Reach::All),
+        (&full, 25, vec![], vec![], Some(Policy::Allow), Reach::Nobody),
+        (&full, 25, vec!["25"], vec![], None, Reach::All),
+        (&full, 80, vec![], vec![], None, Reach::Nobody),
+        // Not from everywhere.
+        (&full, 5432, vec![], vec![], None, Reach::Some),
+        (&full, 5432, vec!["5432/tcp"], vec![], None, Reach::All),
+        (&from_one, 22, vec![], vec![], None, Reach::Some),
+        (&on_one, 23, vec![], vec![], None, Reach::Some),
+        (&from_port, 23, vec![], vec![], None, Reach::Some),
+        (&four, 22, vec![], vec![], None, Reach::Some),
     ] {
-        let said = now.lets_in(port, (&set(&allow), &set(&deny)), incoming, ports_of);
+        let said = now.after((&set(&allow), &set(&deny)), incoming, ports_of).reach(port);
         assert_eq!(said, wanted, "{port} {allow:?} {deny:?} {incoming:?}");
     }
-}
-
-#[test]
-fn where_sshd_listens() {
-    assert_eq!(sshd_ports("# Port 1\nPort 22\nport=2222\nPortX 3\nPermitRootLogin no\n"), [22, 2222]);
-    assert_eq!(sshd_ports(""), Vec::<u16>::new());
 }
 
 #[test]
