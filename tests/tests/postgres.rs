@@ -204,3 +204,24 @@ scenario! {
         assert_eq!(is_super(), "f");
     }
 }
+
+scenario! {
+    fn settings_in_other_words(host: reached) {
+        let repo = host.clone_repo();
+        let set = |name: &str, value: &str| format!("[[postgres_setting]]\nname = \"{name}\"\nvalue = '{value}'\n");
+        let lists = "packages = [\"postgresql\"]\n[[postgres_role]]\nname = \"shop\"\nsettings = { search_path = 'app,\"$user\", Public', session_preload_libraries = 'auto_explain' }\n".to_owned()
+            + &set("shared_preload_libraries", "pg_stat_statements,auto_explain") + &set("unix_socket_directories", "/var/run/postgresql,/tmp");
+        repo.write("reconciled.toml", &lists).commit_and_push().assert_live();
+        assert_eq!(sql(host, "SHOW shared_preload_libraries"), "pg_stat_statements, auto_explain");
+        assert!(host.exists("/tmp/.s.PGSQL.5432"));
+        assert_eq!(sql(host, "SELECT rolconfig[1] FROM pg_roles WHERE rolname = 'shop'"), "search_path=app, \"$user\", public");
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
+        // Those of extensions, which only a server knows that has loaded them.
+        let more = lists + &set("pg_stat_statements.max", "7000") + &set("auto_explain.log_min_duration", "1s");
+        repo.write("reconciled.toml", &more).commit_and_push().assert_live().says("with a restart");
+        assert_eq!([sql(host, "SHOW pg_stat_statements.max"), sql(host, "SHOW auto_explain.log_min_duration")], ["7000", "1s"]);
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
+        repo.write("reconciled.toml", more.replace("7000", "many") + RED).commit_and_push().assert_refused("rolled back");
+        assert_eq!(sql(host, "SHOW pg_stat_statements.max"), "7000");
+    }
+}

@@ -19,6 +19,8 @@ const LISTS: [&str; 6] = [
     "temp_tablespaces",
     "unix_socket_directories",
 ];
+/// Those of them whose names are of things in the database: in lower case, unless they are quoted.
+const NAMES: [&str; 2] = ["search_path", "temp_tablespaces"];
 
 /// A name.
 #[must_use]
@@ -44,10 +46,54 @@ fn setting_name(setting: &str) -> String {
 
 /// The value of a setting.
 fn setting_value(setting: &str, value: &str) -> String {
-    if !LISTS.contains(&setting) || value.trim().is_empty() {
-        return text(value);
+    match items(setting, value) {
+        Some(items) if !items.is_empty() => items.iter().map(|item| text(item)).collect::<Vec<_>>().join(", "),
+        _ => text(value),
     }
-    value.split(',').map(|item| text(item.trim().trim_matches('"'))).collect::<Vec<_>>().join(", ")
+}
+
+/// What stands in a list of names, as the server reads it; `None` for a setting that is none.
+#[must_use]
+pub fn items(setting: &str, value: &str) -> Option<Vec<String>> {
+    if !LISTS.contains(&setting) {
+        return None;
+    }
+    let of_names = NAMES.contains(&setting);
+    let (mut items, mut item, mut is_quoted) = (Vec::new(), String::new(), false);
+    let mut chars = value.chars().peekable();
+    let mut in_quotes = false;
+    let mut end = |item: &mut String, is_quoted: &mut bool| {
+        let text = std::mem::take(item);
+        let plain = text.trim();
+        match std::mem::take(is_quoted) {
+            true => items.push(text),
+            false if plain.is_empty() => {}
+            false => items.push(if of_names { plain.to_lowercase() } else { plain.to_owned() }),
+        }
+    };
+    while let Some(c) = chars.next() {
+        match c {
+            '"' if in_quotes && chars.peek() == Some(&'"') => item.extend(chars.next()),
+            '"' => (in_quotes, is_quoted) = (!in_quotes, true),
+            ',' if !in_quotes => end(&mut item, &mut is_quoted),
+            c if in_quotes || !c.is_whitespace() || !(is_quoted || item.is_empty()) => item.push(c),
+            _ => {}
+        }
+    }
+    end(&mut item, &mut is_quoted);
+    Some(items)
+}
+
+/// The value of a setting, so that those of two lists of the same names are the same: the server quotes some where nobody has.
+#[must_use]
+pub fn canonical(setting: &str, value: String) -> String {
+    let Some(items) = items(setting, &value) else { return value };
+    let is_plain = |item: &str| {
+        let folds = NAMES.contains(&setting) && item.chars().any(char::is_uppercase);
+        !item.is_empty() && !folds && !item.contains(|c: char| c == ',' || c == '"' || c.is_whitespace())
+    };
+    let quoted = |item: &String| if is_plain(item) { item.clone() } else { name(item) };
+    items.iter().map(quoted).collect::<Vec<_>>().join(", ")
 }
 
 /// Names that are no roles here, as a list.
@@ -83,7 +129,14 @@ FROM pg_authid AS r WHERE rolname = {own}) AS found ON true;\n"
 /// Answers with a line for each of these settings of sessions, a JSON list of both values as the server has them once they are set.
 #[must_use]
 pub fn normal(settings: &[(&str, &str, &str)]) -> String {
-    let set = |name: &str, value: &str| format!("set_config({}, {}, true)", text(name), text(value));
+    // What only a new connection takes cannot be tried.
+    let set = |name: &str, value: &str| {
+        let (name, value) = (text(name), text(value));
+        let late = format!(
+            "EXISTS (SELECT FROM pg_settings WHERE lower(name) = {name} AND context IN ('backend', 'superuser-backend'))"
+        );
+        format!("CASE WHEN {late} THEN {value} ELSE set_config({name}, {value}, true) END")
+    };
     let one =
         |(name, one, other): &(&str, &str, &str)| format!("SELECT json_build_array({}, {});\n", set(name, one), set(name, other));
     settings.iter().map(one).collect()

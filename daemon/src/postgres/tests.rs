@@ -182,12 +182,36 @@ fn a_database_is_made() {
 }
 
 #[test]
+fn lists_are_the_same_however_they_are_quoted() {
+    for (setting, value, same) in [
+        ("shared_preload_libraries", "a,b", "a, b"),
+        ("shared_preload_libraries", "\"a\" , b", "a, b"),
+        ("shared_preload_libraries", "Lib", "Lib"),
+        ("shared_preload_libraries", "", ""),
+        ("unix_socket_directories", "\"/var/run/postgresql\"", "/var/run/postgresql"),
+        ("unix_socket_directories", "\"/a, b\",/c", "\"/a, b\", /c"),
+        ("search_path", "\"$user\", public", "$user, public"),
+        ("search_path", "$user,Public", "$user, public"),
+        ("search_path", "\"App\",\"a\"\"b\",\"\"", "\"App\", \"a\"\"b\", \"\""),
+        ("search_path", "a b,c", "\"a b\", c"),
+        ("log_line_prefix", "a,\"b\"", "a,\"b\""),
+    ] {
+        assert_eq!(sql::canonical(setting, value.to_owned()), same);
+        assert_eq!(sql::canonical(setting, same.to_owned()), same, "again");
+    }
+}
+
+#[test]
 fn a_setting_is_made() {
     let of = |name: &str, value: Option<&str>| {
         sql::make_setting(&Setting { name: name.to_owned(), value: value.map(str::to_owned) }).lines().next().unwrap().to_owned()
     };
     assert_eq!(of("work_mem", Some("8MB")), "ALTER SYSTEM SET \"work_mem\" TO '8MB';");
     assert_eq!(of("shared_preload_libraries", Some("a,b")), "ALTER SYSTEM SET \"shared_preload_libraries\" TO 'a', 'b';");
+    assert_eq!(
+        of("unix_socket_directories", Some("\"/a, b\",/c")),
+        "ALTER SYSTEM SET \"unix_socket_directories\" TO '/a, b', '/c';"
+    );
     assert_eq!(of("shared_preload_libraries", Some("")), "ALTER SYSTEM SET \"shared_preload_libraries\" TO '';");
     assert_eq!(of("x.y", None), "ALTER SYSTEM RESET \"x\".\"y\";");
 }

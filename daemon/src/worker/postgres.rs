@@ -127,8 +127,9 @@ fn alike(cluster: &Cluster, settings: &[(String, String, String)]) -> Result<Vec
     }
     let settings: Vec<_> = settings.iter().map(|(name, a, b)| (name.as_str(), a.as_str(), b.as_str())).collect();
     let said = cluster.psql(COMMON, &sql::normal(&settings))?;
-    let pairs = said.lines().map(serde_json::from_str::<(String, String)>);
-    pairs.map(|pair| pair.map(|(one, other)| one == other).map_err(|error| unreadable(&error))).collect()
+    let pairs = said.lines().map(serde_json::from_str::<(String, String)>).zip(settings);
+    let same = |name, one, other| sql::canonical(name, one) == sql::canonical(name, other);
+    pairs.map(|(pair, (name, ..))| pair.map(|(one, other)| same(name, one, other)).map_err(|error| unreadable(&error))).collect()
 }
 
 fn see_database(cluster: &Cluster, database: &Database) -> Result<DatabaseSeen, Fault> {
