@@ -46,7 +46,13 @@ pub enum Request {
     Ask(Thing),
     /// It becomes so.
     Make(Thing),
+    /// It becomes so again. What is new and something else has come to depend on stays, out of use, and counts as gone ([`LEFT`]).
+    Undo(Thing),
 }
+
+/// The comment on what was taken back and stays: a role without its login, or an extension. It is answered for as if it were not there, and
+/// taken into use again when it is wanted again.
+pub const LEFT: &str = "reconciled: taken back, and stays since something depends on it";
 
 /// Something in a cluster, as far as it is managed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -225,3 +225,29 @@ scenario! {
         assert_eq!(sql(host, "SHOW pg_stat_statements.max"), "7000");
     }
 }
+
+scenario! {
+    fn what_others_depend_on_stays_out_of_use(host: reached) {
+        let repo = host.clone_repo();
+        let site = "packages = [\"postgresql\"]\n[[postgres_database]]\nname = \"shop\"\n";
+        repo.write("reconciled.toml", site).commit_and_push().assert_live();
+        // A migration uses what has come with it; and the push fails.
+        let words = "CREATE TABLE IF NOT EXISTS t (x text); ALTER TABLE t OWNER TO worker; CREATE INDEX IF NOT EXISTS i ON t USING gin (x public.gin_trgm_ops)";
+        let more = format!("{site}extensions = [\"pg_trgm\", \"citext\"]\n[[postgres_role]]\nname = \"group\"\nlogin = false\n\
+            [[postgres_role]]\nname = \"worker\"\ncreatedb = true\nmember_of = [\"group\"]\nsettings = {{ timezone = \"UTC\" }}\n\
+            [[command]]\nname = \"migrate\"\nuser = \"postgres\"\ndirectory = \"/\"\nforward = [\"psql\", \"-Xqd\", \"shop\", \"-c\", \"{words}\"]\n");
+        repo.write("reconciled.toml", format!("{more}{RED}")).commit_and_push().assert_refused("rolled back");
+        assert_eq!(host.status()["phase"], "idle");
+        let role = "SELECT rolcanlogin, rolcreatedb, rolconfig, shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = 'worker'";
+        assert_eq!(sql(host, role), "f|f||reconciled: taken back, and stays since something depends on it");
+        assert_eq!(sql(host, "SELECT count(*) FROM pg_roles WHERE rolname = 'group'"), "0");
+        let extensions = || host.sh("runuser -u postgres -- psql -XAtqd shop -c \"SELECT extname, obj_description(oid, 'pg_extension') FROM pg_extension ORDER BY 1\"").ok();
+        assert!(extensions().contains("pg_trgm|reconciled: taken back") && !extensions().contains("citext"), "{}", extensions());
+        // Wanted again, they are new, and in use again.
+        let push = repo.write("reconciled.toml", &more).commit_and_push();
+        push.assert_live().says("+ postgres_role:worker (new)").says("~ postgres_database:shop (extension citext, extension pg_trgm)");
+        assert_eq!(sql(host, role), "t|t|{TimeZone=UTC}|");
+        assert!(extensions().contains("pg_trgm|text similarity"), "{}", extensions());
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
+    }
+}

@@ -57,7 +57,7 @@ impl Step {
             before: Some(self.before),
             after: self.after,
             forward: call(Request::Make(self.forward), MAKE),
-            backward: self.backward.map(|thing| call(Request::Make(thing), MAKE)),
+            backward: self.backward.map(|thing| call(Request::Undo(thing), MAKE)),
             makes: Vec::new(),
         };
         let mut claim = Claim::new(Change::Run(Box::new(run)), self.reason);

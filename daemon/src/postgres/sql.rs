@@ -1,6 +1,6 @@
 //! SQL for psql: what is asked and what is done, with every name and value quoted here, since neither takes parameters. Pure.
 
-use super::{Database, DatabaseFacts, Password, Role, RoleFacts, Setting};
+use super::{Database, DatabaseFacts, LEFT, Password, Role, RoleFacts, Setting};
 
 /// What a session begins with. Who owns a database sets its defaults, and may have put things of the same name before the server's own, or
 /// another identity in the place of ours.
@@ -107,6 +107,11 @@ fn missing<'a>(roles: impl IntoIterator<Item = &'a str>) -> String {
 pub fn look_at_role(role: &Role) -> String {
     let groups = role.facts.iter().flat_map(|facts| facts.member_of.keys()).map(String::as_str);
     let (own, missing) = (text(&role.name), missing(groups));
+    // What was left is there for who wants it gone.
+    let in_use = match role.facts {
+        Some(_) => format!(" AND (rolcanlogin OR shobj_description(r.oid, 'pg_authid') IS DISTINCT FROM {})", text(LEFT)),
+        None => String::new(),
+    };
     format!(
         "SELECT json_build_object('missing', {missing}, 'salt', '', 'holds', coalesce(holds, ARRAY[]::text[]), 'facts', facts) FROM (VALUES (1)) AS one LEFT JOIN (
 SELECT json_build_object(
@@ -122,7 +127,7 @@ ARRAY(SELECT DISTINCT CASE WHEN classid = 'pg_database'::regclass THEN concat('t
     ELSE concat('objects in ', coalesce((SELECT datname FROM pg_database WHERE oid = dbid), 'the cluster')) END
   FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = r.oid)
 || ARRAY(SELECT concat('the member ', m.rolname) FROM pg_auth_members JOIN pg_roles AS m ON m.oid = member WHERE roleid = r.oid) AS holds
-FROM pg_authid AS r WHERE rolname = {own}) AS found ON true;\n"
+FROM pg_authid AS r WHERE rolname = {own}{in_use}) AS found ON true;\n"
     )
 }
 
@@ -148,7 +153,32 @@ pub fn make_role(role: &Role) -> String {
     let own = name(&role.name);
     let Some(facts) = &role.facts else { return format!("DROP ROLE IF EXISTS {own};\n") };
     let create = unless_there(&format!("CREATE ROLE {own}"), "pg_roles", "rolname", &role.name);
-    format!("BEGIN;\n{create}{}COMMIT;\n", alter_role(&own, facts))
+    // One that was left is in use again.
+    let taken = format!(
+        "SELECT {} FROM pg_roles WHERE rolname = {} AND shobj_description(oid, 'pg_authid') = {} \\gexec\n",
+        text(&format!("COMMENT ON ROLE {own} IS NULL")),
+        text(&role.name),
+        text(LEFT)
+    );
+    format!("BEGIN;\n{create}{}{taken}COMMIT;\n", alter_role(&own, facts))
+}
+
+/// Makes a role what it was before; one that was not there stays if something depends on it, with nothing that it could be used by.
+#[must_use]
+pub fn undo_role(role: &Role) -> String {
+    if role.facts.is_some() {
+        return make_role(role);
+    }
+    let (own, named) = (name(&role.name), text(&role.name));
+    let alter = "NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS INHERIT CONNECTION LIMIT -1 PASSWORD NULL";
+    let body = format!(
+        "DECLARE other name; BEGIN DROP ROLE IF EXISTS {own}; EXCEPTION WHEN dependent_objects_still_exist THEN
+ALTER ROLE {own} WITH {alter}; ALTER ROLE {own} RESET ALL; COMMENT ON ROLE {own} IS {};
+FOR other IN SELECT g.rolname FROM pg_auth_members JOIN pg_roles AS g ON g.oid = roleid JOIN pg_roles AS r ON r.oid = member WHERE r.rolname = {named}
+LOOP EXECUTE format('REVOKE %I FROM %I', other, {named}); END LOOP; END",
+        text(LEFT)
+    );
+    format!("DO {};\n", text(&body))
 }
 
 fn alter_role(own: &str, facts: &RoleFacts) -> String {
@@ -225,10 +255,14 @@ fn granted(managed: &DatabaseFacts) -> String {
     format!("json_build_object({})", managed.grants.iter().map(of_role).collect::<Vec<_>>().join(", "))
 }
 
-/// Answers with the extensions of the database that it is asked in, as a JSON object.
+/// Answers with the extensions of the database that it is asked in, as a JSON object: those in use, or those that were left.
 #[must_use]
-pub fn extensions() -> &'static str {
-    "SELECT coalesce(pg_catalog.json_object_agg(extname, true), '{}') FROM pg_catalog.pg_extension;\n"
+pub fn extensions(are_in_use: bool) -> String {
+    let is = if are_in_use { "IS DISTINCT FROM" } else { "=" };
+    format!(
+        "SELECT coalesce(pg_catalog.json_object_agg(extname, true), '{{}}') FROM pg_catalog.pg_extension WHERE pg_catalog.obj_description(oid, 'pg_extension') {is} {};\n",
+        text(LEFT)
+    )
 }
 
 /// Makes a database as it is to be, but for its extensions; asked in another database.
@@ -267,17 +301,42 @@ pub fn make_database(database: &Database) -> String {
 /// Makes the extensions of the database that it is asked in as they are to be; nothing where none is managed.
 #[must_use]
 pub fn make_extensions(facts: &DatabaseFacts) -> String {
-    let one = |(extension, is_wanted): (&String, &bool)| {
-        let extension = name(extension);
-        if *is_wanted {
-            format!("CREATE EXTENSION IF NOT EXISTS {extension};\n")
-        } else {
-            format!("DROP EXTENSION IF EXISTS {extension};\n")
-        }
+    all_extensions(facts, |extension| format!("DROP EXTENSION IF EXISTS {};\n", name(extension)))
+}
+
+/// Makes them what they were before; one that was not there stays if something depends on it.
+#[must_use]
+pub fn undo_extensions(facts: &DatabaseFacts) -> String {
+    all_extensions(facts, |extension| {
+        let (own, left) = (name(extension), text(LEFT));
+        let body = format!(
+            "BEGIN DROP EXTENSION IF EXISTS {own}; EXCEPTION WHEN dependent_objects_still_exist THEN COMMENT ON EXTENSION {own} IS {left}; END"
+        );
+        format!("DO {};\n", text(&body))
+    })
+}
+
+fn all_extensions(facts: &DatabaseFacts, drop: impl Fn(&String) -> String) -> String {
+    if facts.extensions.is_empty() {
+        return String::new();
+    }
+    let of = |wanted: bool| {
+        facts.extensions.iter().filter(move |(_, is_wanted)| **is_wanted == wanted).map(|(extension, _)| extension)
     };
-    let all: String = facts.extensions.iter().map(one).collect();
-    // Those that name no schema of their own go where everybody looks for them.
-    if all.is_empty() { all } else { format!("BEGIN;\nSET LOCAL search_path = public;\n{all}COMMIT;\n") }
+    // One that was left gets back what its package says of it.
+    let take = |extension: &String| {
+        format!(
+            "SELECT format('COMMENT ON EXTENSION %I IS %L', extname, comment) FROM pg_extension LEFT JOIN pg_available_extensions ON name = extname WHERE extname = {} AND obj_description(oid, 'pg_extension') = {} \\gexec\n",
+            text(extension),
+            text(LEFT)
+        )
+    };
+    let create = |extension: &String| format!("CREATE EXTENSION IF NOT EXISTS {};\n", name(extension));
+    let (gone, taken, made): (String, String, String) =
+        (of(false).map(drop).collect(), of(true).map(take).collect(), of(true).map(create).collect());
+    // Those that name no schema of their own go where everybody looks for them. Nothing else is looked up there: whoever owns the database
+    // may make what he likes in it.
+    format!("BEGIN;\n{gone}{taken}SET LOCAL search_path = public;\n{made}COMMIT;\n")
 }
 
 /// Answers with one JSON object of a [`super::Live`], and with when the server has read its files, in microseconds since 1970; with nothing

@@ -147,10 +147,22 @@ fn a_role_is_made() {
             "ALTER ROLE \"o\"\"x'\" RESET \"timezone\";",
             "GRANT \"a\" TO \"o\"\"x'\";",
             "REVOKE \"b\" FROM \"o\"\"x'\";",
+            "SELECT 'COMMENT ON ROLE \"o\"\"x''\" IS NULL' FROM pg_roles WHERE rolname = 'o\"x''' AND shobj_description(oid, 'pg_authid') = 'reconciled: taken back, and stays since something depends on it' \\gexec",
             "COMMIT;",
         ]
     );
-    assert_eq!(sql::make_role(&Role { name: "x".to_owned(), facts: None }), "DROP ROLE IF EXISTS \"x\";\n");
+    let gone = Role { name: "o\"x'".to_owned(), facts: None };
+    assert_eq!(sql::make_role(&gone), "DROP ROLE IF EXISTS \"o\"\"x'\";\n");
+    // Taken back it may have to stay, out of use; whoever wants it gone sees it all the same.
+    let undone = sql::undo_role(&gone);
+    assert!(undone.starts_with(
+        "DO 'DECLARE other name; BEGIN DROP ROLE IF EXISTS \"o\"\"x''\"; EXCEPTION WHEN dependent_objects_still_exist THEN"
+    ));
+    assert!(
+        undone.contains("ALTER ROLE \"o\"\"x''\" WITH NOLOGIN NOSUPERUSER ") && undone.contains("WHERE r.rolname = ''o\"x''''''")
+    );
+    let left = |role: &Role| sql::look_at_role(role).contains("IS DISTINCT FROM 'reconciled: taken back");
+    assert_eq!([left(&gone), left(&Role { facts: Some(RoleFacts::default()), ..gone.clone() })], [false, true]);
 }
 
 #[test]
@@ -162,10 +174,15 @@ fn a_database_is_made() {
         grants: BTreeMap::from([("r".to_owned(), flags(&[("CONNECT", true), ("CREATE", false)]))]),
         ..DatabaseFacts::default()
     };
-    assert_eq!(
-        sql::make_extensions(&facts),
-        "BEGIN;\nSET LOCAL search_path = public;\nCREATE EXTENSION IF NOT EXISTS \"a\";\nDROP EXTENSION IF EXISTS \"b\";\nCOMMIT;\n"
-    );
+    let lines = |sql: String| sql.lines().map(str::to_owned).collect::<Vec<_>>();
+    let mut made = lines(sql::make_extensions(&facts));
+    assert!(made[2].ends_with("WHERE extname = 'a' AND obj_description(oid, 'pg_extension') = 'reconciled: taken back, and stays since something depends on it' \\gexec"));
+    // Whoever owns the database can put functions into `public`: nothing is called once names are looked up there.
+    made.remove(2);
+    let [drop, create] = ["DROP EXTENSION IF EXISTS \"b\";", "CREATE EXTENSION IF NOT EXISTS \"a\";"];
+    assert_eq!(made, ["BEGIN;", drop, "SET LOCAL search_path = public;", create, "COMMIT;"]);
+    let undone = lines(sql::undo_extensions(&facts));
+    assert!(undone[1].starts_with("DO 'BEGIN DROP EXTENSION IF EXISTS \"b\"; EXCEPTION WHEN dependent_objects_still_exist THEN COMMENT ON EXTENSION \"b\" IS ''reconciled: "));
     let of = |facts: Option<DatabaseFacts>, disconnect| sql::make_database(&Database { name: "d".to_owned(), facts, disconnect });
     assert_eq!(
         of(Some(facts), false).lines().collect::<Vec<_>>(),

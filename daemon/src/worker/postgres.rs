@@ -4,6 +4,7 @@
 mod cluster;
 mod setting;
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::process::ExitCode;
 
@@ -56,6 +57,7 @@ fn meet() -> Result<String, Fault> {
         Request::Look(thing) => look(&cluster, &thing),
         Request::Ask(thing) => ask(&cluster, &thing),
         Request::Make(thing) => make(&cluster, &thing).map(|()| String::new()),
+        Request::Undo(thing) => undo(&cluster, &thing),
     }
 }
 
@@ -89,6 +91,34 @@ fn make(cluster: &Cluster, thing: &Thing) -> Result<(), Fault> {
             }
         }
         Thing::Setting(setting) => setting::make(cluster, setting),
+    }
+}
+
+/// Takes it back; what stays of it, in words.
+fn undo(cluster: &Cluster, thing: &Thing) -> Result<String, Fault> {
+    match thing {
+        Thing::Role(role) => {
+            cluster.psql(COMMON, &sql::undo_role(role))?;
+            let seen: RoleSeen = cluster.query(COMMON, &sql::look_at_role(role))?;
+            let stays = role.facts.is_none() && seen.facts.is_some();
+            let name = crate::path::escape(&role.name);
+            let holds = crate::path::escape(&seen.holds.join(", "));
+            Ok(if stays {
+                format!("the role {name} stays without its login, since {holds} depends on it")
+            } else {
+                String::new()
+            })
+        }
+        Thing::Database(database @ Database { name, facts: Some(facts), .. }) if !facts.extensions.is_empty() => {
+            cluster.psql(COMMON, &sql::make_database(database))?;
+            cluster.psql(name, &sql::undo_extensions(facts))?;
+            let mut left: BTreeMap<String, bool> = cluster.query(name, &sql::extensions(false))?;
+            left.retain(|extension, _| facts.extensions.contains_key(extension));
+            let left = left.into_keys().collect::<Vec<_>>().join(", ");
+            let stays = || format!("the extension {} stays, since something depends on it", crate::path::escape(&left));
+            Ok(if left.is_empty() { left.clone() } else { stays() })
+        }
+        Thing::Database(_) | Thing::Setting(_) => make(cluster, thing).map(|()| String::new()),
     }
 }
 
@@ -136,7 +166,7 @@ fn see_database(cluster: &Cluster, database: &Database) -> Result<DatabaseSeen, 
     let mut seen: DatabaseSeen = cluster.query(COMMON, &sql::look_at_database(database))?;
     if let (Some(facts), Some(wanted)) = (&mut seen.facts, &database.facts) {
         if !wanted.extensions.is_empty() {
-            facts.extensions = cluster.query(&database.name, sql::extensions())?;
+            facts.extensions = cluster.query(&database.name, &sql::extensions(true))?;
         }
         *facts = facts.part(wanted);
     }

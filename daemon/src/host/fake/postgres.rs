@@ -158,7 +158,7 @@ pub(super) fn meet(cluster: &mut Cluster, input: &[u8]) -> Ran {
         Request::Ask(Thing::Role(role)) => role.answer(cluster.role(&role).facts.as_ref()),
         Request::Ask(Thing::Database(database)) => database.answer(cluster.database(&database).facts.as_ref()),
         Request::Ask(Thing::Setting(setting)) => setting.answer(&cluster.setting(&setting)),
-        Request::Make(thing) => {
+        Request::Make(thing) | Request::Undo(thing) => {
             cluster.make(thing);
             String::new()
         }
