@@ -227,6 +227,20 @@ impl Firewall {
         self.rules.iter().any(|rule| rule.for_all && rule.action == action && rule.subject == *subject)
     }
 
+    /// Whether a rule for everybody lets this in; one of somebody else may let in only so many at a time, and is left so.
+    #[must_use]
+    pub fn lets(&self, subject: &Subject) -> bool {
+        self.has("allow", subject) || self.has("limit", subject)
+    }
+
+    /// Rules of others that say otherwise of these, and whose place a rule of ours takes.
+    #[must_use]
+    pub fn replaced(&self, action: &str, subjects: &BTreeSet<Subject>) -> BTreeSet<String> {
+        let stays = |said: &str| said == action || (action, said) == ("allow", "limit");
+        let others = self.rules.iter().filter(|rule| rule.for_all && !rule.ours && subjects.contains(&rule.subject));
+        others.filter(|rule| !stays(&rule.action)).map(|rule| format!("{} {}", rule.action, rule.subject)).collect()
+    }
+
     /// Our own rules that are not wanted any more.
     pub fn stale<'a>(&'a self, allow: &'a BTreeSet<Subject>, deny: &'a BTreeSet<Subject>) -> impl Iterator<Item = &'a Rule> {
         self.rules.iter().filter(|rule| rule.ours).filter(move |rule| match rule.action.as_str() {
@@ -250,7 +264,8 @@ impl Firewall {
                 // ufw turns a rule that says otherwise of the same into this one.
                 let mut same = rules.iter_mut().filter(|rule| rule.for_all && rule.subject == *subject).peekable();
                 if same.peek().is_some() {
-                    same.for_each(|rule| action.clone_into(&mut rule.action));
+                    same.filter(|rule| (action, rule.action.as_str()) != ("allow", "limit"))
+                        .for_each(|rule| action.clone_into(&mut rule.action));
                     continue;
                 }
                 let new = |ports| Rule { action: action.to_owned(), subject: subject.clone(), ports, for_all: true, ours: true };
@@ -284,7 +299,7 @@ impl Firewall {
     pub fn answer(&self, wanted: &Wanted) -> String {
         let known = |policy: Option<Policy>| policy.map_or_else(|| "unknown".to_owned(), |policy| policy.to_string());
         match wanted {
-            Wanted::Allow(allow) => listed(allow.iter().filter(|subject| self.has("allow", subject)).map(Subject::to_string)),
+            Wanted::Allow(allow) => listed(allow.iter().filter(|subject| self.lets(subject)).map(Subject::to_string)),
             Wanted::Deny { deny, allow } => {
                 let denied = deny.iter().filter(|subject| self.has("deny", subject)).map(Subject::to_string);
                 let stale = self.stale(allow, deny).map(|rule| format!("our {} {}", rule.action, rule.subject));

@@ -83,11 +83,12 @@ scenario! {
             repo.commit_and_push().assert_refused("").says(why);
         }
         assert!(host.exec("ufw status").ok().contains("inactive"));
-        // A rule of somebody else lets it in as well.
+        // A rule of somebody else lets it in as well, and stays as it is.
         host.exec("ufw limit 22/tcp").ok();
-        repo.write("reconciled.toml", "packages = [\"ufw\"]\n[ufw]\nenabled = true\n");
+        repo.write("reconciled.toml", "packages = [\"ufw\"]\n[ufw]\nenabled = true\nallow = [\"22/tcp\"]\n");
         repo.commit_and_push().assert_live();
         assert_eq!(waiting(host), None, "it is let in for sure");
+        assert!(host.exec("ufw status").ok().contains("LIMIT"));
         assert!(host.exec("ufw status").ok().contains("Status: active") && is_open(host, 22));
         // On all ports on which sshd listens.
         let two = "Port 22\nListenAddress 0.0.0.0\nListenAddress 0.0.0.0:2222 # for us\n";
@@ -118,6 +119,7 @@ scenario! {
         let former = all(host);
         let push = repo.write("reconciled.toml", format!("{wanted}{RED}")).commit_and_push();
         push.assert_refused("rolled back").says("~ ufw:firewall (default_outgoing allow → deny)").says("probe never");
+        push.says("~ ufw:firewall (deny none → 443, 9000/tcp, in place of somebody's allow 9000/tcp)");
         assert_eq!(all(host), former, "off, as it was");
         // So it does when it was on.
         host.sh("ufw allow OpenSSH && ufw --force enable").ok();

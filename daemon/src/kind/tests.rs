@@ -333,6 +333,15 @@ fn firewalls() {
     let shut = |w: &mut World| w.file("/etc/ufw/ufw.conf", "ENABLED=yes\n");
     assert_eq!(of("enabled = true\n", Box::new(shut)), ["= ufw:deny", "= ufw:enabled"]);
     assert!(of("enabled = true\ndeny = [\"22/tcp\"]\n", rules("allow any 22 A any A in"))[0].starts_with(shut_out));
+    assert_eq!(of("allow = [\"22/tcp\"]\n", rules("limit tcp 22 A any A in")), ["= ufw:allow", "= ufw:deny"]);
+    let said = of("allow = [\"22/tcp\"]\ndeny = [\"80\"]\n", rules("reject tcp 22 A any A in\nallow any 80 A any A in"));
+    assert_eq!(
+        said,
+        [
+            "~ ufw:allow (allow none → 22/tcp, in place of somebody's reject 22/tcp)",
+            "~ ufw:deny (deny none → 80, in place of somebody's allow 80)"
+        ]
+    );
     assert_eq!(
         of("default_incoming = \"reject\"\n", none()),
         ["= ufw:deny", "~ ufw:default_incoming (default_incoming deny → reject)"]

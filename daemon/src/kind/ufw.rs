@@ -221,7 +221,15 @@ fn text(path: &str, sight: &Sight<'_>) -> Result<Option<String>, KindError> {
 /// What the ufw worker does with one key.
 fn claim(firewall: &Firewall, files: &BTreeMap<String, String>, wanted: Wanted) -> Claim {
     let (before, after) = (firewall.answer(&wanted), wanted.done());
-    let (target, reason) = (format!("ufw:{}", wanted.key()), format!("{} {before} → {after}", wanted.key()));
+    let (target, mut reason) = (format!("ufw:{}", wanted.key()), format!("{} {before} → {after}", wanted.key()));
+    let replaced = match &wanted {
+        Wanted::Allow(allow) => firewall.replaced("allow", allow),
+        Wanted::Deny { deny, .. } => firewall.replaced("deny", deny),
+        _ => BTreeSet::new(),
+    };
+    if !replaced.is_empty() {
+        reason += &format!(", in place of somebody's {}", replaced.into_iter().collect::<Vec<_>>().join(", "));
+    }
     let request = Request { wanted, files: files.clone() };
     Claim { reason, ..Claim::by_worker("ufw", target, &request, (before, after), CHANGE) }
 }

@@ -50,12 +50,18 @@ fn answers() {
         (Wanted::Allow(set(&["OpenSSH", "Nginx Full", "8080/tcp"])), "Nginx Full, OpenSSH", "8080/tcp, Nginx Full, OpenSSH"),
         (Wanted::Deny { deny: set(&["25"]), allow: set(&["Nginx Full"]) }, "25, our deny 9000:9010/tcp", "25"),
         (Wanted::Deny { deny: set(&["9000:9010/tcp"]), allow: set(&[]) }, "9000:9010/tcp, our allow Nginx Full", "9000:9010/tcp"),
+        (Wanted::Allow(set(&["2222/tcp", "8080/tcp"])), "2222/tcp", "2222/tcp, 8080/tcp"),
         (Wanted::DefaultIncoming(Policy::Reject), "deny", "reject"),
         (Wanted::DefaultOutgoing(Policy::Allow), "allow", "allow"),
         (Wanted::Enabled(true), "on", "on"),
     ] {
         assert_eq!((firewall.answer(&wanted).as_str(), wanted.done().as_str()), (answer, done));
     }
+    // Rules of others that ours take the place of; one that lets in not too many at a time lets in.
+    let replaced = |action, words: &[&str]| firewall.replaced(action, &set(words)).into_iter().collect::<Vec<_>>();
+    assert_eq!(replaced("deny", &["OpenSSH", "25", "9000:9010/tcp", "1/tcp"]), ["allow OpenSSH"]);
+    assert_eq!(replaced("allow", &["OpenSSH", "25", "2222/tcp"]), ["deny 25"]);
+    assert_eq!(replaced("deny", &["2222/tcp"]), ["limit 2222/tcp"]);
     // A rule that is made for one family only is half made.
     let half = super::tests::firewall("");
     assert_eq!(half.answer(&Wanted::Allow(set(&["OpenSSH"]))), "none");

@@ -44,7 +44,7 @@ fn set(wanted: &Wanted) -> io::Result<()> {
     let now = firewall()?;
     match wanted {
         Wanted::Allow(allow) => {
-            for subject in allow.iter().filter(|subject| !now.has("allow", subject)) {
+            for subject in allow.iter().filter(|subject| !now.lets(subject)) {
                 ufw(&["allow", &subject.to_string(), "comment", MARK])?;
             }
         }

@@ -61,7 +61,8 @@ impl World {
     }
 
     fn rule(&mut self, action: &str, subject: &Subject) {
-        if Firewall::read(&self.ufw_files()).has(action, subject) {
+        let now = Firewall::read(&self.ufw_files());
+        if now.has(action, subject) || (action == "allow" && now.lets(subject)) {
             return;
         }
         let ports = match subject {
