@@ -57,6 +57,8 @@ pub struct Rule {
     pub for_all: bool,
     /// Whether it is one of ours.
     pub ours: bool,
+    /// What somebody says of it.
+    comment: Option<String>,
 }
 
 /// All that is declared about or known of a firewall.
@@ -98,7 +100,7 @@ pub enum Policy {
     Reject,
 }
 
-/// What the ufw worker reads: one key of what is declared, and how all of it was.
+/// What the ufw worker reads: one key of what is declared, and how all of it was when that was planned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// Which key, and what is wanted of it.
@@ -268,7 +270,14 @@ impl Firewall {
                         .for_each(|rule| action.clone_into(&mut rule.action));
                     continue;
                 }
-                let new = |ports| Rule { action: action.to_owned(), subject: subject.clone(), ports, for_all: true, ours: true };
+                let new = |ports| Rule {
+                    action: action.to_owned(),
+                    subject: subject.clone(),
+                    ports,
+                    for_all: true,
+                    ours: true,
+                    comment: None,
+                };
                 rules.extend(ports_of(subject).into_iter().map(new));
             }
         }
@@ -294,6 +303,43 @@ impl Firewall {
         }
     }
 
+    /// What ufw is told so that of what is wanted all is as it was, and nothing else: what somebody has changed since stays.
+    #[must_use]
+    pub fn back(&self, was: &Self, wanted: &Wanted) -> Vec<Vec<String>> {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let policy = |way: &str, was: Option<Policy>, now: Option<Policy>| {
+            let back = was.filter(|_| was != now).map(|was| words(&["default", &was.to_string(), way]));
+            back.into_iter().collect()
+        };
+        match wanted {
+            Wanted::Allow(allow) => self.rules_back(was, "allow", allow),
+            Wanted::Deny { deny, allow } => {
+                let mut all = self.rules_back(was, "deny", deny);
+                let gone = was.stale(allow, deny).filter(|rule| !self.has(&rule.action, &rule.subject));
+                all.extend(gone.map(Rule::words));
+                all.dedup();
+                all
+            }
+            Wanted::DefaultIncoming(_) => policy("incoming", was.incoming, self.incoming),
+            Wanted::DefaultOutgoing(_) => policy("outgoing", was.outgoing, self.outgoing),
+            Wanted::Enabled(_) if was.enabled == self.enabled => Vec::new(),
+            Wanted::Enabled(_) => vec![words(&["--force", if was.enabled { "enable" } else { "disable" }])],
+        }
+    }
+
+    fn rules_back(&self, was: &Self, action: &str, subjects: &BTreeSet<Subject>) -> Vec<Vec<String>> {
+        let is_ours = |of: &Self, subject: &Subject| {
+            of.rules.iter().any(|rule| rule.ours && rule.for_all && rule.action == action && rule.subject == *subject)
+        };
+        let new = subjects.iter().filter(|subject| is_ours(self, subject) && !is_ours(was, subject));
+        let back = |subject: &Subject| match was.rules.iter().find(|rule| rule.for_all && rule.subject == *subject) {
+            // Ours took its place, and it takes ours.
+            Some(rule) => rule.words(),
+            None => ["delete", action, &subject.to_string()].map(str::to_owned).to_vec(),
+        };
+        new.map(back).collect()
+    }
+
     /// What there is of what is wanted.
     #[must_use]
     pub fn answer(&self, wanted: &Wanted) -> String {
@@ -309,6 +355,15 @@ impl Firewall {
             Wanted::DefaultOutgoing(_) => known(self.outgoing),
             Wanted::Enabled(_) => on_or_off(self.enabled),
         }
+    }
+}
+
+impl Rule {
+    /// What ufw is told to have it.
+    fn words(&self) -> Vec<String> {
+        let comment = if self.ours { Some(MARK) } else { self.comment.as_deref() };
+        let words = [self.action.as_str(), &self.subject.to_string()].map(str::to_owned);
+        words.into_iter().chain(comment.iter().flat_map(|comment| ["comment", comment].map(str::to_owned))).collect()
     }
 }
 
@@ -349,9 +404,9 @@ fn listed(words: impl Iterator<Item = String>) -> String {
 fn tuple(line: &str) -> Option<Rule> {
     let words: Vec<&str> = line.strip_prefix("### tuple ### ")?.split(' ').collect();
     let [action, protocol, ports, to, from_ports, from, rest @ ..] = words.as_slice() else { return None };
-    let (rest, ours) = match rest {
-        [rest @ .., comment] if comment.starts_with("comment=") => (rest, *comment == format!("comment={}", hex(MARK))),
-        rest => (rest, false),
+    let (rest, comment) = match rest {
+        [rest @ .., comment] if comment.starts_with("comment=") => (rest, comment.strip_prefix("comment=").and_then(unhex)),
+        rest => (rest, None),
     };
     let (profile, direction) = match rest {
         [direction] => (None, *direction),
@@ -363,9 +418,17 @@ fn tuple(line: &str) -> Option<Rule> {
     let subject = profile.map_or_else(|| Subject::Ports(ports.0.clone(), ports.1.clone()), Subject::Profile);
     let for_all = is_anywhere(to) && is_anywhere(from) && *from_ports == "any" && direction == "in";
     let comes_in = direction == "in" || direction.starts_with("in_");
-    comes_in.then(|| Rule { action: (*action).to_owned(), subject, ports, for_all, ours })
+    let ours = comment.as_deref() == Some(MARK);
+    comes_in.then(|| Rule { action: (*action).to_owned(), subject, ports, for_all, ours, comment })
 }
 
+fn unhex(text: &str) -> Option<String> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let byte = |pair: &[u8]| Some(digit(pair.first()?)? << 4 | digit(pair.get(1)?)?);
+    String::from_utf8(text.as_bytes().chunks(2).map(byte).collect::<Option<_>>()?).ok()
+}
+
+#[cfg(test)]
 fn hex(text: &str) -> String {
     text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -128,10 +128,25 @@ scenario! {
         repo.write("reconciled.toml", format!("{wanted}{RED}")).commit_and_push().assert_refused("rolled back");
         assert_eq!(all(host), former, "on, as it was");
         // And when it went live and nobody has shown that the host can be reached.
-        host.write("/etc/reconciled/reconciled.d/window.toml", "confirm_window = \"3s\"\n");
+        host.write("/etc/reconciled/reconciled.d/window.toml", "confirm_window = \"8s\"\n");
         host.exec("systemctl reload reconciled").ok();
         repo.write("reconciled.toml", wanted).commit_and_push().assert_live().says("this changes how the host is reached (ufw:deny, ufw:default_incoming, ufw:default_outgoing)");
         host.wait_until("it is taken back", || waiting(host).is_none());
         assert_eq!(all(host), former, "nobody confirmed it");
+        // What somebody else has changed meanwhile stays.
+        let rules = || {
+            let said = host.exec("ufw status verbose").ok();
+            let mut lines: Vec<String> = said.lines().map(|line| line.trim().to_owned()).collect();
+            lines.sort();
+            lines
+        };
+        let before = rules();
+        repo.write("files/etc/motd.d/x", "x\n").write("reconciled.toml", wanted).commit_and_push().assert_live().says("in place of somebody's allow 9000/tcp");
+        host.exec("ufw allow 7777/tcp").ok();
+        host.wait_until("it is taken back", || waiting(host).is_none());
+        assert!(host.exec("ufw status").ok().contains("7777/tcp"));
+        host.exec("ufw delete allow 7777/tcp").ok();
+        assert_eq!(rules(), before);
+        assert_eq!(host.sh("stat -c '%a %U' /var/lib/reconciled/ufw /var/lib/reconciled/ufw/* | sort -u").ok(), "600 root\n700 root");
     }
 }

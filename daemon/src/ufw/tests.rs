@@ -123,3 +123,34 @@ fn what_ufw_writes_is_read() {
     let firewall = Firewall::read(&files);
     assert!(firewall.has("allow", &subject) && firewall.rules[0].ours);
 }
+
+/// What somebody else has changed since stays.
+#[test]
+fn the_way_back_among_others() {
+    let was = firewall(TUPLES);
+    let ours = |rule: &str| format!("### tuple ### {rule} A any A in comment={}\n", super::hex(super::MARK));
+    let back = |now: &Firewall, was: &Firewall, wanted: &Wanted| {
+        now.back(was, wanted).into_iter().map(|words| words.join(" ")).collect::<Vec<_>>()
+    };
+    let with = |rules: &[String]| {
+        let mut more = was.clone();
+        let lines = rules.iter().flat_map(|rules| rules.lines().map(|line| line.replace(" A", " 0.0.0.0/0")));
+        more.rules.extend(lines.filter_map(|line| super::tuple(&line)));
+        more
+    };
+    let allow = Wanted::Allow(set(&["8080/tcp", "Nginx Full"]));
+    assert_eq!(back(&with(&[ours("allow tcp 8080"), ours("allow tcp 7777")]), &was, &allow), ["delete allow 8080/tcp"]);
+    assert_eq!(back(&was, &was, &allow), [""; 0]);
+    // What it took the place of comes back with what was said of it; what was ours and went, too.
+    let mut before = was.clone();
+    before.rules.extend(super::tuple("### tuple ### allow tcp 443 0.0.0.0/0 any 0.0.0.0/0 in comment=6d696e6520"));
+    let mut after = with(&[ours("deny tcp 443")]);
+    after.rules.retain(|rule| rule.subject.to_string() != "Nginx Full");
+    let deny = Wanted::Deny { deny: set(&["443/tcp", "9000:9010/tcp"]), allow: set(&[]) };
+    assert_eq!(back(&after, &before, &deny), ["allow 443/tcp comment mine ", "allow Nginx Full comment reconciled"]);
+    let other = Firewall { enabled: false, incoming: Some(Policy::Allow), ..was.clone() };
+    assert_eq!(back(&other, &was, &Wanted::DefaultIncoming(Policy::Allow)), ["default deny incoming"]);
+    assert_eq!(back(&other, &was, &Wanted::DefaultOutgoing(Policy::Deny)), [""; 0]);
+    assert_eq!(back(&other, &was, &Wanted::Enabled(false)), ["--force enable"]);
+    assert_eq!(back(&was, &was, &Wanted::Enabled(true)), [""; 0]);
+}
