@@ -251,3 +251,26 @@ scenario! {
         assert!(host.ctl("sync").ok().contains("nothing to do"));
     }
 }
+
+scenario! {
+    fn a_verifier_is_nowhere_else(host: reached) {
+        let repo = host.clone_repo();
+        // A server that keeps all that it is told.
+        let set = |(name, value): (&str, &str)| format!("[[postgres_setting]]\nname = \"{name}\"\nvalue = \"{value}\"\n");
+        let all = [
+            ("shared_preload_libraries", "pg_stat_statements"), ("log_statement", "all"), ("log_duration", "on"), ("log_min_duration_sample", "0"),
+            ("log_statement_sample_rate", "1"), ("log_transaction_sample_rate", "1"), ("debug_print_parse", "on"), ("log_min_error_statement", "debug5"),
+        ];
+        let keeps = format!("packages = [\"postgresql\"]\n{}", all.map(set).concat());
+        repo.write("reconciled.toml", &keeps).commit_and_push().assert_live();
+        sql(host, "CREATE EXTENSION pg_stat_statements");
+        let role = "[[postgres_role]]\nname = \"myprojectuser\"\npassword = { secret = \"db_password\" }\n";
+        seal(host, &repo, "correct horse").write("reconciled.toml", format!("{keeps}{role}")).commit_and_push().assert_live();
+        let verifier = verifier(host);
+        assert!(verifier.starts_with("SCRAM-SHA-256$"));
+        let logged = host.sh("cat /var/log/postgresql/*.log").ok();
+        assert!(logged.contains("CREATE EXTENSION pg_stat_statements"), "it is kept");
+        assert!(!logged.contains(&verifier) && !logged.contains("PASSWORD 'SCRAM"), "{logged}");
+        assert_eq!(sql(host, "SELECT count(*) FROM pg_stat_statements WHERE query LIKE 'ALTER ROLE%'"), "0");
+    }
+}

@@ -6,9 +6,15 @@ use super::{Database, DatabaseFacts, LEFT, Password, Role, RoleFacts, Setting};
 /// another identity in the place of ours.
 pub const OPTIONS: &str = "-c search_path=pg_catalog,pg_temp -c role=none -c default_transaction_read_only=off";
 
-/// What comes before every script. Names are the server's own; its statements are in no log of the server: one may hold a verifier.
+/// What comes before every script. Names are the server's own; its statements are in no log and no view of the server: one may hold a verifier.
+/// What nobody waits for any more ends by itself. Not every server knows all of these settings.
 pub const PREAMBLE: &str = "SET search_path = pg_catalog, pg_temp;\nSET standard_conforming_strings = on;\nSET log_statement = none;\nSET log_min_duration_statement = -1;\n\
-    SET log_min_error_statement = panic;\nSET client_min_messages = warning;\n";
+    SET log_min_error_statement = panic;\nSET client_min_messages = warning;\n\
+    SELECT count(set_config(name, value, false)) AS set FROM (VALUES ('log_duration', 'off'), ('log_min_duration_sample', '-1'), \
+    ('log_transaction_sample_rate', '0'), ('debug_print_parse', 'off'), ('debug_print_rewritten', 'off'), ('debug_print_plan', 'off'), \
+    ('track_activities', 'off'), ('pg_stat_statements.track_utility', 'off'), ('auto_explain.log_min_duration', '-1'), \
+    ('client_connection_check_interval', '1s'), ('lock_timeout', '30s')) AS wanted(name, value) \
+    WHERE EXISTS (SELECT FROM pg_settings AS known WHERE known.name = wanted.name) \\gset\n";
 
 /// Settings whose values are lists of names: each is quoted for itself (`variable_is_guc_list_quote` of pg_dump).
 const LISTS: [&str; 6] = [

@@ -104,6 +104,9 @@ fn what_was_asked_before_clusters_had_names() {
 fn names_are_the_servers_own() {
     assert!(sql::PREAMBLE.starts_with("SET search_path = pg_catalog, pg_temp;\n"));
     assert!(sql::OPTIONS.starts_with("-c search_path=pg_catalog,pg_temp "));
+    assert!(
+        sql::PREAMBLE.ends_with(" \\gset\n") && sql::PREAMBLE.contains("'debug_print_plan', 'off'), ('track_activities', 'off')")
+    );
 }
 
 #[test]
