@@ -5,6 +5,7 @@ pub mod scram;
 pub mod sql;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,14 @@ use crate::change::ABSENT;
 
 /// Whose the clusters of Debian's packages are, and the role that may do everything in them.
 pub const USER: &str = "postgres";
+/// How long a look may take.
+pub const LOOK: Duration = Duration::from_secs(60);
+/// How long a change may take: a database is a copy of another one.
+pub const MAKE: Duration = Duration::from_secs(300);
+/// So much earlier the server gives up a statement by itself.
+pub const MARGIN: Duration = Duration::from_secs(10);
+/// What our sessions are called in the server.
+pub const APPLICATION: &str = "reconciled";
 /// The worker's exit code where there is no cluster yet.
 pub const NO_CLUSTER: u8 = 3;
 
@@ -34,6 +43,17 @@ pub struct Found<T> {
     pub cluster: String,
     /// What there is in it.
     pub seen: T,
+}
+
+impl Request {
+    /// How long it may take.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        match self {
+            Self::Look(_) | Self::Ask(_) => LOOK,
+            Self::Make(_) | Self::Undo(_) => MAKE,
+        }
+    }
 }
 
 /// What is asked of a cluster.

@@ -1,7 +1,5 @@
 //! What the kinds of things in a PostgreSQL cluster need: a look through the worker, and a change that it makes. No kind.
 
-use std::time::Duration;
-
 use serde::de::DeserializeOwned;
 
 use super::{Claim, KindError, Mistake, Sight};
@@ -10,13 +8,9 @@ use crate::digest::Digest;
 use crate::host::{Job, Sandbox, Surroundings};
 use crate::manifest::Resource;
 use crate::path::ManagedPath;
-use crate::postgres::{Asked, Found, NO_CLUSTER, Request, Thing, USER};
+use crate::postgres::{Asked, Found, LOOK, MAKE, NO_CLUSTER, Request, Thing, USER};
 use crate::worker::PROGRAM;
 
-/// How long a look may take.
-const LOOK: Duration = Duration::from_secs(60);
-/// How long a change may take: a database is a copy of another one.
-const MAKE: Duration = Duration::from_secs(300);
 /// Most that an answer may say, in bytes.
 const OUTPUT: usize = 1 << 20;
 /// A program of every host that has clusters.

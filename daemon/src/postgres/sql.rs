@@ -1,6 +1,8 @@
 //! SQL for psql: what is asked and what is done, with every name and value quoted here, since neither takes parameters. Pure.
 
-use super::{Database, DatabaseFacts, LEFT, Password, Role, RoleFacts, Setting};
+use std::time::Duration;
+
+use super::{APPLICATION, Database, DatabaseFacts, LEFT, Password, Role, RoleFacts, Setting, USER};
 
 /// What a session begins with. Who owns a database sets its defaults, and may have put things of the same name before the server's own, or
 /// another identity in the place of ours.
@@ -15,6 +17,22 @@ pub const PREAMBLE: &str = "SET search_path = pg_catalog, pg_temp;\nSET standard
     ('track_activities', 'off'), ('pg_stat_statements.track_utility', 'off'), ('auto_explain.log_min_duration', '-1'), \
     ('client_connection_check_interval', '1s'), ('lock_timeout', '30s')) AS wanted(name, value) \
     WHERE EXISTS (SELECT FROM pg_settings AS known WHERE known.name = wanted.name) \\gset\n";
+
+/// How long the server works on one statement.
+#[must_use]
+pub fn limit(limit: Duration) -> String {
+    format!("SET statement_timeout = '{}s';\n", limit.as_secs())
+}
+
+/// Ends what other sessions of ours have going, and answers with how many there were: whoever waited for them has been killed.
+#[must_use]
+pub fn end_left_over() -> String {
+    format!(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = {} AND usename = {} AND backend_type = 'client backend' AND pid <> pg_backend_pid();\n",
+        text(APPLICATION),
+        text(USER)
+    )
+}
 
 /// Settings whose values are lists of names: each is quoted for itself (`variable_is_guc_list_quote` of pg_dump).
 const LISTS: [&str; 6] = [

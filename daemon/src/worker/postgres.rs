@@ -7,14 +7,17 @@ mod setting;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use self::cluster::Cluster;
-use crate::postgres::{Asked, Database, DatabaseSeen, Found, Request, Role, RoleSeen, SettingSeen, Thing, sql};
+use crate::postgres::{Asked, Database, DatabaseSeen, Found, MARGIN, Request, Role, RoleSeen, SettingSeen, Thing, sql};
 
 /// Longest request, in bytes.
 const LIMIT: u64 = 1 << 20;
+/// How often, and how long apart, it is looked whether the server has done what it does by itself.
+const LOOKS: (u32, Duration) = (100, Duration::from_millis(50));
 /// Where what belongs to no database in particular is asked.
 const COMMON: &str = "postgres";
 
@@ -52,7 +55,11 @@ fn meet() -> Result<String, Fault> {
     // What is wrong with it is not said: an error of the parser quotes.
     let Asked { cluster, request } =
         serde_json::from_slice(&input).map_err(|_| Fault::Said("a request that this version does not know".to_owned()))?;
-    let cluster = Cluster::find(cluster.as_deref())?;
+    let mut cluster = Cluster::find(cluster.as_deref())?;
+    cluster.limit = request.limit().saturating_sub(MARGIN);
+    if matches!(request, Request::Ask(_) | Request::Undo(_)) {
+        cluster.end_left_over()?;
+    }
     match request {
         Request::Look(thing) => look(&cluster, &thing),
         Request::Ask(thing) => ask(&cluster, &thing),

@@ -4,11 +4,13 @@ use std::fmt;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::{Fault, unreadable};
-use crate::postgres::{USER, sql};
+use super::{COMMON, Fault, LOOKS, unreadable};
+use crate::postgres::{APPLICATION, LOOK, USER, sql};
 
 /// Where everybody expects a server.
 const PORT: &str = "5432";
@@ -23,6 +25,8 @@ pub(super) struct Cluster {
     pub(super) online: bool,
     /// Where its data is.
     pub(super) data: PathBuf,
+    /// How long one statement may take.
+    pub(super) limit: Duration,
 }
 
 impl Cluster {
@@ -42,7 +46,7 @@ impl Cluster {
             let mut fields = line.split_ascii_whitespace().map(str::to_owned);
             let (version, name, port) = (fields.next()?, fields.next()?, fields.next()?);
             let online = fields.next()?.split(',').any(|word| word == "online");
-            Some(Self { version, name, port, online, data: fields.nth(1)?.into() })
+            Some(Self { version, name, port, online, data: fields.nth(1)?.into(), limit: LOOK })
         };
         let mut all: Vec<Self> = list.lines().filter_map(of_line).collect();
         if let Some(name) = name {
@@ -82,11 +86,11 @@ impl Cluster {
             .env("PGCONNECT_TIMEOUT", "10")
             .env("PGOPTIONS", sql::OPTIONS)
             .env("LC_ALL", "C.UTF-8")
-            .env("PGAPPNAME", "reconciled");
+            .env("PGAPPNAME", APPLICATION);
         let mut child = psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
             // One that ended before it had read all says why.
-            let _ = stdin.write_all(sql::PREAMBLE.as_bytes()).and_then(|()| stdin.write_all(script.as_bytes()));
+            let _ = stdin.write_all([sql::PREAMBLE, &sql::limit(self.limit), script].concat().as_bytes());
         }
         let output = child.wait_with_output()?;
         if output.status.success() {
@@ -99,6 +103,21 @@ impl Cluster {
     /// The same for a query that answers with one JSON value.
     pub(super) fn query<T: DeserializeOwned>(&self, database: &str, script: &str) -> Result<T, Fault> {
         serde_json::from_str(&self.psql(database, script)?).map_err(|error| unreadable(&error))
+    }
+
+    /// Ends what is still going in the server for a worker that was killed, and waits until it has: half of it may come to be otherwise, after
+    /// it was looked at.
+    pub(super) fn end_left_over(&self) -> Result<(), Fault> {
+        if !self.online {
+            return Ok(());
+        }
+        for _ in 0..LOOKS.0 {
+            if self.query::<u32>(COMMON, &sql::end_left_over())? == 0 {
+                return Ok(());
+            }
+            sleep(LOOKS.1);
+        }
+        Err(Fault::Said("what was begun earlier is still going on in the server, and cannot be ended".to_owned()))
     }
 
     /// What the server's files say of a setting, in the server's own words; with `value` what they would say if it were so. The server need

@@ -5,16 +5,13 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::thread::sleep;
-use std::time::Duration;
 
 use super::cluster::Cluster;
-use super::{COMMON, Fault, unreadable};
+use super::{COMMON, Fault, LOOKS, unreadable};
 use crate::postgres::{Live, Setting, SettingSeen, sql};
 
 /// The file that ALTER SYSTEM writes.
 const FILE: &str = "postgresql.auto.conf";
-/// How often, and how long apart, it is looked whether the server has read its files.
-const LOOKS: (u32, Duration) = (100, Duration::from_millis(50));
 
 /// What there is of a setting.
 pub(super) fn see(cluster: &Cluster, setting: &Setting) -> Result<SettingSeen, Fault> {
