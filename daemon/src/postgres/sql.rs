@@ -368,7 +368,8 @@ fn all_extensions(facts: &DatabaseFacts, drop: impl Fn(&String) -> String) -> St
 #[must_use]
 pub fn look_at_setting(setting: &Setting) -> String {
     format!(
-        "SELECT json_build_array(json_build_object('setting', setting, 'shown', current_setting(name), 'context', context, 'pending_restart', pending_restart),
+        "SELECT json_build_array(json_build_object('setting', CASE source WHEN 'session' THEN reset_val ELSE setting END,
+  'shown', CASE source WHEN 'session' THEN reset_val ELSE current_setting(name) END, 'context', context, 'pending_restart', pending_restart),
   (extract(epoch FROM pg_conf_load_time()) * 1000000)::bigint) FROM pg_settings WHERE lower(name) = {};\n",
         text(&setting.name)
     )
