@@ -224,13 +224,6 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
     manifest.contents.extend(inputs);
     wanted_units.sort_by_key(|step| !is_trigger_step(step));
     let (foundation, runs): (Vec<_>, Vec<_>) = runs.into_iter().partition(|step| step.phase.is_foundation());
-    let gone = |claim: Claim| Step {
-        resource: GONE.to_owned(),
-        reason: claim.reason,
-        phase: Phase::Files,
-        change: claim.change,
-        within_reach: false,
-    };
     let (unit_releases, file_releases): (Vec<_>, Vec<_>) =
         releases.into_iter().map(gone).partition(|step| matches!(step.change, Change::Unit { .. }));
     let mut steps = stops(&unit_releases, file_releases.iter().chain(&files), &units, &uncovering);
@@ -288,6 +281,12 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
         secrets: Secrets::default(),
         notes,
     })
+}
+
+/// A step for what left the repository.
+fn gone(claim: Claim) -> Step {
+    let Claim { change, reason, .. } = claim;
+    Step { resource: GONE.to_owned(), reason, phase: Phase::Files, change, within_reach: false }
 }
 
 /// Remarks of the manifest, on what is let go, and on what does not last.
