@@ -120,13 +120,15 @@ pub struct Claim {
     pub inputs: BTreeMap<Digest, Vec<u8>>,
     /// A unit that has to start anew before it takes effect, and why: it need not be what the change is about.
     pub restart: Option<(String, String)>,
+    /// It has been made sure that it leaves the host within reach: also of what the host is reached by nobody has to confirm it.
+    pub within_reach: bool,
 }
 
 impl Claim {
     /// A claim of the resource's own.
     #[must_use]
     pub fn new(change: Change, reason: impl Into<String>) -> Self {
-        Self { change, reason: reason.into(), implied: false, inputs: BTreeMap::new(), restart: None }
+        Self { change, reason: reason.into(), implied: false, inputs: BTreeMap::new(), restart: None, within_reach: false }
     }
 
     /// A claim that a worker of ours carries out, as root: its verbs `ask`, `set` and `undo` read the same request.

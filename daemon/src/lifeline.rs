@@ -54,7 +54,8 @@ impl Lifelines {
     /// What of a plan changes a lifeline: targets, in order.
     #[must_use]
     pub fn of(&self, plan: &Plan) -> Vec<String> {
-        let changed = plan.steps.iter().map(|step| &step.change).filter(|change| self.is_changed_by(change)).map(Change::target);
+        let steps = plan.steps.iter().filter(|step| !step.within_reach).map(|step| &step.change);
+        let changed = steps.filter(|change| self.is_changed_by(change)).map(Change::target);
         let woken = plan.wakes.iter().filter(|wake| wake.unit().is_some_and(|unit| self.units.contains(unit)));
         let mut targets: Vec<String> = changed.collect();
         for target in woken.map(crate::change::Wake::target) {

@@ -57,6 +57,9 @@ pub struct Step {
     pub phase: Phase,
     /// What.
     pub change: Change,
+    /// It is known to leave the host within reach.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub within_reach: bool,
 }
 
 /// Everything that a transaction will do, and all that it needs to be taken back.
@@ -221,7 +224,6 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
     manifest.contents.extend(inputs);
     wanted_units.sort_by_key(|step| !is_trigger_step(step));
     let (foundation, runs): (Vec<_>, Vec<_>) = runs.into_iter().partition(|step| step.phase.is_foundation());
-    let gone = |claim: Claim| Step { resource: GONE.to_owned(), reason: claim.reason, phase: Phase::Files, change: claim.change };
     let (unit_releases, file_releases): (Vec<_>, Vec<_>) =
         releases.into_iter().map(gone).partition(|step| matches!(step.change, Change::Unit { .. }));
     let mut steps = stops(&unit_releases, file_releases.iter().chain(&files), &units, &uncovering);
@@ -281,6 +283,12 @@ pub fn make(material: Material<'_>) -> Result<Plan, PlanError> {
     })
 }
 
+/// A step for what left the repository.
+fn gone(claim: Claim) -> Step {
+    let Claim { change, reason, .. } = claim;
+    Step { resource: GONE.to_owned(), reason, phase: Phase::Files, change, within_reach: false }
+}
+
 /// Remarks of the manifest, on what is let go, and on what does not last.
 fn notes(manifest: &Manifest, let_go: &[String], paths: &[&ManagedPath]) -> Vec<String> {
     let lasts_not = paths.iter().find(|path| path.as_str().starts_with("/run/"));
@@ -313,7 +321,7 @@ fn taken(mut claims: Vec<(Phase, String, Vec<Claim>)>) -> Result<Claimed, PlanEr
     let (mut files, mut wanted_units, mut runs) = (Vec::new(), Vec::new(), Vec::new());
     let mut inputs = BTreeMap::new();
     for (phase, resource, claims) in claims {
-        for Claim { change, reason, implied, inputs: read, restart: _ } in claims {
+        for Claim { change, reason, implied, inputs: read, restart: _, within_reach } in claims {
             inputs.extend(read);
             let target = change.target();
             if implied && declared.contains(&target) {
@@ -331,7 +339,7 @@ fn taken(mut claims: Vec<(Phase, String, Vec<Claim>)>) -> Result<Claimed, PlanEr
                 Change::Unit { .. } => &mut wanted_units,
                 Change::Entry { .. } | Change::Dir { .. } => &mut files,
             };
-            steps.push(Step { resource: resource.clone(), reason, phase, change });
+            steps.push(Step { resource: resource.clone(), reason, phase, change, within_reach });
         }
     }
     let claimed = claimed.into_iter().map(|(target, (_, change))| (target, change)).collect();

@@ -5,6 +5,7 @@ pub mod scram;
 pub mod sql;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,10 +13,50 @@ use crate::change::ABSENT;
 
 /// Whose the clusters of Debian's packages are, and the role that may do everything in them.
 pub const USER: &str = "postgres";
+/// How long a look may take.
+pub const LOOK: Duration = Duration::from_secs(60);
+/// How long a change may take: a database is a copy of another one.
+pub const MAKE: Duration = Duration::from_secs(300);
+/// So much earlier the server gives up a statement by itself.
+pub const MARGIN: Duration = Duration::from_secs(10);
+/// What our sessions are called in the server.
+pub const APPLICATION: &str = "reconciled";
 /// The worker's exit code where there is no cluster yet.
 pub const NO_CLUSTER: u8 = 3;
 
 /// What the worker reads.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Asked {
+    /// Which cluster, as `15/main`: what has been planned for one is neither made in another nor taken back there. Not said, it is the one
+    /// that is meant on this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// What of it.
+    #[serde(flatten)]
+    pub request: Request,
+}
+
+/// What a look is answered with.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Found<T> {
+    /// The cluster that was looked at.
+    pub cluster: String,
+    /// What there is in it.
+    pub seen: T,
+}
+
+impl Request {
+    /// How long it may take.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        match self {
+            Self::Look(_) | Self::Ask(_) => LOOK,
+            Self::Make(_) | Self::Undo(_) => MAKE,
+        }
+    }
+}
+
+/// What is asked of a cluster.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
@@ -25,7 +66,13 @@ pub enum Request {
     Ask(Thing),
     /// It becomes so.
     Make(Thing),
+    /// It becomes so again. What is new and something else has come to depend on stays, out of use, and counts as gone ([`LEFT`]).
+    Undo(Thing),
 }
+
+/// The comment on what was taken back and stays: a role without its login, or an extension. It is answered for as if it were not there, and
+/// taken into use again when it is wanted again.
+pub const LEFT: &str = "reconciled: taken back, and stays since something depends on it";
 
 /// Something in a cluster, as far as it is managed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

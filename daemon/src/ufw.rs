@@ -2,6 +2,8 @@
 //!
 //! Rules of ours carry a comment, so that ufw itself remembers which they are.
 
+pub mod sshd;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -55,6 +57,8 @@ pub struct Rule {
     pub for_all: bool,
     /// Whether it is one of ours.
     pub ours: bool,
+    /// What somebody says of it.
+    comment: Option<String>,
 }
 
 /// All that is declared about or known of a firewall.
@@ -66,8 +70,21 @@ pub struct Firewall {
     pub incoming: Option<Policy>,
     /// The same of what goes out.
     pub outgoing: Option<Policy>,
+    /// Whether it sees to IPv6.
+    pub ipv6: bool,
     /// Rules on what comes in, in their order.
     pub rules: Vec<Rule>,
+}
+
+/// Who reaches a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Whoever tries.
+    All,
+    /// It depends on where from: on an address, an interface, a port.
+    Some,
+    /// Nobody.
+    Nobody,
 }
 
 /// What becomes of what no rule speaks of.
@@ -83,7 +100,7 @@ pub enum Policy {
     Reject,
 }
 
-/// What the ufw worker reads: one key of what is declared, and how all of it was.
+/// What the ufw worker reads: one key of what is declared, and how all of it was when that was planned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// Which key, and what is wanted of it.
@@ -148,7 +165,7 @@ fn range(text: &str) -> Option<(u16, u16)> {
     Some((port(from)?, port(to)?)).filter(|(from, to)| from <= to)
 }
 
-/// Whether ports in ufw's words (`80,443`), of a protocol, are let through to a TCP port.
+/// Whether ports in ufw's words (`80,443`), of a protocol, are about a TCP port.
 fn cover((ports, protocol): &(String, String), port: u16) -> bool {
     let all = ports == "any";
     let one = || ports.split(',').filter_map(range).any(|(from, to)| (from..=to).contains(&port));
@@ -192,7 +209,8 @@ impl Firewall {
         };
         let tuples = |path: &str| -> Vec<Rule> { text(path).lines().filter_map(tuple).collect() };
         let mut rules = tuples(RULES);
-        if setting(DEFAULTS, "IPV6").as_deref() == Some("yes") {
+        let ipv6 = setting(DEFAULTS, "IPV6").as_deref() == Some("yes");
+        if ipv6 {
             let others = tuples(RULES6);
             rules.retain(|rule| !rule.for_all || others.contains(rule));
         }
@@ -200,6 +218,7 @@ impl Firewall {
             enabled: setting(CONF, "ENABLED").as_deref() == Some("yes"),
             incoming: policy("DEFAULT_INPUT_POLICY"),
             outgoing: policy("DEFAULT_OUTPUT_POLICY"),
+            ipv6,
             rules,
         }
     }
@@ -210,6 +229,20 @@ impl Firewall {
         self.rules.iter().any(|rule| rule.for_all && rule.action == action && rule.subject == *subject)
     }
 
+    /// Whether a rule for everybody lets this in; one of somebody else may let in only so many at a time, and is left so.
+    #[must_use]
+    pub fn lets(&self, subject: &Subject) -> bool {
+        self.has("allow", subject) || self.has("limit", subject)
+    }
+
+    /// Rules of others that say otherwise of these, and whose place a rule of ours takes.
+    #[must_use]
+    pub fn replaced(&self, action: &str, subjects: &BTreeSet<Subject>) -> BTreeSet<String> {
+        let stays = |said: &str| said == action || (action, said) == ("allow", "limit");
+        let others = self.rules.iter().filter(|rule| rule.for_all && !rule.ours && subjects.contains(&rule.subject));
+        others.filter(|rule| !stays(&rule.action)).map(|rule| format!("{} {}", rule.action, rule.subject)).collect()
+    }
+
     /// Our own rules that are not wanted any more.
     pub fn stale<'a>(&'a self, allow: &'a BTreeSet<Subject>, deny: &'a BTreeSet<Subject>) -> impl Iterator<Item = &'a Rule> {
         self.rules.iter().filter(|rule| rule.ours).filter(move |rule| match rule.action.as_str() {
@@ -218,27 +251,93 @@ impl Firewall {
         })
     }
 
-    /// Whether a TCP port is let in once what is declared is done, by a rule or by default. `ports_of` knows the profiles.
+    /// How it is once what is declared is done. `ports_of` knows the profiles.
     #[must_use]
-    pub fn lets_in(
+    pub fn after(
         &self,
-        port: u16,
         (allow, deny): (&BTreeSet<Subject>, &BTreeSet<Subject>),
         incoming: Option<Policy>,
         ports_of: impl Fn(&Subject) -> Vec<(String, String)>,
-    ) -> bool {
-        let declared = |subjects: &BTreeSet<Subject>| subjects.iter().flat_map(&ports_of).any(|ports| cover(&ports, port));
+    ) -> Self {
         let stays = |rule: &&Rule| !self.stale(allow, deny).any(|stale| stale == *rule);
-        let mut seen = self.rules.iter().filter(stays).filter(|rule| cover(&rule.ports, port));
-        // What is declared allowed turns a rule that says otherwise of the same into its own.
-        let closes =
-            |rule: &Rule| rule.for_all && matches!(rule.action.as_str(), "deny" | "reject") && !allow.contains(&rule.subject);
-        if declared(deny) || seen.clone().any(closes) {
-            return false;
+        let mut rules: Vec<Rule> = self.rules.iter().filter(stays).cloned().collect();
+        for (action, subjects) in [("allow", allow), ("deny", deny)] {
+            for subject in subjects {
+                // ufw turns a rule that says otherwise of the same into this one.
+                let mut same = rules.iter_mut().filter(|rule| rule.for_all && rule.subject == *subject).peekable();
+                if same.peek().is_some() {
+                    same.filter(|rule| (action, rule.action.as_str()) != ("allow", "limit"))
+                        .for_each(|rule| action.clone_into(&mut rule.action));
+                    continue;
+                }
+                let new = |ports| Rule {
+                    action: action.to_owned(),
+                    subject: subject.clone(),
+                    ports,
+                    for_all: true,
+                    ours: true,
+                    comment: None,
+                };
+                rules.extend(ports_of(subject).into_iter().map(new));
+            }
         }
-        incoming.or(self.incoming) == Some(Policy::Allow)
-            || declared(allow)
-            || seen.any(|rule| matches!(rule.action.as_str(), "allow" | "limit"))
+        Self { incoming: incoming.or(self.incoming), rules, ..self.clone() }
+    }
+
+    /// Who reaches a TCP port while it is on, by its rules or by default.
+    #[must_use]
+    pub fn reach(&self, port: u16) -> Reach {
+        let says = |opens: bool, for_all: bool| {
+            let about = self.rules.iter().filter(|rule| rule.for_all == for_all && cover(&rule.ports, port));
+            about.into_iter().any(|rule| matches!(rule.action.as_str(), "allow" | "limit") == opens)
+        };
+        if says(false, true) {
+            return Reach::Nobody;
+        }
+        let is_open = self.incoming == Some(Policy::Allow) || says(true, true);
+        match (is_open, says(true, false)) {
+            // What speaks IPv6 is dropped by a firewall that does not see to it.
+            (true, _) if self.ipv6 && !says(false, false) => Reach::All,
+            (true, _) | (_, true) => Reach::Some,
+            (false, false) => Reach::Nobody,
+        }
+    }
+
+    /// What ufw is told so that of what is wanted all is as it was, and nothing else: what somebody has changed since stays.
+    #[must_use]
+    pub fn back(&self, was: &Self, wanted: &Wanted) -> Vec<Vec<String>> {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let policy = |way: &str, was: Option<Policy>, now: Option<Policy>| {
+            let back = was.filter(|_| was != now).map(|was| words(&["default", &was.to_string(), way]));
+            back.into_iter().collect()
+        };
+        match wanted {
+            Wanted::Allow(allow) => self.rules_back(was, "allow", allow),
+            Wanted::Deny { deny, allow } => {
+                let mut all = self.rules_back(was, "deny", deny);
+                let gone = was.stale(allow, deny).filter(|rule| !self.has(&rule.action, &rule.subject));
+                all.extend(gone.map(Rule::words));
+                all.dedup();
+                all
+            }
+            Wanted::DefaultIncoming(_) => policy("incoming", was.incoming, self.incoming),
+            Wanted::DefaultOutgoing(_) => policy("outgoing", was.outgoing, self.outgoing),
+            Wanted::Enabled(_) if was.enabled == self.enabled => Vec::new(),
+            Wanted::Enabled(_) => vec![words(&["--force", if was.enabled { "enable" } else { "disable" }])],
+        }
+    }
+
+    fn rules_back(&self, was: &Self, action: &str, subjects: &BTreeSet<Subject>) -> Vec<Vec<String>> {
+        let is_ours = |of: &Self, subject: &Subject| {
+            of.rules.iter().any(|rule| rule.ours && rule.for_all && rule.action == action && rule.subject == *subject)
+        };
+        let new = subjects.iter().filter(|subject| is_ours(self, subject) && !is_ours(was, subject));
+        let back = |subject: &Subject| match was.rules.iter().find(|rule| rule.for_all && rule.subject == *subject) {
+            // Ours took its place, and it takes ours.
+            Some(rule) => rule.words(),
+            None => ["delete", action, &subject.to_string()].map(str::to_owned).to_vec(),
+        };
+        new.map(back).collect()
     }
 
     /// What there is of what is wanted.
@@ -246,7 +345,7 @@ impl Firewall {
     pub fn answer(&self, wanted: &Wanted) -> String {
         let known = |policy: Option<Policy>| policy.map_or_else(|| "unknown".to_owned(), |policy| policy.to_string());
         match wanted {
-            Wanted::Allow(allow) => listed(allow.iter().filter(|subject| self.has("allow", subject)).map(Subject::to_string)),
+            Wanted::Allow(allow) => listed(allow.iter().filter(|subject| self.lets(subject)).map(Subject::to_string)),
             Wanted::Deny { deny, allow } => {
                 let denied = deny.iter().filter(|subject| self.has("deny", subject)).map(Subject::to_string);
                 let stale = self.stale(allow, deny).map(|rule| format!("our {} {}", rule.action, rule.subject));
@@ -256,6 +355,15 @@ impl Firewall {
             Wanted::DefaultOutgoing(_) => known(self.outgoing),
             Wanted::Enabled(_) => on_or_off(self.enabled),
         }
+    }
+}
+
+impl Rule {
+    /// What ufw is told to have it.
+    fn words(&self) -> Vec<String> {
+        let comment = if self.ours { Some(MARK) } else { self.comment.as_deref() };
+        let words = [self.action.as_str(), &self.subject.to_string()].map(str::to_owned);
+        words.into_iter().chain(comment.iter().flat_map(|comment| ["comment", comment].map(str::to_owned))).collect()
     }
 }
 
@@ -296,9 +404,9 @@ fn listed(words: impl Iterator<Item = String>) -> String {
 fn tuple(line: &str) -> Option<Rule> {
     let words: Vec<&str> = line.strip_prefix("### tuple ### ")?.split(' ').collect();
     let [action, protocol, ports, to, from_ports, from, rest @ ..] = words.as_slice() else { return None };
-    let (rest, ours) = match rest {
-        [rest @ .., comment] if comment.starts_with("comment=") => (rest, *comment == format!("comment={}", hex(MARK))),
-        rest => (rest, false),
+    let (rest, comment) = match rest {
+        [rest @ .., comment] if comment.starts_with("comment=") => (rest, comment.strip_prefix("comment=").and_then(unhex)),
+        rest => (rest, None),
     };
     let (profile, direction) = match rest {
         [direction] => (None, *direction),
@@ -310,9 +418,17 @@ fn tuple(line: &str) -> Option<Rule> {
     let subject = profile.map_or_else(|| Subject::Ports(ports.0.clone(), ports.1.clone()), Subject::Profile);
     let for_all = is_anywhere(to) && is_anywhere(from) && *from_ports == "any" && direction == "in";
     let comes_in = direction == "in" || direction.starts_with("in_");
-    comes_in.then(|| Rule { action: (*action).to_owned(), subject, ports, for_all, ours })
+    let ours = comment.as_deref() == Some(MARK);
+    comes_in.then(|| Rule { action: (*action).to_owned(), subject, ports, for_all, ours, comment })
 }
 
+fn unhex(text: &str) -> Option<String> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let byte = |pair: &[u8]| Some(digit(pair.first()?)? << 4 | digit(pair.get(1)?)?);
+    String::from_utf8(text.as_bytes().chunks(2).map(byte).collect::<Option<_>>()?).ok()
+}
+
+#[cfg(test)]
 fn hex(text: &str) -> String {
     text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -345,16 +461,6 @@ pub fn profiles(text: &str) -> BTreeMap<String, Vec<(String, String)>> {
         }
     }
     profiles
-}
-
-/// The ports that an sshd_config(5) or a file of its drop-ins names.
-#[must_use]
-pub fn sshd_ports(text: &str) -> Vec<u16> {
-    let port = |line: &str| {
-        let (key, value) = line.trim().split_once([' ', '\t', '='])?;
-        key.eq_ignore_ascii_case("port").then(|| value.trim().trim_matches('"').parse().ok()).flatten()
-    };
-    text.lines().filter_map(port).collect()
 }
 
 #[cfg(test)]

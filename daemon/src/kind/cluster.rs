@@ -1,7 +1,5 @@
 //! What the kinds of things in a PostgreSQL cluster need: a look through the worker, and a change that it makes. No kind.
 
-use std::time::Duration;
-
 use serde::de::DeserializeOwned;
 
 use super::{Claim, KindError, Mistake, Sight};
@@ -10,13 +8,9 @@ use crate::digest::Digest;
 use crate::host::{Job, Sandbox, Surroundings};
 use crate::manifest::Resource;
 use crate::path::ManagedPath;
-use crate::postgres::{NO_CLUSTER, Request, Thing, USER};
+use crate::postgres::{Asked, Found, LOOK, MAKE, NO_CLUSTER, Request, Thing, USER};
 use crate::worker::PROGRAM;
 
-/// How long a look may take.
-const LOOK: Duration = Duration::from_secs(60);
-/// How long a change may take: a database is a copy of another one.
-const MAKE: Duration = Duration::from_secs(300);
 /// Most that an answer may say, in bytes.
 const OUTPUT: usize = 1 << 20;
 /// A program of every host that has clusters.
@@ -27,6 +21,8 @@ const LONGEST: usize = 63;
 /// A change of something in the cluster.
 pub(super) struct Step {
     pub(super) target: String,
+    /// The cluster that it was planned for.
+    pub(super) cluster: String,
     pub(super) before: String,
     pub(super) after: String,
     /// What is asked for.
@@ -42,15 +38,16 @@ impl Step {
     /// The claim: all calls are of the worker, which reads what it is to do.
     pub(super) fn claim(self) -> Claim {
         let mut inputs = std::collections::BTreeMap::new();
-        let mut call = |request: &Request, limit| {
-            let input = bytes(request);
+        let cluster = Some(self.cluster);
+        let mut call = |request: Request, limit| {
+            let input = bytes(&Asked { cluster: cluster.clone(), request });
             let digest = Digest::of(&input);
             inputs.insert(digest, input);
             Call { user: Some(USER.to_owned()), ..Call::new(&[PROGRAM, "worker", "postgres"], limit).reading(digest) }
         };
-        let ask = call(&Request::Ask(self.managed), LOOK);
-        let run = Run::new(self.target, ask, (Some(self.before), self.after), call(&Request::Make(self.forward), MAKE));
-        let run = Run { backward: self.backward.map(|thing| call(&Request::Make(thing), MAKE)), ..run };
+        let ask = call(Request::Ask(self.managed), LOOK);
+        let run = Run::new(self.target, ask, (Some(self.before), self.after), call(Request::Make(self.forward), MAKE));
+        let run = Run { backward: self.backward.map(|thing| call(Request::Undo(thing), MAKE)), ..run };
         let mut claim = Claim::new(Change::Run(Box::new(run)), self.reason);
         if !claim.change.is_noop() {
             claim.inputs = inputs;
@@ -59,8 +56,8 @@ impl Step {
     }
 }
 
-/// What the worker sees of a thing.
-pub(super) fn look<T: DeserializeOwned>(thing: &Thing, sight: &Sight<'_>) -> Result<T, KindError> {
+/// What the worker sees of a thing, and in which cluster.
+pub(super) fn look<T: DeserializeOwned>(thing: &Thing, sight: &Sight<'_>) -> Result<Found<T>, KindError> {
     let not_yet =
         || KindError::NotYet("there is no PostgreSQL cluster on this host: packages = [\"postgresql\"] brings one".to_owned());
     let tool = ManagedPath::new(TOOL).map_err(KindError::Impossible)?;
@@ -71,7 +68,7 @@ pub(super) fn look<T: DeserializeOwned>(thing: &Thing, sight: &Sight<'_>) -> Res
     let job = Job {
         purpose: "look",
         argv: [PROGRAM, "worker", "postgres"].map(str::to_owned).to_vec(),
-        input: bytes(&Request::Look(thing.clone())),
+        input: bytes(&Asked { cluster: None, request: Request::Look(thing.clone()) }),
         sandbox: Sandbox::Live { user: Some(USER.to_owned()), surroundings: Surroundings::default() },
         limit: LOOK,
         output_limit: OUTPUT,
@@ -88,7 +85,7 @@ pub(super) fn look<T: DeserializeOwned>(thing: &Thing, sight: &Sight<'_>) -> Res
 }
 
 /// A request as the worker reads it.
-fn bytes(request: &Request) -> Vec<u8> {
+fn bytes(request: &Asked) -> Vec<u8> {
     // Names and texts alone: nothing that JSON cannot say.
     serde_json::to_vec(request).unwrap_or_default()
 }

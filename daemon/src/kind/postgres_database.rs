@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cluster::{Step, check_missing, check_name, look, reason};
 use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec, State};
-use crate::postgres::{Database, DatabaseFacts, DatabaseSeen, PRIVILEGES, Thing};
+use crate::postgres::{Database, DatabaseFacts, DatabaseSeen, Found, PRIVILEGES, Thing};
 
 /// What a new database is encoded in: what the cluster's own encoding is depends on the locale that it was installed in.
 const ENCODING: &str = "UTF8";
@@ -96,7 +96,7 @@ impl Spec for PostgresDatabaseSpec {
     fn claims(&self, sight: &Sight<'_>) -> Result<Vec<Claim>, KindError> {
         let facts = (self.state == State::Present).then(|| self.facts());
         let database = Database { name: self.name.clone(), facts, disconnect: false };
-        let seen: DatabaseSeen = look(&Thing::Database(database.clone()), sight)?;
+        let Found { cluster, seen }: Found<DatabaseSeen> = look(&Thing::Database(database.clone()), sight)?;
         check_missing(&seen.missing, (Self::KIND, &self.name), sight)?;
         let name = crate::path::escape(&self.name);
         if let Some(unknown) = seen.unknown.first() {
@@ -126,6 +126,7 @@ impl Spec for PostgresDatabaseSpec {
             }
         };
         let step = Step {
+            cluster,
             target: format!("{}:{}", Self::KIND, self.name),
             reason: reason(&before, &differing),
             before,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cluster::{ROLE, Step, check_missing, check_name, is_setting, look, reason};
 use super::{Claim, Drift, KindError, Mistake, Phase, Sealed, Sight, Spec, State};
-use crate::postgres::{Password, Role, RoleFacts, RoleSeen, Thing, USER, scram};
+use crate::postgres::{Found, Password, Role, RoleFacts, RoleSeen, Thing, USER, scram};
 
 /// A role of the PostgreSQL cluster at port 5432. What is not named is not managed; a new role may log in unless `login = false`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,7 +116,7 @@ impl Spec for PostgresRoleSpec {
 
     fn claims(&self, sight: &Sight<'_>) -> Result<Vec<Claim>, KindError> {
         let mut role = Role { name: self.name.clone(), facts: (self.state == State::Present).then(|| self.facts()) };
-        let seen: RoleSeen = look(&Thing::Role(role.clone()), sight)?;
+        let Found { cluster, seen }: Found<RoleSeen> = look(&Thing::Role(role.clone()), sight)?;
         check_missing(&seen.missing, (ROLE, &self.name), sight)?;
         if role.facts.is_none() && !seen.holds.is_empty() {
             return Err(KindError::Impossible(format!(
@@ -138,6 +138,7 @@ impl Spec for PostgresRoleSpec {
             _ => vec!["drop".to_owned()],
         };
         let step = Step {
+            cluster,
             target: format!("{ROLE}:{}", self.name),
             reason: reason(&before, &differing),
             before,

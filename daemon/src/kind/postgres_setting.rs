@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cluster::{Step, is_setting, look};
 use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec, State};
-use crate::postgres::{Setting, SettingSeen, Thing};
+use crate::postgres::{Found, Setting, SettingSeen, Thing};
 
 /// What only superusers may see (`GUC_SUPERUSER_ONLY`) because of what is in it.
 const HOLDS_PASSWORD: [&str; 2] = ["primary_conninfo", "ssl_passphrase_command"];
@@ -71,7 +71,7 @@ impl Spec for PostgresSettingSpec {
 
     fn claims(&self, sight: &Sight<'_>) -> Result<Vec<Claim>, KindError> {
         let setting = Setting { name: self.name.clone(), value: self.value.clone() };
-        let seen: SettingSeen = look(&Thing::Setting(setting.clone()), sight)?;
+        let Found { cluster, seen }: Found<SettingSeen> = look(&Thing::Setting(setting.clone()), sight)?;
         let live = seen.live.as_ref().ok_or_else(|| {
             KindError::Impossible(format!("PostgreSQL does not run: systemctl start {0}, or see journalctl -u {0}", seen.unit))
         })?;
@@ -89,6 +89,7 @@ impl Spec for PostgresSettingSpec {
             reason += ", with a restart";
         }
         let step = Step {
+            cluster,
             target: format!("{}:{}", Self::KIND, self.name),
             before,
             after,

@@ -45,7 +45,8 @@ fn claims(list: &[(&str, &str)], host: impl FnOnce(&mut World)) -> Vec<String> {
             Ok(claims) => {
                 said.extend(claims.iter().map(|c| {
                     let sign = if c.change.is_noop() { '=' } else { c.change.sign() };
-                    let reason = if c.change.is_noop() { String::new() } else { format!(" ({})", c.reason) };
+                    let reach = if c.within_reach { ", within reach" } else { "" };
+                    let reason = if c.change.is_noop() { String::new() } else { format!(" ({}{reach})", c.reason) };
                     format!("{sign} {}{reason}", c.change.target())
                 }));
                 earlier.extend(claims.into_iter().map(|claim| claim.change));
@@ -265,41 +266,114 @@ fn groups() {
     assert!(of("name = \"www-data\"\nstate = \"absent\"\n")[0].contains("belongs to the system"));
 }
 
+/// What `[ufw]` with these keys claims.
+fn of_ufw(keys: &str, host: Box<dyn FnOnce(&mut World)>) -> Vec<String> {
+    claims(&[("reconciled.toml", &format!("[ufw]\n{keys}"))], host)
+}
+
+/// A host with these rules, of both families.
+fn rules(tuples: &'static str) -> Box<dyn FnOnce(&mut World)> {
+    Box::new(move |w| {
+        for (path, anywhere) in [("/etc/ufw/user.rules", "0.0.0.0/0"), ("/etc/ufw/user6.rules", "::/0")] {
+            let line = |tuple: &str| format!("### tuple ### {}\n", tuple.replace('A', anywhere));
+            w.file(path, &tuples.lines().map(line).collect::<String>());
+        }
+    })
+}
+
+const SHUT_OUT: &str = "error: [ufw]: this would shut SSH out, and with it whoever administers the host: ";
+
 #[test]
 fn firewalls() {
-    let of = |keys: &str, host: Box<dyn FnOnce(&mut World)>| claims(&[("reconciled.toml", &format!("[ufw]\n{keys}"))], host);
+    let of = of_ufw;
     let none = || Box::new(|_: &mut World| {});
-    let rules = |tuples: &'static str| {
-        Box::new(move |w: &mut World| {
-            for (path, anywhere) in [("/etc/ufw/user.rules", "0.0.0.0/0"), ("/etc/ufw/user6.rules", "::/0")] {
-                let line = |tuple: &str| format!("### tuple ### {}\n", tuple.replace('A', anywhere));
-                w.file(path, &tuples.lines().map(line).collect::<String>());
-            }
-        })
-    };
     assert_eq!(
         of("enabled = true\nallow = [\"OpenSSH\"]\n", none()),
-        ["~ ufw:allow (allow none → OpenSSH)", "= ufw:deny", "~ ufw:enabled (enabled off → on)"]
+        ["~ ufw:allow (allow none → OpenSSH)", "= ufw:deny", "~ ufw:enabled (enabled off → on, within reach)"]
     );
-    let shut_out = "error: [ufw]: this would shut SSH out, and with it whoever administers the host: ";
-    assert_eq!(of("enabled = true\n", none()), [format!("{shut_out}write allow = [\"OpenSSH\"]")]);
+    assert_eq!(of("enabled = true\n", none()), [format!("{SHUT_OUT}write allow = [\"OpenSSH\"]")]);
     let elsewhere = Box::new(|w: &mut World| w.file("/etc/ssh/sshd_config", "Port 2222\n"));
     let said = of("enabled = true\nallow = [\"OpenSSH\"]\n", elsewhere);
-    assert_eq!(said, [format!("{shut_out}sshd listens on 2222: write allow = [\"2222/tcp\"]")]);
+    assert_eq!(said, [format!("{SHUT_OUT}sshd listens on 2222: write allow = [\"2222/tcp\"]")]);
     // A rule of others lets it in as well, and stays; one of ours that nobody wants goes.
     assert_eq!(
         of("enabled = true\n", rules("allow tcp 22 A any A in\nallow tcp 9000 A any A in comment=7265636f6e63696c6564")),
-        ["~ ufw:deny (deny our allow 9000/tcp → none)", "~ ufw:enabled (enabled off → on)"]
+        ["~ ufw:deny (deny our allow 9000/tcp → none)", "~ ufw:enabled (enabled off → on, within reach)"]
     );
-    assert!(of("enabled = true\ndeny = [\"22/tcp\"]\n", rules("allow any 22 A any A in"))[0].starts_with(shut_out));
+    assert!(of("enabled = true\ndeny = [\"22/tcp\"]\n", rules("allow any 22 A any A in"))[0].starts_with(SHUT_OUT));
+    assert_eq!(of("allow = [\"22/tcp\"]\n", rules("limit tcp 22 A any A in")), ["= ufw:allow", "= ufw:deny"]);
+    let said = of("allow = [\"22/tcp\"]\ndeny = [\"80\"]\n", rules("reject tcp 22 A any A in\nallow any 80 A any A in"));
+    assert_eq!(
+        said,
+        [
+            "~ ufw:allow (allow none → 22/tcp, in place of somebody's reject 22/tcp)",
+            "~ ufw:deny (deny none → 80, in place of somebody's allow 80)"
+        ]
+    );
     assert_eq!(
         of("default_incoming = \"reject\"\n", none()),
         ["= ufw:deny", "~ ufw:default_incoming (default_incoming deny → reject)"]
     );
     let unknown = of("allow = [\"Nginx Full\"]\n", none());
     assert!(unknown[0].contains("ufw knows no application `Nginx Full`"), "{unknown:?}");
+    // An application that comes with the same commit, and one that goes with it.
+    let shop = ("files/etc/ufw/applications.d/shop", "[Shop]\ntitle=Shop\ndescription=x\nports=8443/tcp\n");
+    let said = claims(&[("reconciled.toml", "[ufw]\nallow = [\"Shop\"]\n"), shop], |_| {});
+    assert_eq!(said.last().map(String::as_str), Some("= ufw:deny"), "{said:?}");
+    assert!(said.contains(&"~ ufw:allow (allow none → Shop)".to_owned()), "{said:?}");
+    let other = ("files/etc/ufw/applications.d/openssh-server", "[Shell]\nports=22/tcp\n");
+    let said = claims(&[("reconciled.toml", "[ufw]\nallow = [\"OpenSSH\"]\n"), other], |_| {});
+    assert!(said.last().is_some_and(|last| last.contains("ufw knows no application `OpenSSH`")), "{said:?}");
     let missing = of("enabled = true\n", Box::new(|w| drop(w.tree.remove("/etc/ufw/ufw.conf"))));
     assert!(missing[0].contains("packages = [\"ufw\"]"), "{missing:?}");
+}
+
+#[test]
+fn a_firewall_that_ssh_comes_through() {
+    // Where sshd listens, and who is let in, has to be known for sure, or somebody has to confirm it.
+    let told = |path: &'static str, text: &'static str| Box::new(move |w: &mut World| w.file(path, text));
+    let unsure = ["= ufw:deny", "~ ufw:enabled (enabled off → on)"];
+    assert_eq!(of_ufw("enabled = true\n", rules("allow tcp 22 A any 192.0.2.1 in")), unsure);
+    let open = "enabled = true\ndefault_incoming = \"allow\"\n";
+    for (path, text, is_sure) in [
+        ("/etc/ssh/sshd_config", "", true),
+        ("/etc/ssh/sshd_config", "Include more\n", false),
+        ("/etc/ssh/sshd_config.d/a.conf", "Include more\n", false),
+        ("/etc/ssh/sshd_config.d/a.off", "Include more\n", true),
+        ("/etc/default/ssh", "SSHD_OPTS=-p9\n", false),
+        ("/etc/default/ufw", "IPV6=no\n", false),
+        ("/usr/lib/systemd/system/ssh.service", "[Service]\nExecStart=/usr/sbin/sshd -D -p 9\n", false),
+    ] {
+        let said = of_ufw(open, told(path, text));
+        assert_eq!(said.last().is_some_and(|last| last.ends_with("within reach)")), is_sure, "{path}: {said:?}");
+    }
+    let said =
+        of_ufw("enabled = true\nallow = [\"OpenSSH\"]\n", told("/etc/ssh/sshd_config", "ListenAddress 0.0.0.0:2222 # x\n"));
+    assert_eq!(said, [format!("{SHUT_OUT}sshd listens on 2222: write allow = [\"2222/tcp\"]")]);
+    // On each of its ports; also on one that comes with the same commit.
+    let two = ("files/etc/ssh/sshd_config.d/two.conf", "Port 22\nPort 2222\n");
+    let with_two = |keys: &str| claims(&[("reconciled.toml", &format!("[ufw]\nenabled = true\n{keys}")), two], |_| {}).pop();
+    assert!(with_two("allow = [\"OpenSSH\"]\n").is_some_and(|said| said.contains("sshd listens on 2222")));
+    assert!(with_two("allow = [\"2222/tcp\"]\n").is_some_and(|said| said.ends_with("write allow = [\"OpenSSH\"]")));
+    assert!(with_two("allow = [\"OpenSSH\", \"2222/tcp\"]\n").is_some_and(|said| said.ends_with("within reach)")));
+    // Its socket listens in its place.
+    let socket = |w: &mut World| {
+        let path = "/usr/lib/systemd/system/ssh.socket";
+        w.file(path, "[Socket]\nListenStream=\nListenStream=2222\n");
+        w.file("/etc/ssh/sshd_config", "Port 9\n");
+        w.running("ssh.socket", path, &[]);
+    };
+    let said = of_ufw("enabled = true\nallow = [\"OpenSSH\", \"9/tcp\"]\n", Box::new(socket));
+    assert!(said[0].contains("sshd listens on 2222"), "{said:?}");
+    assert!(
+        of_ufw("enabled = true\nallow = [\"2222/tcp\", \"9/tcp\"]\n", Box::new(socket))
+            .last()
+            .unwrap()
+            .ends_with("within reach)")
+    );
+    // Where it is on and SSH shut out already, nothing else is refused for it.
+    let shut = |w: &mut World| w.file("/etc/ufw/ufw.conf", "ENABLED=yes\n");
+    assert_eq!(of_ufw("enabled = true\n", Box::new(shut)), ["= ufw:deny", "= ufw:enabled"]);
 }
 
 #[test]

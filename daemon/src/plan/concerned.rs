@@ -125,7 +125,7 @@ pub(super) fn stops<'a>(
             steps.retain(|s| s.change.target() != format!("unit:{unit}"));
             let (unit, reason) = (unit.clone(), "its file goes".to_owned());
             let change = Change::Unit { unit, before, after };
-            steps.push(Step { resource: GONE.to_owned(), reason, phase: Phase::Units, change });
+            steps.push(Step { resource: GONE.to_owned(), reason, phase: Phase::Units, change, within_reach: false });
         }
     }
     steps.sort_by_key(|step| !is_trigger_step(step));

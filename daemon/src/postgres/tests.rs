@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{ABSENT, Database, DatabaseFacts, Password, Role, RoleFacts, Setting, SettingSeen, sql};
+use super::{ABSENT, Asked, Database, DatabaseFacts, Password, Role, RoleFacts, Setting, SettingSeen, sql};
 
 fn flags(list: &[(&str, bool)]) -> BTreeMap<String, bool> {
     list.iter().map(|(name, on)| ((*name).to_owned(), *on)).collect()
@@ -91,6 +91,38 @@ fn a_setting_answers_what_the_files_say() {
 }
 
 #[test]
+fn what_was_asked_before_clusters_had_names() {
+    let asked: Asked = serde_json::from_str("{\"make\":{\"role\":{\"name\":\"x\",\"facts\":null}}}").unwrap();
+    assert!(asked.cluster.is_none() && matches!(asked.request, super::Request::Make(_)));
+    let asked = Asked { cluster: Some("15/main".to_owned()), ..asked };
+    let text = serde_json::to_string(&asked).unwrap();
+    assert_eq!(serde_json::from_str::<Asked>(&text).unwrap().cluster.as_deref(), Some("15/main"));
+}
+
+/// Whoever owns a database chooses where names are looked up in it, unless the session has said so first.
+#[test]
+fn names_are_the_servers_own() {
+    assert!(sql::PREAMBLE.starts_with("SET search_path = pg_catalog, pg_temp;\n"));
+    assert!(sql::OPTIONS.starts_with("-c search_path=pg_catalog,pg_temp "));
+    assert!(
+        sql::PREAMBLE.ends_with(" \\gset\n") && sql::PREAMBLE.contains("'debug_print_plan', 'off'), ('track_activities', 'off')")
+    );
+}
+
+#[test]
+fn what_was_begun_ends() {
+    use super::{LOOK, MAKE, MARGIN, Request, Thing};
+    let thing = || Thing::Role(Role { name: "x".to_owned(), facts: None });
+    let limits =
+        [Request::Look(thing()), Request::Ask(thing()), Request::Make(thing()), Request::Undo(thing())].map(|of| of.limit());
+    assert_eq!(limits, [LOOK, LOOK, MAKE, MAKE]);
+    assert_eq!(sql::limit(LOOK - MARGIN), "SET statement_timeout = '50s';\n");
+    assert!(sql::PREAMBLE.contains("('client_connection_check_interval', '1s'), ('lock_timeout', '30s')"));
+    let end = sql::end_left_over();
+    assert!(end.contains("application_name = 'reconciled'") && end.contains("pid <> pg_backend_pid()"));
+}
+
+#[test]
 fn quoting() {
     for (given, name, text) in [
         ("x", "\"x\"", "'x'"),
@@ -131,10 +163,22 @@ fn a_role_is_made() {
             "ALTER ROLE \"o\"\"x'\" RESET \"timezone\";",
             "GRANT \"a\" TO \"o\"\"x'\";",
             "REVOKE \"b\" FROM \"o\"\"x'\";",
+            "SELECT 'COMMENT ON ROLE \"o\"\"x''\" IS NULL' FROM pg_roles WHERE rolname = 'o\"x''' AND shobj_description(oid, 'pg_authid') = 'reconciled: taken back, and stays since something depends on it' \\gexec",
             "COMMIT;",
         ]
     );
-    assert_eq!(sql::make_role(&Role { name: "x".to_owned(), facts: None }), "DROP ROLE IF EXISTS \"x\";\n");
+    let gone = Role { name: "o\"x'".to_owned(), facts: None };
+    assert_eq!(sql::make_role(&gone), "DROP ROLE IF EXISTS \"o\"\"x'\";\n");
+    // Taken back it may have to stay, out of use; whoever wants it gone sees it all the same.
+    let undone = sql::undo_role(&gone);
+    assert!(undone.starts_with(
+        "DO 'DECLARE other name; BEGIN DROP ROLE IF EXISTS \"o\"\"x''\"; EXCEPTION WHEN dependent_objects_still_exist THEN"
+    ));
+    assert!(
+        undone.contains("ALTER ROLE \"o\"\"x''\" WITH NOLOGIN NOSUPERUSER ") && undone.contains("WHERE r.rolname = ''o\"x''''''")
+    );
+    let left = |role: &Role| sql::look_at_role(role).contains("IS DISTINCT FROM 'reconciled: taken back");
+    assert_eq!([left(&gone), left(&Role { facts: Some(RoleFacts::default()), ..gone.clone() })], [false, true]);
 }
 
 #[test]
@@ -146,10 +190,15 @@ fn a_database_is_made() {
         grants: BTreeMap::from([("r".to_owned(), flags(&[("CONNECT", true), ("CREATE", false)]))]),
         ..DatabaseFacts::default()
     };
-    assert_eq!(
-        sql::make_extensions(&facts),
-        "BEGIN;\nCREATE EXTENSION IF NOT EXISTS \"a\";\nDROP EXTENSION IF EXISTS \"b\";\nCOMMIT;\n"
-    );
+    let lines = |sql: String| sql.lines().map(str::to_owned).collect::<Vec<_>>();
+    let mut made = lines(sql::make_extensions(&facts));
+    assert!(made[2].ends_with("WHERE extname = 'a' AND obj_description(oid, 'pg_extension') = 'reconciled: taken back, and stays since something depends on it' \\gexec"));
+    // Whoever owns the database can put functions into `public`: nothing is called once names are looked up there.
+    made.remove(2);
+    let [drop, create] = ["DROP EXTENSION IF EXISTS \"b\";", "CREATE EXTENSION IF NOT EXISTS \"a\";"];
+    assert_eq!(made, ["BEGIN;", drop, "SET LOCAL search_path = public;", create, "COMMIT;"]);
+    let undone = lines(sql::undo_extensions(&facts));
+    assert!(undone[1].starts_with("DO 'BEGIN DROP EXTENSION IF EXISTS \"b\"; EXCEPTION WHEN dependent_objects_still_exist THEN COMMENT ON EXTENSION \"b\" IS ''reconciled: "));
     let of = |facts: Option<DatabaseFacts>, disconnect| sql::make_database(&Database { name: "d".to_owned(), facts, disconnect });
     assert_eq!(
         of(Some(facts), false).lines().collect::<Vec<_>>(),
@@ -166,12 +215,36 @@ fn a_database_is_made() {
 }
 
 #[test]
+fn lists_are_the_same_however_they_are_quoted() {
+    for (setting, value, same) in [
+        ("shared_preload_libraries", "a,b", "a, b"),
+        ("shared_preload_libraries", "\"a\" , b", "a, b"),
+        ("shared_preload_libraries", "Lib", "Lib"),
+        ("shared_preload_libraries", "", ""),
+        ("unix_socket_directories", "\"/var/run/postgresql\"", "/var/run/postgresql"),
+        ("unix_socket_directories", "\"/a, b\",/c", "\"/a, b\", /c"),
+        ("search_path", "\"$user\", public", "$user, public"),
+        ("search_path", "$user,Public", "$user, public"),
+        ("search_path", "\"App\",\"a\"\"b\",\"\"", "\"App\", \"a\"\"b\", \"\""),
+        ("search_path", "a b,c", "\"a b\", c"),
+        ("log_line_prefix", "a,\"b\"", "a,\"b\""),
+    ] {
+        assert_eq!(sql::canonical(setting, value.to_owned()), same);
+        assert_eq!(sql::canonical(setting, same.to_owned()), same, "again");
+    }
+}
+
+#[test]
 fn a_setting_is_made() {
     let of = |name: &str, value: Option<&str>| {
         sql::make_setting(&Setting { name: name.to_owned(), value: value.map(str::to_owned) }).lines().next().unwrap().to_owned()
     };
     assert_eq!(of("work_mem", Some("8MB")), "ALTER SYSTEM SET \"work_mem\" TO '8MB';");
     assert_eq!(of("shared_preload_libraries", Some("a,b")), "ALTER SYSTEM SET \"shared_preload_libraries\" TO 'a', 'b';");
+    assert_eq!(
+        of("unix_socket_directories", Some("\"/a, b\",/c")),
+        "ALTER SYSTEM SET \"unix_socket_directories\" TO '/a, b', '/c';"
+    );
     assert_eq!(of("shared_preload_libraries", Some("")), "ALTER SYSTEM SET \"shared_preload_libraries\" TO '';");
     assert_eq!(of("x.y", None), "ALTER SYSTEM RESET \"x\".\"y\";");
 }

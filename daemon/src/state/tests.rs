@@ -33,6 +33,7 @@ fn plan(intent: Intent, commit: &str, claimed: &[Change], released: &[&str]) -> 
         reason: "new".to_owned(),
         phase: crate::kind::Phase::Files,
         change: change.clone(),
+        within_reach: false,
     };
     Plan {
         intent,

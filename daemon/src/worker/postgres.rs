@@ -4,16 +4,20 @@
 mod cluster;
 mod setting;
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use self::cluster::Cluster;
-use crate::postgres::{Database, DatabaseSeen, Request, Role, RoleSeen, SettingSeen, Thing, sql};
+use crate::postgres::{Asked, Database, DatabaseSeen, Found, MARGIN, Request, Role, RoleSeen, SettingSeen, Thing, sql};
 
 /// Longest request, in bytes.
 const LIMIT: u64 = 1 << 20;
+/// How often, and how long apart, it is looked whether the server has done what it does by itself.
+const LOOKS: (u32, Duration) = (100, Duration::from_millis(50));
 /// Where what belongs to no database in particular is asked.
 const COMMON: &str = "postgres";
 
@@ -49,21 +53,26 @@ fn meet() -> Result<String, Fault> {
     let mut input = Vec::new();
     io::stdin().lock().take(LIMIT).read_to_end(&mut input)?;
     // What is wrong with it is not said: an error of the parser quotes.
-    let request: Request =
+    let Asked { cluster, request } =
         serde_json::from_slice(&input).map_err(|_| Fault::Said("a request that this version does not know".to_owned()))?;
-    let cluster = Cluster::find()?;
+    let mut cluster = Cluster::find(cluster.as_deref())?;
+    cluster.limit = request.limit().saturating_sub(MARGIN);
+    if matches!(request, Request::Ask(_) | Request::Undo(_)) {
+        cluster.end_left_over()?;
+    }
     match request {
         Request::Look(thing) => look(&cluster, &thing),
         Request::Ask(thing) => ask(&cluster, &thing),
         Request::Make(thing) => make(&cluster, &thing).map(|()| String::new()),
+        Request::Undo(thing) => undo(&cluster, &thing),
     }
 }
 
 fn look(cluster: &Cluster, thing: &Thing) -> Result<String, Fault> {
     match thing {
-        Thing::Role(role) => json(&see_role(cluster, role)?),
-        Thing::Database(database) => json(&see_database(cluster, database)?),
-        Thing::Setting(setting) => json(&setting::see(cluster, setting)?),
+        Thing::Role(role) => found(cluster, see_role(cluster, role)?),
+        Thing::Database(database) => found(cluster, see_database(cluster, database)?),
+        Thing::Setting(setting) => found(cluster, setting::see(cluster, setting)?),
     }
 }
 
@@ -89,6 +98,34 @@ fn make(cluster: &Cluster, thing: &Thing) -> Result<(), Fault> {
             }
         }
         Thing::Setting(setting) => setting::make(cluster, setting),
+    }
+}
+
+/// Takes it back; what stays of it, in words.
+fn undo(cluster: &Cluster, thing: &Thing) -> Result<String, Fault> {
+    match thing {
+        Thing::Role(role) => {
+            cluster.psql(COMMON, &sql::undo_role(role))?;
+            let seen: RoleSeen = cluster.query(COMMON, &sql::look_at_role(role))?;
+            let stays = role.facts.is_none() && seen.facts.is_some();
+            let name = crate::path::escape(&role.name);
+            let holds = crate::path::escape(&seen.holds.join(", "));
+            Ok(if stays {
+                format!("the role {name} stays without its login, since {holds} depends on it")
+            } else {
+                String::new()
+            })
+        }
+        Thing::Database(database @ Database { name, facts: Some(facts), .. }) if !facts.extensions.is_empty() => {
+            cluster.psql(COMMON, &sql::make_database(database))?;
+            cluster.psql(name, &sql::undo_extensions(facts))?;
+            let mut left: BTreeMap<String, bool> = cluster.query(name, &sql::extensions(false))?;
+            left.retain(|extension, _| facts.extensions.contains_key(extension));
+            let left = left.into_keys().collect::<Vec<_>>().join(", ");
+            let stays = || format!("the extension {} stays, since something depends on it", crate::path::escape(&left));
+            Ok(if left.is_empty() { left.clone() } else { stays() })
+        }
+        Thing::Database(_) | Thing::Setting(_) => make(cluster, thing).map(|()| String::new()),
     }
 }
 
@@ -127,23 +164,24 @@ fn alike(cluster: &Cluster, settings: &[(String, String, String)]) -> Result<Vec
     }
     let settings: Vec<_> = settings.iter().map(|(name, a, b)| (name.as_str(), a.as_str(), b.as_str())).collect();
     let said = cluster.psql(COMMON, &sql::normal(&settings))?;
-    let pairs = said.lines().map(serde_json::from_str::<(String, String)>);
-    pairs.map(|pair| pair.map(|(one, other)| one == other).map_err(|error| unreadable(&error))).collect()
+    let pairs = said.lines().map(serde_json::from_str::<(String, String)>).zip(settings);
+    let same = |name, one, other| sql::canonical(name, one) == sql::canonical(name, other);
+    pairs.map(|(pair, (name, ..))| pair.map(|(one, other)| same(name, one, other)).map_err(|error| unreadable(&error))).collect()
 }
 
 fn see_database(cluster: &Cluster, database: &Database) -> Result<DatabaseSeen, Fault> {
     let mut seen: DatabaseSeen = cluster.query(COMMON, &sql::look_at_database(database))?;
     if let (Some(facts), Some(wanted)) = (&mut seen.facts, &database.facts) {
         if !wanted.extensions.is_empty() {
-            facts.extensions = cluster.query(&database.name, sql::extensions())?;
+            facts.extensions = cluster.query(&database.name, &sql::extensions(true))?;
         }
         *facts = facts.part(wanted);
     }
     Ok(seen)
 }
 
-fn json(value: &impl Serialize) -> Result<String, Fault> {
-    serde_json::to_string(value).map_err(|error| unreadable(&error))
+fn found(cluster: &Cluster, seen: impl Serialize) -> Result<String, Fault> {
+    serde_json::to_string(&Found { cluster: cluster.to_string(), seen }).map_err(|error| unreadable(&error))
 }
 
 /// The values themselves are not repeated.

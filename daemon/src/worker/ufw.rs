@@ -1,16 +1,36 @@
 //! The ufw worker, `reconciled worker ufw VERB`: which key of what is declared, and how the firewall was, stands on its standard input. Tells
-//! ufw(8) what to do; taken back, its files are put where they were. What ufw says goes to standard error.
+//! ufw(8) what to do; taken back, its files are put where they were, or, where others have changed them since, what was done is taken back
+//! alone. What ufw says goes to standard error.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
 use crate::ufw::{FILES, Firewall, LIMIT, MARK, Request, Wanted};
 
 /// More than all files together.
 const INPUT: u64 = 16 * LIMIT;
+/// Where it is kept how the firewall was before each request, until it may be taken back no more.
+const KEPT: &str = "/var/lib/reconciled/ufw";
+/// How many are kept: more than the keys of all generations that can still be taken back.
+const MOST: usize = 50;
+
+/// All files, by path.
+type Files = BTreeMap<String, String>;
+
+/// The firewall around one request.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    before: Files,
+    /// As the request has left it; `None` as long as it has not ended.
+    after: Option<Files>,
+}
 
 /// The verb's body.
 #[must_use]
@@ -18,8 +38,8 @@ pub fn main(arguments: &[&str]) -> ExitCode {
     let done = super::request::<Request>(INPUT).and_then(|request| {
         match arguments {
             ["ask"] => {}
-            ["set"] => set(&request.wanted)?,
-            ["undo"] => undo(&request.files)?,
+            ["set"] => set(&request)?,
+            ["undo"] => undo(&request)?,
             _ => return Err(io::Error::other("which firewall?")),
         }
         println!("{}", firewall()?.answer(&request.wanted));
@@ -29,6 +49,10 @@ pub fn main(arguments: &[&str]) -> ExitCode {
 }
 
 fn firewall() -> io::Result<Firewall> {
+    files().map(|files| Firewall::read(&files))
+}
+
+fn files() -> io::Result<Files> {
     let mut files = BTreeMap::new();
     for path in FILES {
         match fs::read_to_string(path) {
@@ -37,14 +61,23 @@ fn firewall() -> io::Result<Firewall> {
             Err(error) => return Err(io::Error::other(format!("{path}: {error}"))),
         }
     }
-    Ok(Firewall::read(&files))
+    Ok(files)
 }
 
-fn set(wanted: &Wanted) -> io::Result<()> {
+/// Does it, and keeps how it was: between the plan and now somebody may have changed it.
+fn set(request: &Request) -> io::Result<()> {
+    let mut kept = Kept { before: files()?, after: None };
+    kept.keep(request)?;
+    change(&request.wanted)?;
+    kept.after = Some(files()?);
+    kept.keep(request)
+}
+
+fn change(wanted: &Wanted) -> io::Result<()> {
     let now = firewall()?;
     match wanted {
         Wanted::Allow(allow) => {
-            for subject in allow.iter().filter(|subject| !now.has("allow", subject)) {
+            for subject in allow.iter().filter(|subject| !now.lets(subject)) {
                 ufw(&["allow", &subject.to_string(), "comment", MARK])?;
             }
         }
@@ -65,8 +98,26 @@ fn set(wanted: &Wanted) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes it back. Where the files are as it left them, or it did not end, all of them are put where they were; where somebody has changed them
+/// since, only what was done is undone.
+fn undo(request: &Request) -> io::Result<()> {
+    let now = files()?;
+    match Kept::of(request)? {
+        Some(Kept { before, after }) if after.as_ref().is_none_or(|after| *after == now) => put_back(&before),
+        Some(Kept { before, .. }) => take_back(&now, &before, &request.wanted),
+        None => take_back(&now, &request.files, &request.wanted),
+    }
+}
+
+fn take_back(now: &Files, before: &Files, wanted: &Wanted) -> io::Result<()> {
+    for words in Firewall::read(now).back(&Firewall::read(before), wanted) {
+        ufw(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
 /// Puts the files where they were, and has them loaded; off before it was on.
-fn undo(files: &BTreeMap<String, String>) -> io::Result<()> {
+fn put_back(files: &Files) -> io::Result<()> {
     let was = Firewall::read(files);
     if !was.enabled {
         ufw(&["--force", "disable"])?;
@@ -78,6 +129,45 @@ fn undo(files: &BTreeMap<String, String>) -> io::Result<()> {
         put(path, text).map_err(|error| io::Error::other(format!("{path}: {error}")))?;
     }
     if was.enabled { ufw(&["reload"]) } else { Ok(()) }
+}
+
+impl Kept {
+    fn place(request: &Request) -> io::Result<PathBuf> {
+        Ok(PathBuf::from(KEPT).join(Digest::of(&serde_json::to_vec(request)?).to_string()))
+    }
+
+    fn of(request: &Request) -> io::Result<Option<Self>> {
+        match fs::read(Self::place(request)?) {
+            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// For root alone, and on the disk before anything else is done.
+    fn keep(&self, request: &Request) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(KEPT)?;
+        let (place, text) = (Self::place(request)?, serde_json::to_vec(self)?);
+        let new = place.with_extension("new");
+        let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&new, &place)?;
+        fs::File::open(KEPT)?.sync_all()?;
+        forget()
+    }
+}
+
+/// The oldest go.
+fn forget() -> io::Result<()> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(KEPT)? {
+        let entry = entry?;
+        all.push((entry.metadata()?.modified()?, entry.path()));
+    }
+    all.sort();
+    let surplus = all.len().saturating_sub(MOST);
+    all.iter().take(surplus).try_for_each(|(_, path)| fs::remove_file(path))
 }
 
 /// A file in the place of another, in one rename; as it, for root and whom its mode lets read it.

@@ -109,9 +109,13 @@ scenario! {
         assert_eq!(picture(host), before);
         // A cluster that does not run is said, with what to do, and keeps nothing else from going live.
         let unit = host.sh("systemctl list-units --plain --no-legend 'postgresql@*' | cut -d' ' -f1").ok();
+        // Nor is another one taken in its place.
+        host.sh("pg_createcluster --start $(ls /usr/lib/postgresql) other").ok();
         host.exec(&format!("systemctl stop {unit}")).ok();
         repo.write("files/etc/motd.d/x", "x\n").commit_and_push().assert_live().says("left as it is, since it is declared as before").says(&format!("systemctl start {unit}"));
         repo.write("reconciled.toml", SITE.replace("= 50", "= 51")).commit_and_push().assert_refused(&format!("systemctl start {unit}"));
+        let other = host.sh("runuser -u postgres -- psql --cluster $(ls /usr/lib/postgresql)/other -XAtq -c 'SELECT datname FROM pg_database ORDER BY 1'");
+        assert_eq!(other.ok(), "postgres\ntemplate0\ntemplate1");
         host.exec(&format!("systemctl start {unit}")).ok();
     }
 }
@@ -168,5 +172,115 @@ scenario! {
         push.assert_live().says("- postgres_role:myprojectuser (drop)").says("with a restart");
         assert_eq!(sql(host, "SHOW shared_buffers"), "128MB");
         assert_eq!(sql(host, "SELECT count(*) FROM pg_roles WHERE rolname = 'myprojectuser'"), "0");
+    }
+}
+
+scenario! {
+    fn who_owns_a_database_stays_who_he_is(host: reached) {
+        let repo = host.clone_repo();
+        let site = "packages = [\"postgresql\"]\n[[postgres_role]]\nname = \"mallory\"\n\
+            [[postgres_database]]\nname = \"shop\"\nowner = \"mallory\"\nextensions = [\"pg_trgm\"]\n";
+        repo.write("reconciled.toml", site).commit_and_push().assert_live();
+        // What is looked for in the database is his own, and makes whoever looks give him everything.
+        host.write("/tmp/trap.sql", "SET ROLE mallory;\nCREATE SCHEMA x;\n\
+            CREATE FUNCTION x.trap() RETURNS name LANGUAGE plpgsql AS $$ BEGIN ALTER ROLE mallory SUPERUSER; RETURN 'x'; END $$;\n\
+            CREATE VIEW x.pg_extension AS SELECT x.trap() AS extname;\n\
+            CREATE VIEW x.pg_available_extensions AS SELECT x.trap() AS name;\n\
+            ALTER DATABASE shop SET search_path = x, pg_catalog;\n");
+        host.sh("chmod 644 /tmp/trap.sql && runuser -u postgres -- psql -Xq -v ON_ERROR_STOP=1 -d shop -f /tmp/trap.sql").ok();
+        let is_super = || sql(host, "SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'");
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
+        assert_eq!(is_super(), "f");
+        let more = site.replace("\"pg_trgm\"", "\"pg_trgm\", \"citext\", \"adminpack\"");
+        let more = if host.exists("/usr/share/postgresql/15") { more } else { more.replace(", \"adminpack\"", "") };
+        repo.write("reconciled.toml", &more).commit_and_push().assert_live();
+        assert_eq!(is_super(), "f");
+        // They are where everybody looks for them, but for one that says itself where it belongs.
+        let schemas = host.sh("runuser -u postgres -- psql -XAtq -d shop -c \"SELECT e.extname, n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = extnamespace ORDER BY 1\"").ok();
+        assert!(schemas.contains("citext|public\n") && schemas.contains("pg_trgm|public"), "{schemas}");
+        // As somebody else: nothing can be made by him, and it is made all the same.
+        sql(host, "ALTER DATABASE shop SET role = mallory");
+        sql(host, "ALTER DATABASE shop SET default_transaction_read_only = on");
+        repo.write("reconciled.toml", more.replace("\"citext\"", "\"citext\", \"amcheck\"")).commit_and_push().assert_live();
+        assert_eq!(is_super(), "f");
+    }
+}
+
+scenario! {
+    fn settings_in_other_words(host: reached) {
+        let repo = host.clone_repo();
+        let set = |name: &str, value: &str| format!("[[postgres_setting]]\nname = \"{name}\"\nvalue = '{value}'\n");
+        let lists = "packages = [\"postgresql\"]\n[[postgres_role]]\nname = \"shop\"\nsettings = { search_path = 'app,\"$user\", Public', session_preload_libraries = 'auto_explain' }\n".to_owned()
+            + &set("shared_preload_libraries", "pg_stat_statements,auto_explain") + &set("unix_socket_directories", "/var/run/postgresql,/tmp");
+        repo.write("reconciled.toml", &lists).commit_and_push().assert_live();
+        assert_eq!(sql(host, "SHOW shared_preload_libraries"), "pg_stat_statements, auto_explain");
+        assert!(host.exists("/tmp/.s.PGSQL.5432"));
+        assert_eq!(sql(host, "SELECT rolconfig[1] FROM pg_roles WHERE rolname = 'shop'"), "search_path=app, \"$user\", public");
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
+        // Those of extensions, which only a server knows that has loaded them.
+        let more = lists + &set("pg_stat_statements.max", "7000") + &set("auto_explain.log_min_duration", "1s");
+        repo.write("reconciled.toml", &more).commit_and_push().assert_live().says("with a restart");
+        assert_eq!([sql(host, "SHOW pg_stat_statements.max"), sql(host, "SHOW auto_explain.log_min_duration")], ["7000", "1s"]);
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
+        repo.write("reconciled.toml", more.replace("7000", "many") + RED).commit_and_push().assert_refused("rolled back");
+        assert_eq!(sql(host, "SHOW pg_stat_statements.max"), "7000");
+    }
+}
+
+scenario! {
+    fn what_others_depend_on_stays_out_of_use(host: reached) {
+        let repo = host.clone_repo();
+        let site = "packages = [\"postgresql\"]\n[[postgres_database]]\nname = \"shop\"\n";
+        repo.write("reconciled.toml", site).commit_and_push().assert_live();
+        // A migration uses what has come with it; and the push fails.
+        let words = "CREATE TABLE IF NOT EXISTS t (x text); ALTER TABLE t OWNER TO worker; CREATE INDEX IF NOT EXISTS i ON t USING gin (x public.gin_trgm_ops)";
+        let more = format!("{site}extensions = [\"pg_trgm\", \"citext\"]\n[[postgres_role]]\nname = \"group\"\nlogin = false\n\
+            [[postgres_role]]\nname = \"worker\"\ncreatedb = true\nmember_of = [\"group\"]\nsettings = {{ timezone = \"UTC\" }}\n\
+            [[command]]\nname = \"migrate\"\nuser = \"postgres\"\ndirectory = \"/\"\nforward = [\"psql\", \"-Xqd\", \"shop\", \"-c\", \"{words}\"]\n");
+        repo.write("reconciled.toml", format!("{more}{RED}")).commit_and_push().assert_refused("rolled back");
+        assert_eq!(host.status()["phase"], "idle");
+        let role = "SELECT rolcanlogin, rolcreatedb, rolconfig, shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = 'worker'";
+        assert_eq!(sql(host, role), "f|f||reconciled: taken back, and stays since something depends on it");
+        assert_eq!(sql(host, "SELECT count(*) FROM pg_roles WHERE rolname = 'group'"), "0");
+        let extensions = || host.sh("runuser -u postgres -- psql -XAtqd shop -c \"SELECT extname, obj_description(oid, 'pg_extension') FROM pg_extension ORDER BY 1\"").ok();
+        assert!(extensions().contains("pg_trgm|reconciled: taken back") && !extensions().contains("citext"), "{}", extensions());
+        // Wanted again, they are new, and in use again.
+        let push = repo.write("reconciled.toml", &more).commit_and_push();
+        push.assert_live().says("+ postgres_role:worker (new)").says("~ postgres_database:shop (extension citext, extension pg_trgm)");
+        assert_eq!(sql(host, role), "t|t|{TimeZone=UTC}|");
+        assert!(extensions().contains("pg_trgm|text similarity"), "{}", extensions());
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
+    }
+}
+
+scenario! {
+    fn a_verifier_is_nowhere_else(host: reached) {
+        let repo = host.clone_repo();
+        // A server that keeps all that it is told.
+        let set = |(name, value): (&str, &str)| format!("[[postgres_setting]]\nname = \"{name}\"\nvalue = \"{value}\"\n");
+        let all = [
+            ("shared_preload_libraries", "pg_stat_statements"), ("log_statement", "all"), ("log_duration", "on"), ("log_min_duration_sample", "0"),
+            ("log_statement_sample_rate", "1"), ("log_transaction_sample_rate", "1"), ("debug_print_parse", "on"), ("log_min_error_statement", "debug5"),
+        ];
+        let keeps = format!("packages = [\"postgresql\"]\n{}", all.map(set).concat());
+        repo.write("reconciled.toml", &keeps).commit_and_push().assert_live();
+        sql(host, "CREATE EXTENSION pg_stat_statements");
+        let role = "[[postgres_role]]\nname = \"myprojectuser\"\npassword = { secret = \"db_password\" }\n";
+        seal(host, &repo, "correct horse").write("reconciled.toml", format!("{keeps}{role}")).commit_and_push().assert_live();
+        let verifier = verifier(host);
+        assert!(verifier.starts_with("SCRAM-SHA-256$"));
+        let logged = host.sh("cat /var/log/postgresql/*.log").ok();
+        assert!(logged.contains("CREATE EXTENSION pg_stat_statements"), "it is kept");
+        assert!(!logged.contains(&verifier) && !logged.contains("PASSWORD 'SCRAM"), "{logged}");
+        assert_eq!(sql(host, "SELECT count(*) FROM pg_stat_statements WHERE query LIKE 'ALTER ROLE%'"), "0");
+        // What a killed worker has left going in the server is ended before anything is asked; it would change what was seen. Others go on.
+        let sleep = |name: &str| host.sh(&format!("systemd-run -q --uid=postgres -E PGAPPNAME={name} psql -Xc 'SELECT pg_sleep(3600)'")).ok();
+        let asleep = |name: &str| sql(host, &format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{name}' AND query LIKE '%pg_sleep(3600)'"));
+        for name in ["reconciled", "other"] {
+            sleep(name);
+            host.wait_until("it sleeps", || asleep(name) == "1");
+        }
+        repo.write("reconciled.toml", format!("{keeps}{role}login = true\nconnection_limit = 7\n")).commit_and_push().assert_live();
+        assert_eq!([asleep("reconciled"), asleep("other")], ["0", "1"]);
     }
 }

@@ -83,11 +83,29 @@ scenario! {
             repo.commit_and_push().assert_refused("").says(why);
         }
         assert!(host.exec("ufw status").ok().contains("inactive"));
-        // A rule of somebody else lets it in as well.
+        // A rule of somebody else lets it in as well, and stays as it is.
         host.exec("ufw limit 22/tcp").ok();
-        repo.write("reconciled.toml", "packages = [\"ufw\"]\n[ufw]\nenabled = true\n");
+        repo.write("reconciled.toml", "packages = [\"ufw\"]\n[ufw]\nenabled = true\nallow = [\"22/tcp\"]\n");
         repo.commit_and_push().assert_live();
+        assert_eq!(waiting(host), None, "it is let in for sure");
+        assert!(host.exec("ufw status").ok().contains("LIMIT"));
         assert!(host.exec("ufw status").ok().contains("Status: active") && is_open(host, 22));
+        // On all ports on which sshd listens.
+        let two = "Port 22\nListenAddress 0.0.0.0\nListenAddress 0.0.0.0:2222 # for us\n";
+        repo.write("reconciled.toml", "packages = [\"ufw\"]\n").commit_and_push().assert_live();
+        host.exec("ufw --force disable").ok();
+        repo.write("files/etc/ssh/sshd_config.d/two.conf", two);
+        let push = repo.write("reconciled.toml", "packages = [\"ufw\"]\n[ufw]\nenabled = true\n").commit_and_push();
+        push.assert_refused("sshd listens on 2222: write allow = [\"2222/tcp\"]");
+        // Where nobody can tell for sure, somebody has to show that the host can be reached; or it is off again.
+        repo.git(&["rm", "-qf", "files/etc/ssh/sshd_config.d/two.conf"]).ok();
+        host.write("/etc/ssh/sshd_config.d/x.conf", "Include /etc/ssh/more/*.conf\n");
+        host.write("/etc/reconciled/reconciled.d/window.toml", "confirm_window = \"3s\"\n");
+        host.exec("systemctl reload reconciled").ok();
+        repo.write("reconciled.toml", "packages = [\"ufw\"]\n[ufw]\nenabled = true\n");
+        repo.commit_and_push().assert_live().says("this changes how the host is reached (ufw:enabled)");
+        host.wait_until("it is taken back", || waiting(host).is_none());
+        assert!(host.exec("ufw status").ok().contains("inactive"));
     }
 }
 
@@ -101,6 +119,7 @@ scenario! {
         let former = all(host);
         let push = repo.write("reconciled.toml", format!("{wanted}{RED}")).commit_and_push();
         push.assert_refused("rolled back").says("~ ufw:firewall (default_outgoing allow → deny)").says("probe never");
+        push.says("~ ufw:firewall (deny none → 443, 9000/tcp, in place of somebody's allow 9000/tcp)");
         assert_eq!(all(host), former, "off, as it was");
         // So it does when it was on.
         host.sh("ufw allow OpenSSH && ufw --force enable").ok();
@@ -109,10 +128,25 @@ scenario! {
         repo.write("reconciled.toml", format!("{wanted}{RED}")).commit_and_push().assert_refused("rolled back");
         assert_eq!(all(host), former, "on, as it was");
         // And when it went live and nobody has shown that the host can be reached.
-        host.write("/etc/reconciled/reconciled.d/window.toml", "confirm_window = \"3s\"\n");
+        host.write("/etc/reconciled/reconciled.d/window.toml", "confirm_window = \"8s\"\n");
         host.exec("systemctl reload reconciled").ok();
         repo.write("reconciled.toml", wanted).commit_and_push().assert_live().says("this changes how the host is reached (ufw:deny, ufw:default_incoming, ufw:default_outgoing)");
         host.wait_until("it is taken back", || waiting(host).is_none());
         assert_eq!(all(host), former, "nobody confirmed it");
+        // What somebody else has changed meanwhile stays.
+        let rules = || {
+            let said = host.exec("ufw status verbose").ok();
+            let mut lines: Vec<String> = said.lines().map(|line| line.trim().to_owned()).collect();
+            lines.sort();
+            lines
+        };
+        let before = rules();
+        repo.write("files/etc/motd.d/x", "x\n").write("reconciled.toml", wanted).commit_and_push().assert_live().says("in place of somebody's allow 9000/tcp");
+        host.exec("ufw allow 7777/tcp").ok();
+        host.wait_until("it is taken back", || waiting(host).is_none());
+        assert!(host.exec("ufw status").ok().contains("7777/tcp"));
+        host.exec("ufw delete allow 7777/tcp").ok();
+        assert_eq!(rules(), before);
+        assert_eq!(host.sh("stat -c '%a %U' /var/lib/reconciled/ufw /var/lib/reconciled/ufw/* | sort -u").ok(), "600 root\n700 root");
     }
 }

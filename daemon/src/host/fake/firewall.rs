@@ -19,6 +19,8 @@ impl World {
         self.file(DEFAULTS, "IPV6=yes\nDEFAULT_INPUT_POLICY=\"DROP\"\nDEFAULT_OUTPUT_POLICY=\"ACCEPT\"\n");
         self.file(RULES, "");
         self.file(RULES6, "");
+        self.dir("/etc/ssh");
+        self.file(crate::ufw::sshd::CONFIG, "Include /etc/ssh/sshd_config.d/*.conf\n");
         self.file(&format!("{PROFILES}/openssh-server"), "[OpenSSH]\nports=22/tcp\n");
     }
 
@@ -59,7 +61,8 @@ impl World {
     }
 
     fn rule(&mut self, action: &str, subject: &Subject) {
-        if Firewall::read(&self.ufw_files()).has(action, subject) {
+        let now = Firewall::read(&self.ufw_files());
+        if now.has(action, subject) || (action == "allow" && now.lets(subject)) {
             return;
         }
         let ports = match subject {

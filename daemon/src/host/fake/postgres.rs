@@ -8,9 +8,11 @@ use super::jobs::exited;
 use super::{Node, World};
 use crate::host::Ran;
 use crate::postgres::{
-    Database, DatabaseFacts, DatabaseSeen, Live, Request, Role, RoleFacts, RoleSeen, Setting, SettingSeen, Thing,
+    Asked, Database, DatabaseFacts, DatabaseSeen, Found, Live, Request, Role, RoleFacts, RoleSeen, Setting, SettingSeen, Thing,
 };
 
+/// Its name.
+const CLUSTER: &str = "15/main";
 /// Where the cluster is.
 const PLACE: &str = "/var/lib/postgresql/data";
 /// What its server reads when it starts.
@@ -132,26 +134,35 @@ impl Cluster {
 
 /// A look: it changes nothing.
 pub(super) fn look(cluster: &Cluster, input: &[u8]) -> Ran {
-    let Ok(Request::Look(thing)) = serde_json::from_slice(input) else { return exited(2, Vec::new(), "only a look") };
-    let said = match &thing {
-        Thing::Role(role) => serde_json::to_vec(&cluster.role(role)),
-        Thing::Database(database) => serde_json::to_vec(&cluster.database(database)),
-        Thing::Setting(setting) => serde_json::to_vec(&cluster.setting(setting)),
+    let Ok(Asked { request: Request::Look(thing), .. }) = serde_json::from_slice(input) else {
+        return exited(2, Vec::new(), "only a look");
     };
-    exited(0, said.unwrap(), "")
+    match &thing {
+        Thing::Role(role) => found(cluster.role(role)),
+        Thing::Database(database) => found(cluster.database(database)),
+        Thing::Setting(setting) => found(cluster.setting(setting)),
+    }
+}
+
+fn found(seen: impl Serialize) -> Ran {
+    exited(0, serde_json::to_vec(&Found { cluster: CLUSTER.to_owned(), seen }).unwrap(), "")
 }
 
 /// A question, or what is to be done.
 pub(super) fn meet(cluster: &mut Cluster, input: &[u8]) -> Ran {
-    let answer = match serde_json::from_slice(input) {
-        Ok(Request::Ask(Thing::Role(role))) => role.answer(cluster.role(&role).facts.as_ref()),
-        Ok(Request::Ask(Thing::Database(database))) => database.answer(cluster.database(&database).facts.as_ref()),
-        Ok(Request::Ask(Thing::Setting(setting))) => setting.answer(&cluster.setting(&setting)),
-        Ok(Request::Make(thing)) => {
+    let request = match serde_json::from_slice(input) {
+        Ok(Asked { cluster: Some(cluster), request }) if cluster == CLUSTER => request,
+        _ => return exited(2, Vec::new(), "no such cluster"),
+    };
+    let answer = match request {
+        Request::Ask(Thing::Role(role)) => role.answer(cluster.role(&role).facts.as_ref()),
+        Request::Ask(Thing::Database(database)) => database.answer(cluster.database(&database).facts.as_ref()),
+        Request::Ask(Thing::Setting(setting)) => setting.answer(&cluster.setting(&setting)),
+        Request::Make(thing) | Request::Undo(thing) => {
             cluster.make(thing);
             String::new()
         }
-        _ => return exited(2, Vec::new(), "no such request"),
+        Request::Look(_) => return exited(2, Vec::new(), "no such request"),
     };
     exited(0, format!("{answer}\n").into_bytes(), "")
 }

@@ -1,13 +1,16 @@
 //! The cluster that is spoken with, and psql, which speaks with it.
 
+use std::fmt;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::{Fault, unreadable};
-use crate::postgres::{USER, sql};
+use super::{COMMON, Fault, LOOKS, unreadable};
+use crate::postgres::{APPLICATION, LOOK, USER, sql};
 
 /// Where everybody expects a server.
 const PORT: &str = "5432";
@@ -22,27 +25,46 @@ pub(super) struct Cluster {
     pub(super) online: bool,
     /// Where its data is.
     pub(super) data: PathBuf,
+    /// How long one statement may take.
+    pub(super) limit: Duration,
 }
 
 impl Cluster {
-    /// The one at the usual port that runs, else any that does; else the one that is at the usual port.
-    pub(super) fn find() -> Result<Self, Fault> {
+    /// The one of this name; not said, the one at the usual port, or else the only one.
+    pub(super) fn find(name: Option<&str>) -> Result<Self, Fault> {
         let mut list = Command::new("/usr/bin/pg_lsclusters");
         let output = list.arg("--no-header").stdin(Stdio::null()).output()?;
         if !output.status.success() {
             return Err(Fault::Said(format!("pg_lsclusters: {}", words(&output.stderr))));
         }
-        Self::chosen(&String::from_utf8_lossy(&output.stdout)).ok_or(Fault::NoCluster)
+        Self::chosen(&String::from_utf8_lossy(&output.stdout), name)
     }
 
-    fn chosen(list: &str) -> Option<Self> {
+    /// Whether it runs is no reason: while the one that is meant is down, another one's databases would be taken for its own.
+    fn chosen(list: &str, name: Option<&str>) -> Result<Self, Fault> {
         let of_line = |line: &str| {
             let mut fields = line.split_ascii_whitespace().map(str::to_owned);
             let (version, name, port) = (fields.next()?, fields.next()?, fields.next()?);
             let online = fields.next()?.split(',').any(|word| word == "online");
-            Some(Self { version, name, port, online, data: fields.nth(1)?.into() })
+            Some(Self { version, name, port, online, data: fields.nth(1)?.into(), limit: LOOK })
         };
-        list.lines().filter_map(of_line).min_by_key(|cluster| (!cluster.online, cluster.port != PORT))
+        let mut all: Vec<Self> = list.lines().filter_map(of_line).collect();
+        if let Some(name) = name {
+            let gone =
+                || Fault::Said(format!("there is no PostgreSQL cluster {} on this host any more", crate::path::escape(name)));
+            return all.into_iter().find(|cluster| cluster.to_string() == name).ok_or_else(gone);
+        }
+        if all.len() > 1 {
+            let names = all.iter().map(Self::to_string).collect::<Vec<_>>().join(", ");
+            all.retain(|cluster| cluster.port == PORT);
+            if all.len() != 1 {
+                let how_many = if all.is_empty() { "none" } else { "more than one" };
+                return Err(Fault::Said(format!(
+                    "of the PostgreSQL clusters on this host ({names}) {how_many} is at port {PORT}: give the one that is meant this port, and no other (pg_lsclusters)"
+                )));
+            }
+        }
+        all.pop().ok_or(Fault::NoCluster)
     }
 
     /// The unit that runs it (postgresql-common).
@@ -57,17 +79,18 @@ impl Cluster {
             return Err(Fault::Said(format!("PostgreSQL does not run: systemctl start {unit}, or see journalctl -u {unit}")));
         }
         let mut psql = Command::new("/usr/bin/psql");
-        psql.args(["--cluster", &format!("{}/{}", self.version, self.name), "-U", USER]);
+        psql.args(["--cluster", &self.to_string(), "-U", USER]);
         // Terse: no error quotes the statement.
         psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-v", "SHOW_CONTEXT=never", "-d", database]);
         psql.env("PGCLIENTENCODING", "UTF8")
             .env("PGCONNECT_TIMEOUT", "10")
+            .env("PGOPTIONS", sql::OPTIONS)
             .env("LC_ALL", "C.UTF-8")
-            .env("PGAPPNAME", "reconciled");
+            .env("PGAPPNAME", APPLICATION);
         let mut child = psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
             // One that ended before it had read all says why.
-            let _ = stdin.write_all(sql::PREAMBLE.as_bytes()).and_then(|()| stdin.write_all(script.as_bytes()));
+            let _ = stdin.write_all([sql::PREAMBLE, &sql::limit(self.limit), script].concat().as_bytes());
         }
         let output = child.wait_with_output()?;
         if output.status.success() {
@@ -80,6 +103,21 @@ impl Cluster {
     /// The same for a query that answers with one JSON value.
     pub(super) fn query<T: DeserializeOwned>(&self, database: &str, script: &str) -> Result<T, Fault> {
         serde_json::from_str(&self.psql(database, script)?).map_err(|error| unreadable(&error))
+    }
+
+    /// Ends what is still going in the server for a worker that was killed, and waits until it has: half of it may come to be otherwise, after
+    /// it was looked at.
+    pub(super) fn end_left_over(&self) -> Result<(), Fault> {
+        if !self.online {
+            return Ok(());
+        }
+        for _ in 0..LOOKS.0 {
+            if self.query::<u32>(COMMON, &sql::end_left_over())? == 0 {
+                return Ok(());
+            }
+            sleep(LOOKS.1);
+        }
+        Err(Fault::Said("what was begun earlier is still going on in the server, and cannot be ended".to_owned()))
     }
 
     /// What the server's files say of a setting, in the server's own words; with `value` what they would say if it were so. The server need
@@ -98,6 +136,13 @@ impl Cluster {
     }
 }
 
+/// As postgresql-common names it: `15/main`.
+impl fmt::Display for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.version, self.name)
+    }
+}
+
 /// What a program said, without the places in scripts that nobody sees and the time.
 fn words(said: &[u8]) -> String {
     let text = String::from_utf8_lossy(said);
@@ -112,21 +157,30 @@ fn words(said: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cluster, words};
+    use super::{Cluster, Fault, words};
 
     #[test]
     fn the_cluster_that_is_meant() {
-        let unit = |list: &str| Cluster::chosen(list).map(|cluster| (cluster.unit(), cluster.online));
+        let named = |list: &str, name| Cluster::chosen(list, name).map(|cluster| (cluster.unit(), cluster.online));
+        let unit = |list: &str| named(list, None).map_err(|fault| fault.to_string());
+        let is = |unit: &str, online| Ok((unit.to_owned(), online));
         let old = "15 main 5432 down postgres /var/lib/postgresql/15/main /var/log/postgresql/postgresql-15-main.log\n";
         let new = "17 main 5433 online postgres /var/lib/postgresql/17/main /var/log/postgresql/postgresql-17-main.log\n";
         let third = "17 x 5434 online,recovery postgres /data/x /var/log/x.log\n";
-        assert_eq!(unit(""), None);
-        assert_eq!(unit(old), Some(("postgresql@15-main.service".to_owned(), false)));
-        assert_eq!(unit(&[old, new, third].concat()), Some(("postgresql@17-main.service".to_owned(), true)));
-        assert_eq!(unit(third), Some(("postgresql@17-x.service".to_owned(), true)));
-        let usual = new.replace("5433", "5431") + &third.replace("5434", "5432");
-        assert_eq!(unit(&usual), Some(("postgresql@17-x.service".to_owned(), true)));
-        assert_eq!(Cluster::chosen(old).unwrap().data, std::path::Path::new("/var/lib/postgresql/15/main"));
+        assert!(matches!(Cluster::chosen("", None), Err(Fault::NoCluster)));
+        assert_eq!(unit(old), is("postgresql@15-main.service", false));
+        assert_eq!(unit(third), is("postgresql@17-x.service", true), "the only one, wherever it is");
+        // The one at the usual port, also when it is down.
+        assert_eq!(unit(&[new, old, third].concat()), is("postgresql@15-main.service", false));
+        let both = new.replace("5433", "5431") + &third.replace("5434", "5432");
+        assert_eq!(unit(&both), is("postgresql@17-x.service", true));
+        let said = unit(&[new, third].concat()).unwrap_err();
+        assert!(said.contains("(17/main, 17/x) none is at port 5432"), "{said}");
+        assert!(unit(&[old, &new.replace("5433", "5432")].concat()).unwrap_err().contains("more than one is at port 5432"));
+        // What was planned for one is of no other.
+        assert_eq!(named(&[old, new].concat(), Some("17/main")).unwrap().0, "postgresql@17-main.service");
+        assert!(named(old, Some("17/main")).unwrap_err().to_string().contains("no PostgreSQL cluster 17/main"));
+        assert_eq!(Cluster::chosen(old, None).unwrap().data, std::path::Path::new("/var/lib/postgresql/15/main"));
     }
 
     #[test]

@@ -5,16 +5,13 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::thread::sleep;
-use std::time::Duration;
 
 use super::cluster::Cluster;
-use super::{COMMON, Fault, unreadable};
+use super::{COMMON, Fault, LOOKS, unreadable};
 use crate::postgres::{Live, Setting, SettingSeen, sql};
 
 /// The file that ALTER SYSTEM writes.
 const FILE: &str = "postgresql.auto.conf";
-/// How often, and how long apart, it is looked whether the server has read its files.
-const LOOKS: (u32, Duration) = (100, Duration::from_millis(50));
 
 /// What there is of a setting.
 pub(super) fn see(cluster: &Cluster, setting: &Setting) -> Result<SettingSeen, Fault> {
@@ -31,15 +28,30 @@ pub(super) fn see(cluster: &Cluster, setting: &Setting) -> Result<SettingSeen, F
             (Some(live), changed_at(&file)? > loaded)
         }
     };
-    let wanted = setting.value.as_deref().map(|value| cluster.configured(&setting.name, Some(value))).transpose()?;
+    let live = live.map(|live| Live { setting: sql::canonical(&setting.name, live.setting), ..live });
+    let words = |value: Option<&str>| words(cluster, &setting.name, value).map(|words| sql::canonical(&setting.name, words));
     Ok(SettingSeen {
-        configured: cluster.configured(&setting.name, None)?,
-        wanted,
+        configured: words(None)?,
+        wanted: setting.value.as_deref().map(|value| words(Some(value))).transpose()?,
         former: value_in(&text, &setting.name),
         unread,
         live,
         unit: cluster.unit(),
     })
+}
+
+/// What the files say of a setting, or would with this value, in the server's words. Those of an extension nobody knows who has not loaded
+/// it, which a server that only reads its files does not: they are compared as they are written.
+fn words(cluster: &Cluster, name: &str, value: Option<&str>) -> Result<String, Fault> {
+    match value {
+        Some(value) if name.contains('.') => Ok(value.to_owned()),
+        None if name.contains('.') => match cluster.configured(name, None) {
+            // That it is not set is no fault of the files.
+            Err(_) => cluster.configured("port", None).map(|_| String::new()),
+            said => said,
+        },
+        value => cluster.configured(name, value),
+    }
 }
 
 /// Sets it. A server that runs has read it when this returns; one that does not finds it when it starts.
