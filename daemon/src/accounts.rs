@@ -224,6 +224,13 @@ impl Accounts {
         Some(Removed { uid, gid, group: self.name_of(gid), groups, comment, home, shell, shadow })
     }
 
+    /// Names of users and groups whose id is this or higher.
+    #[must_use]
+    pub fn names_from(&self, first: u32) -> BTreeSet<String> {
+        let users = self.users.iter().filter(|(_, user)| user.uid >= first).map(|(name, _)| name.clone());
+        users.chain(self.groups.iter().filter(|(_, group)| group.gid >= first).map(|(name, _)| name.clone())).collect()
+    }
+
     fn name_of(&self, gid: u32) -> Option<String> {
         self.groups.iter().find(|(_, group)| group.gid == gid).map(|(name, _)| name.clone())
     }

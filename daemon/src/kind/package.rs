@@ -7,12 +7,14 @@ use serde::{Deserialize, Serialize};
 use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec, State};
 use crate::change::{ABSENT, Call, Change, Run};
 use crate::digest::Digest;
-use crate::packages::{LIMIT, Packages, STATUS};
+use crate::packages::{LIMIT, Packages, Request, UPDATES};
 use crate::path::ManagedPath;
 use crate::worker::PROGRAM;
 
 /// How long apt may take: a large installation over a slow line.
 const APT: Duration = Duration::from_secs(30 * 60);
+/// More changes than these dpkg never leaves in files of their own.
+const UPDATES_LIMIT: usize = 10_000;
 /// How long the database may take to read.
 const ASK: Duration = Duration::from_secs(30);
 
@@ -21,12 +23,13 @@ const ASK: Duration = Duration::from_secs(30);
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PackageSpec {
-    /// The package's name: `nginx`. One that another installed package stands for (`Provides`) counts as installed.
+    /// The package's name: `nginx`. One that another installed package stands for (`Provides`) counts as installed. What would have to go
+    /// for it has to be declared absent.
     pub name: String,
     /// This version and no other: `1.22.1-9`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// `absent`: it is removed; its configuration files stay, as with `apt-get remove`.
+    /// `absent`: it is removed; its configuration files stay, as with `apt-get remove`. What needs it has to be declared absent too.
     #[serde(default)]
     pub state: State,
     /// What to do when the host no longer matches: `repair` (the default), `report` (told, and left until the next push), or `ignore`
@@ -56,8 +59,12 @@ impl Spec for PackageSpec {
             let message = format!("`{}` is not a package name", crate::path::escape(&self.name));
             return bad("name", message, "see apt-cache search: lower-case letters, digits and +-.");
         }
+        // The same of its last letter.
         let of_version = |c: char| c.is_ascii_alphanumeric() || ".+-~:".contains(c);
-        if self.version.as_ref().is_some_and(|version| version.is_empty() || !version.chars().all(of_version)) {
+        let is_version = |version: &String| {
+            version.chars().all(of_version) && version.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '~')
+        };
+        if self.version.as_ref().is_some_and(|version| !is_version(version)) {
             return bad("version", "not a version of a package".to_owned(), "write it as apt-cache policy shows it");
         }
         if self.version.is_some() && self.state == State::Absent {
@@ -70,21 +77,28 @@ impl Spec for PackageSpec {
         let packages = packages(sight)?;
         let wanted = self.version.as_ref().map_or_else(|| self.name.clone(), |version| format!("{}={version}", self.name));
         let (before, after) = (packages.answer(&wanted), self.answer());
-        let census = serde_json::to_vec(&packages.census()).unwrap_or_default();
-        let digest = Digest::of(&census);
+        let absent = sight.resources.iter().filter(|resource| resource.kind == Self::KIND && resource.spec["state"] == "absent");
+        let request = Request { census: packages.census(), absent: absent.map(|resource| resource.name.clone()).collect() };
+        let input = serde_json::to_vec(&request).unwrap_or_default();
+        let digest = Digest::of(&input);
         let apt = |verb: &str, limit| Call::new(&[PROGRAM, "worker", "packages", verb, "--"], limit).on(&wanted);
-        let (forward, backward, reason) = match self.state {
-            State::Present => ("install", apt("undo", APT).reading(digest), install_reason(&before, &after)),
-            State::Absent => ("remove", apt("install", APT), "remove".to_owned()),
+        let (forward, reason) = match self.state {
+            State::Present => ("install", install_reason(&before, &after)),
+            State::Absent => ("remove", "remove".to_owned()),
         };
         let run = Run {
-            backward: Some(backward),
+            backward: Some(apt("undo", APT).reading(digest)),
             does_more: true,
-            ..Run::new(format!("package:{}", self.name), apt("ask", ASK), (Some(before), after), apt(forward, APT))
+            ..Run::new(
+                format!("package:{}", self.name),
+                apt("ask", ASK),
+                (Some(before), after),
+                apt(forward, APT).reading(digest),
+            )
         };
         let mut claim = Claim::new(Change::Run(Box::new(run)), reason);
-        if self.state == State::Present && !claim.change.is_noop() {
-            claim.inputs.insert(digest, census);
+        if !claim.change.is_noop() {
+            claim.inputs.insert(digest, input);
         }
         Ok(vec![claim])
     }
@@ -112,8 +126,9 @@ impl PackageSpec {
 
 /// dpkg's database.
 fn packages(sight: &Sight<'_>) -> Result<Packages, KindError> {
-    let path = ManagedPath::new(STATUS).map_err(KindError::Impossible)?;
-    Ok(Packages::read(&String::from_utf8_lossy(&sight.host.content(&path, LIMIT)?)))
+    let path = |path: &str| ManagedPath::new(path).map_err(KindError::Impossible);
+    let list = || Ok(sight.host.entries(&path(UPDATES)?, UPDATES_LIMIT)?);
+    Packages::gather(list, |name| Ok(sight.host.content(&path(name)?, LIMIT)?))
 }
 
 fn install_reason(before: &str, after: &str) -> String {

@@ -1,46 +1,43 @@
-//! The packages worker, `reconciled worker packages VERB -- NAME[=VERSION]…`: asks dpkg's database, and has apt install and remove. What
-//! apt says goes to standard error; nobody is ever asked anything.
+//! The packages worker, `reconciled worker packages VERB -- NAME[=VERSION]…`: asks dpkg's database, and has apt install, remove and take
+//! back. What apt says goes to standard error; nobody is ever asked anything.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod apt;
+mod record;
+mod traces;
+
+use std::collections::BTreeSet;
+use std::fs;
 use std::io::{self, Read};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
-use crate::packages::{LIMIT, Packages, STATUS};
+use apt::{apt, simulate, tell};
+use record::Record;
 
-/// What both tools need to be left alone with their work: no questions, no restarts by others, English words.
-const ENVIRONMENT: [(&str, &str); 6] = [
-    ("DEBIAN_FRONTEND", "noninteractive"),
-    ("DEBIAN_PRIORITY", "critical"),
-    ("APT_LISTCHANGES_FRONTEND", "none"),
-    ("NEEDRESTART_SUSPEND", "1"),
-    ("LC_ALL", "C.UTF-8"),
-    ("HOME", "/root"),
-];
-/// Options of every run of apt-get(8): conffiles stay as they are, and another run is waited for.
-const OPTIONS: [&str; 10] = [
-    "-y",
-    "-q",
-    "-o",
-    "Dpkg::Options::=--force-confdef",
-    "-o",
-    "Dpkg::Options::=--force-confold",
-    "-o",
-    "DPkg::Lock::Timeout=300",
-    "-o",
-    "APT::Get::Assume-Yes=true",
-];
+use crate::packages::{LIMIT, Packages, Request, UPDATES};
+
+/// A version may be lower than the one that is there: it is asked for by name.
+const INSTALL: [&str; 3] = ["install", "--allow-downgrades", "--"];
+/// The same where nothing may come that was not there.
+const RESTORE: [&str; 4] = ["install", "--allow-downgrades", "--no-install-recommends", "--"];
+
+/// What came with the plan may go with it, whatever it says of itself: what is essential is installed with anything.
+const ESSENTIAL: &str = "--allow-remove-essential";
 
 /// The verb's body.
 #[must_use]
 pub fn main(arguments: &[&str]) -> ExitCode {
     let result = match arguments {
         ["ask", "--", names @ ..] => ask(names),
-        ["install", "--", names @ ..] => install(names),
-        ["remove", "--", names @ ..] => remove(names),
-        ["undo", "--", names @ ..] => undo(names),
+        ["install", "--", names @ ..] => request().and_then(|request| install(names, &request)),
+        ["remove", "--", names @ ..] => request().and_then(|request| remove(names, &request)),
+        ["undo", "--", names @ ..] => request().and_then(|request| undo(names, &request)),
         _ => Err(io::Error::other("which packages?")),
     };
     super::ended(result)
+}
+
+fn request() -> io::Result<Request> {
+    super::request(LIMIT)
 }
 
 /// One line for each name.
@@ -50,71 +47,160 @@ fn ask(names: &[&str]) -> io::Result<()> {
     Ok(())
 }
 
-fn install(names: &[&str]) -> io::Result<()> {
-    mend()?;
-    let mut words = vec!["install", "--allow-downgrades", "--"];
-    words.extend(names);
+fn install(names: &[&str], request: &Request) -> io::Result<()> {
+    apt::mend()?;
+    let bare: Vec<&str> = names.iter().map(|name| name_of(name)).collect();
+    let words = [&INSTALL[..], names].concat();
+    let once = || {
+        apt::know(&bare)?;
+        act(&words, &[], request, |others| format!("{others} would have to go for it: declare that absent, or drop one of both"))
+    };
     // Lists that were never fetched, or are too old for what they name.
-    if has_lists() && apt(&words).is_ok() {
+    if apt::has_lists() && once().is_ok() {
         return Ok(());
     }
     apt(&["update"])?;
-    apt(&words)
+    once()
 }
 
-fn remove(names: &[&str]) -> io::Result<()> {
-    mend()?;
-    let mut words = vec!["remove", "--"];
-    words.extend(names.iter().map(|name| name_of(name)));
-    apt(&words)
+fn remove(names: &[&str], request: &Request) -> io::Result<()> {
+    apt::mend()?;
+    let words = [&["remove", "--"][..], names].concat();
+    act(&words, names, request, |others| {
+        format!("{others} would go too, which needs it: declare that absent as well, or drop this")
+    })
 }
 
-/// Takes an installation back: what it brought goes, with its configuration; what had left only its configuration before has that again. What
-/// somebody has installed by hand meanwhile stays.
-fn undo(names: &[&str]) -> io::Result<()> {
-    let mut census = Vec::new();
-    io::stdin().lock().take(LIMIT).read_to_end(&mut census)?;
-    let census: BTreeMap<String, String> = serde_json::from_slice(&census)?;
-    // What is half configured may be what failed: it goes all the same.
-    let _ = mend();
-    let automatic = run(Command::new("/usr/bin/apt-mark").arg("showauto").stdout(Stdio::piped()))?;
-    let ours: BTreeSet<&str> = names.iter().map(|name| name_of(name)).chain(automatic.lines()).collect();
-    let packages = read()?;
-    let added = packages.added_since(&census);
-    let (mut purge, mut leave): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
-    for (name, had_configuration) in added.into_iter().filter(|(name, _)| ours.contains(name)) {
-        if had_configuration { leave.push(name) } else { purge.push(name) }
+/// Has apt do something, unless more would go than these and what is declared absent; what is about to change is noted before.
+fn act(words: &[&str], going: &[&str], request: &Request, refusal: impl Fn(&str) -> String) -> io::Result<()> {
+    let effect = simulate(words)?;
+    let is_meant = |name: &&String| going.contains(&name.as_str()) || request.absent.contains(*name);
+    let others: Vec<&str> = effect.goes.iter().filter(|name| !is_meant(name)).map(String::as_str).collect();
+    if !others.is_empty() {
+        return Err(io::Error::other(refusal(&others.join(", "))));
     }
-    for (verb, names) in [("purge", purge), ("remove", leave)] {
-        let goes = going(verb, &names)?;
-        let ours: Vec<&str> = names.iter().copied().filter(|name| goes.contains(*name)).collect();
-        if !ours.is_empty() {
-            let mut words = vec![verb, "--"];
-            words.extend(&ours);
-            apt(&words)?;
+    Record::note(request, &effect, &read()?, &apt::automatic()?)?;
+    apt(words)
+}
+
+/// Takes back all that was installed, changed and removed for a plan. What somebody has installed by hand meanwhile stays.
+fn undo(names: &[&str], request: &Request) -> io::Result<()> {
+    // What was never noted was never begun, or is taken back.
+    let Some(record) = Record::read(request)? else { return Ok(()) };
+    // What is half configured may be what failed: it goes all the same.
+    let _ = apt::mend();
+    let missing = restore(names, &record)?;
+    take_away(&record)?;
+    let packages = read()?;
+    let automatic = record.packages.iter().filter(|(name, was)| {
+        was.is_installed() && was.automatic && packages.package(name).is_some_and(|package| package.is_there())
+    });
+    apt::mark_automatic(&automatic.map(|(name, _)| name.as_str()).collect::<Vec<_>>())?;
+    if !missing.is_empty() {
+        return Err(io::Error::other(format!("{}: in no source any more, and cannot be brought back", missing.join(", "))));
+    }
+    record.forget()
+}
+
+/// Brings back what has gone, and the versions that were there. Returns what is asked for and is nowhere to be had.
+fn restore(names: &[&str], record: &Record) -> io::Result<Vec<String>> {
+    let packages = read()?;
+    let (mut gone, mut changed, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, was) in record.packages.iter().filter(|(_, was)| was.is_installed()) {
+        let is_named = names.iter().any(|wanted| wanted.split_once('=').is_some_and(|(wanted, _)| wanted == name));
+        match packages.package(name).filter(|package| package.is_there()) {
+            Some(package) if package.version == was.version => {}
+            now if available(name, &was.version)? => {
+                let list = if now.is_none() || is_named { &mut gone } else { &mut changed };
+                list.push(format!("{name}={}", was.version));
+            }
+            _ if is_named => missing.push(format!("{name} {}", was.version)),
+            Some(_) => tell(&format!("{name} stays in its new version: {} is in no source any more", was.version)),
+            None => {
+                tell(&format!("{name} comes back in another version: {} is in no source any more", was.version));
+                gone.push(name.clone());
+            }
         }
     }
-    Ok(())
+    let all: Vec<&str> = gone.iter().chain(&changed).map(String::as_str).collect();
+    if all.is_empty() || bring_back(&all, record).is_ok() {
+        return Ok(missing);
+    }
+    if !changed.is_empty() {
+        tell(&format!("{} cannot be brought back", changed.join(", ")));
+    }
+    if !gone.is_empty() {
+        bring_back(&gone.iter().map(String::as_str).collect::<Vec<_>>(), record)?;
+    }
+    Ok(missing)
+}
+
+/// Whether a source has a version, asked anew if need be.
+fn available(name: &str, version: &str) -> io::Result<bool> {
+    if apt::has(name, version)? {
+        return Ok(true);
+    }
+    // Without a way to the sources what is known has to do.
+    let _ = apt(&["update"]);
+    apt::has(name, version)
+}
+
+/// Installs these; what this plan has brought may go for them, and nothing else.
+fn bring_back(wanted: &[&str], record: &Record) -> io::Result<()> {
+    let words = [&RESTORE[..], wanted].concat();
+    let is_ours = |name: &&String| record.packages.get(*name).is_some_and(|was| !was.is_installed());
+    let others: Vec<String> = simulate(&words)?.goes.into_iter().filter(|name| !is_ours(&name)).collect();
+    if others.is_empty() { apt(&words) } else { Err(io::Error::other(format!("{} would have to go", others.join(", ")))) }
+}
+
+/// Removes what has come; with its configuration and data, unless some of that may have been there before.
+fn take_away(record: &Record) -> io::Result<()> {
+    let packages = read()?;
+    let is_new = |was: &record::Was| matches!(was.status.as_deref(), None | Some("config-files"));
+    let mut there = BTreeSet::new();
+    let mut purged = BTreeSet::new();
+    for (name, was) in record.packages.iter().filter(|(_, was)| is_new(was)) {
+        let Some(package) = packages.package(name).filter(|package| !package.is_unknown()) else { continue };
+        if package.is_there() {
+            there.insert(name.clone());
+        }
+        if was.status.is_some() {
+            continue;
+        }
+        let bare = name.split(':').next().unwrap_or(name);
+        let why = match traces::script(bare, &package.architecture)? {
+            Some(script) => record.traces.of(&package.conffiles, &script),
+            None => Some("its script is no text".to_owned()),
+        };
+        match why {
+            None => drop(purged.insert(name.clone())),
+            Some(why) => tell(&format!("{name} is removed, and its configuration and data stay: {why}")),
+        }
+    }
+    let goes = going(there.clone())?;
+    let goes: Vec<&str> = goes.iter().map(String::as_str).collect();
+    if !goes.is_empty() {
+        let verb = if goes.iter().all(|name| purged.contains(*name)) { "purge" } else { "remove" };
+        apt(&[&[verb, ESSENTIAL, "--"][..], &goes].concat())?;
+    }
+    let packages = read()?;
+    let is_left = |name: &&str| packages.package(name).is_some_and(|package| !package.is_unknown() && !package.is_there());
+    let left: Vec<&str> = purged.iter().map(String::as_str).filter(is_left).collect();
+    if left.is_empty() { Ok(()) } else { apt(&[&["purge", ESSENTIAL, "--"][..], &left].concat()) }
 }
 
 /// Which of these can go without anything else: others may have come to need them meanwhile.
-fn going(verb: &str, names: &[&str]) -> io::Result<BTreeSet<String>> {
-    let mut going: BTreeSet<String> = names.iter().map(|name| (*name).to_owned()).collect();
+fn going(mut going: BTreeSet<String>) -> io::Result<BTreeSet<String>> {
     loop {
         if going.is_empty() {
             return Ok(going);
         }
-        let mut command = apt_get(&["-s", verb, "--"]);
-        command.args(&going).stdout(Stdio::piped());
-        // `Purg nginx [1.22.1-9]`, `Remv …` (apt-get(8), --simulate).
-        let said = run(&mut command)?;
-        let gone = said.lines().filter_map(|line| line.strip_prefix("Remv ").or_else(|| line.strip_prefix("Purg ")));
-        let others: BTreeSet<String> =
-            gone.filter_map(|rest| rest.split(' ').next()).filter(|name| !going.contains(*name)).map(str::to_owned).collect();
+        let words: Vec<&str> = ["remove", ESSENTIAL, "--"].into_iter().chain(going.iter().map(String::as_str)).collect();
+        let others: BTreeSet<String> = simulate(&words)?.goes.difference(&going).cloned().collect();
         if others.is_empty() {
             return Ok(going);
         }
-        let needed = needed_by(&others)?;
+        let needed = apt::needed_by(&others)?;
         let before = going.len();
         going.retain(|name| !needed.contains(name));
         if going.len() == before {
@@ -124,59 +210,18 @@ fn going(verb: &str, names: &[&str]) -> io::Result<BTreeSet<String>> {
     }
 }
 
-/// Everything that these packages need.
-fn needed_by(names: &BTreeSet<String>) -> io::Result<BTreeSet<String>> {
-    let mut command = Command::new("/usr/bin/apt-cache");
-    command.args(["depends", "--recurse", "--installed", "--no-recommends", "--no-suggests", "--no-enhances", "--"]);
-    let said = run(command.args(names).stdout(Stdio::piped()))?;
-    Ok(said.lines().filter(|line| !line.starts_with(' ')).map(str::to_owned).collect())
-}
-
-/// Ends what an interrupted run has left half-way (dpkg(1), `--audit`).
-fn mend() -> io::Result<()> {
-    let torn = run(Command::new("/usr/bin/dpkg").arg("--audit").stdout(Stdio::piped()))?;
-    if torn.trim().is_empty() {
-        return Ok(());
-    }
-    eprintln!("dpkg was interrupted, or has packages left to configure: that first");
-    run(Command::new("/usr/bin/dpkg").args(["--force-confdef", "--force-confold", "--configure", "-a"])).map(drop)
-}
-
-fn has_lists() -> bool {
-    let lists = std::fs::read_dir("/var/lib/apt/lists").into_iter().flatten().flatten();
-    lists.into_iter().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
-}
-
 fn read() -> io::Result<Packages> {
-    let mut text = Vec::new();
-    std::fs::File::open(STATUS)?.take(LIMIT).read_to_end(&mut text)?;
-    Ok(Packages::read(&String::from_utf8_lossy(&text)))
+    let list = || -> io::Result<Vec<String>> {
+        let names = fs::read_dir(UPDATES)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        names.collect()
+    };
+    Packages::gather(list, |path| {
+        let mut text = Vec::new();
+        fs::File::open(path)?.take(LIMIT).read_to_end(&mut text)?;
+        Ok(text)
+    })
 }
 
 fn name_of(name: &str) -> &str {
     name.split('=').next().unwrap_or(name)
-}
-
-fn apt_get(words: &[&str]) -> Command {
-    let mut command = Command::new("/usr/bin/apt-get");
-    command.args(OPTIONS).args(words);
-    command
-}
-
-fn apt(words: &[&str]) -> io::Result<()> {
-    run(&mut apt_get(words)).map(drop)
-}
-
-/// Runs a program to its end; what it says goes to standard error, but for what is asked for with a pipe.
-fn run(command: &mut Command) -> io::Result<String> {
-    command.envs(ENVIRONMENT).stdin(Stdio::null());
-    let program = command.get_program().to_string_lossy().into_owned();
-    let first =
-        command.get_args().find(|word| !word.to_string_lossy().starts_with('-')).map(|w| w.to_string_lossy().into_owned());
-    let output = command.stderr(Stdio::inherit()).output()?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    eprint!("{}", String::from_utf8_lossy(&output.stdout));
-    Err(io::Error::other(format!("{program} {}: {}", first.unwrap_or_default(), output.status)))
 }

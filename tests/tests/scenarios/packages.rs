@@ -21,6 +21,40 @@ fn installed(host: &Host) -> String {
     host.sh("dpkg-query -W -f='${db:Status-Status} ${Package}\\n' | grep ^installed").ok()
 }
 
+/// Every package of which dpkg knows anything, with its version, and those that somebody asked for.
+#[track_caller]
+fn all(host: &Host) -> String {
+    host.sh("dpkg-query -W -f='${db:Status-Status} ${Package} ${Version}\\n'; apt-mark showmanual").ok()
+}
+
+const RED: &str = "[[probe]]\nname = \"never\"\nattempts = 1\ncommand = [\"/bin/false\"]\n";
+
+/// Makes packages and a source that has them: `deb NAME VERSION [line of its control file]…`, then `index`.
+const SOURCE: &str = r#"
+set -eu
+mkdir -p /srv/source && cd /srv/source
+echo 'deb [trusted=yes] file:/srv/source ./' >/etc/apt/sources.list.d/local.list
+deb() {
+  name=$1 version=$2 tree=$(mktemp -d); shift 2
+  chmod 755 "$tree" && mkdir -p "$tree/DEBIAN" "$tree/usr/share/$name" && echo "$version" >"$tree/usr/share/$name/version"
+  printf '%s\n' "Package: $name" "Version: $version" "Architecture: all" "Maintainer: x <x@example.com>" "Description: x" "$@" >"$tree/DEBIAN/control"
+  [ ! -e "/root/$name.postrm" ] || install -m 755 "/root/$name.postrm" "$tree/DEBIAN/postrm"
+  dpkg-deb --root-owner-group -b "$tree" "${name}_$version.deb" >/dev/null && rm -r "$tree"
+}
+index() {
+  for deb in *.deb; do
+    dpkg-deb -f "$deb"
+    printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' "$deb" "$(stat -c %s "$deb")" "$(sha256sum <"$deb" | cut -d' ' -f1)"
+  done >Packages
+  apt-get update -q
+}
+"#;
+
+#[track_caller]
+fn offer(host: &Host, debs: &str) {
+    host.sh(&format!("{SOURCE}{debs}\nindex")).ok();
+}
+
 scenario! {
     fn a_bare_host_gets_programs_and_their_configuration(host: reached) {
         let repo = host.clone_repo();
@@ -64,8 +98,98 @@ scenario! {
         repo.commit_and_push().assert_refused("rolled back");
         assert_eq!(installed(host), before);
         // A package that no source has, and one that is no name of one.
-        repo.write("reconciled.toml", "packages = [\"no-such-thing\"]\n").commit_and_push().assert_refused("rolled back").says("Unable to locate package no-such-thing");
+        repo.write("reconciled.toml", "packages = [\"no-such-thing\"]\n").commit_and_push().assert_refused("rolled back").says("apt knows no package `no-such-thing`");
         repo.write("reconciled.toml", "packages = [\"Nginx\"]\n").commit_and_push().assert_refused("`Nginx` is not a package name");
         assert_eq!(installed(host), before);
+    }
+}
+
+scenario! {
+    fn data_that_is_older_than_a_package_outlives_it(host: reached) {
+        let repo = host.clone_repo();
+        repo.write("files/etc/motd.d/x", "x\n").commit_and_push().assert_live();
+        host.write("/root/app.postrm", "#!/bin/sh\n[ \"$1\" != purge ] || rm -rf /var/lib/app\n");
+        offer(host, "deb app 1");
+        // A real one, which takes up what it finds: all of it goes again, but for a cluster that it has found.
+        let before = all(host);
+        repo.write("reconciled.toml", format!("packages = [\"postgresql\", \"app\"]\n{RED}"));
+        repo.commit_and_push().assert_refused("rolled back").says("+ package:app (install)");
+        // Debian 13 has /etc/default/locale before it has what purges that.
+        let after = all(host);
+        let after: Vec<&str> = after.lines().filter(|line| !line.starts_with("config-files locales ")).collect();
+        assert_eq!(after, before.lines().collect::<Vec<_>>());
+        assert_eq!(host.sh("find /var/lib/postgresql /etc/postgresql /etc/ssl/private /var/log/postgresql -type f").stdout, "");
+        host.sh("apt-get install -y postgresql && cp -a /var/lib/postgresql /root/kept && apt-get purge -y --auto-remove 'postgresql*' ssl-cert && rm -rf /var/lib/postgresql && mv /root/kept /var/lib/postgresql && mkdir /var/lib/app && touch /var/lib/app/data").ok();
+        let files = "find /var/lib/postgresql /var/lib/app -type d | sort";
+        let (before, data) = (installed(host), host.sh(files).ok());
+        repo.write("files/etc/motd.d/x", "y\n").commit_and_push().assert_refused("rolled back");
+        assert_eq!(installed(host), before);
+        let cluster = data.lines().find(|line| line.ends_with("/main/base")).expect("a cluster");
+        assert!(host.exists(cluster) && host.exists("/var/lib/app/data"), "{data}");
+        assert_eq!(status(host, "app"), "config-files");
+        let told = host.sh("journalctl --no-pager -t reconciled -o cat").ok();
+        assert!(told.contains("app is removed, and its configuration and data stay: /var/lib/app was there before"), "{told}");
+    }
+}
+
+scenario! {
+    fn names_are_no_patterns(host: reached) {
+        let repo = host.clone_repo();
+        offer(host, "deb app.1 1; deb app11 1; deb app21 1");
+        let before = all(host);
+        for name in ["app.", "app1.", "app.1+", "app11+"] {
+            repo.write("reconciled.toml", format!("packages = [\"{name}\"]\n"));
+            repo.commit_and_push().assert_refused("rolled back").says(&format!("apt knows no package `{name}`"));
+            assert_eq!(all(host), before, "{name}");
+        }
+        repo.write("reconciled.toml", "packages = [\"app.1\"]\n").commit_and_push().assert_live();
+        assert_eq!(["app.1", "app11", "app21"].map(|name| status(host, name)), ["installed", "unknown", "unknown"]);
+    }
+}
+
+scenario! {
+    fn nothing_goes_that_nobody_has_declared_absent(host: reached) {
+        let repo = host.clone_repo();
+        offer(host, "deb ground 1; deb user 1 'Depends: ground'; deb rival 1 'Conflicts: ground'; deb lone 1; deb foe 1 'Conflicts: lone'");
+        host.exec("apt-get install -y user lone").ok();
+        let before = all(host);
+        let absent = |name: &str| format!("[[package]]\nname = \"{name}\"\nstate = \"absent\"\n");
+        repo.write("reconciled.toml", "packages = [\"foe\"]\n").commit_and_push().assert_refused("lone would have to go for it");
+        assert_eq!(all(host), before);
+        repo.write("reconciled.toml", absent("ground")).commit_and_push().assert_refused("user would go too, which needs it");
+        assert_eq!(all(host), before);
+        // Declared so it is done, and taken back whole: what had come by itself has that again.
+        let whole = format!("{}{}[[package]]\nname = \"rival\"\n", absent("ground"), absent("user"));
+        repo.write("reconciled.toml", format!("{whole}{RED}")).commit_and_push().assert_refused("rolled back").says("probe never");
+        assert_eq!(all(host), before);
+        repo.write("reconciled.toml", whole).commit_and_push().assert_live();
+        assert_eq!(["ground", "user", "rival"].map(|name| status(host, name)), ["not-installed", "unknown", "installed"], "one that another names stays known");
+    }
+}
+
+scenario! {
+    fn versions_come_back_and_what_somebody_installs_meanwhile_stays(host: reached) {
+        let repo = host.clone_repo();
+        offer(host, "deb app 1 'Depends: part (>= 1)'; deb app 2 'Depends: part (>= 2), fresh'; deb part 1; deb part 2; deb fresh 1; deb other 1 'Depends: needed'; deb needed 1");
+        host.sh("apt-get install -y app=1 part=1 && apt-mark auto part").ok();
+        let before = all(host);
+        let wanted = "[[package]]\nname = \"app\"\nversion = \"2\"\n";
+        repo.write("reconciled.toml", format!("{wanted}{RED}"));
+        repo.commit_and_push().assert_refused("rolled back").says("~ package:app (installed 1 → installed 2)").says("probe never");
+        assert_eq!(all(host), before);
+        // Somebody installs something while the probe is asked.
+        host.sh("printf '#!/bin/sh\\napt-get install -y other\\nexit 1\\n' >/root/somebody && chmod 755 /root/somebody").ok();
+        repo.write("reconciled.toml", format!("{wanted}{}", RED.replace("/bin/false", "/root/somebody")));
+        repo.commit_and_push().assert_refused("rolled back");
+        assert_eq!(["other", "needed", "fresh"].map(|name| status(host, name)), ["installed", "installed", "unknown"]);
+        host.exec("apt-get purge -y other needed").ok();
+        assert_eq!(all(host), before);
+        // A part whose old version no source has any more stays in the new one.
+        host.sh("cd /srv/source && rm part_1.deb").ok();
+        offer(host, "");
+        repo.write("reconciled.toml", format!("{wanted}{RED}\n")).commit_and_push().assert_refused("rolled back");
+        assert_eq!(host.sh("dpkg-query -W -f='${Version} ' app part").ok(), "1 2 ");
+        repo.write("reconciled.toml", wanted).commit_and_push().assert_live();
+        assert_eq!(host.sh("dpkg-query -W -f='${Version} ' app fresh").ok(), "2 1 ");
     }
 }

@@ -107,10 +107,13 @@ impl World {
             _ => String::new(),
         };
         let known = Packages::read(&status);
-        let census = |packages: &Packages| -> BTreeMap<String, String> {
-            packages.census().into_iter().map(|(name, status)| (name.to_owned(), status.to_owned())).collect()
+        let plain = |census: BTreeMap<String, String>| -> BTreeMap<String, String> {
+            let word = |(name, status): (String, String)| {
+                (name.trim_end_matches(':').to_owned(), status.split(' ').next().unwrap().to_owned())
+            };
+            census.into_iter().map(word).collect()
         };
-        let mut installed = census(&known);
+        let mut installed = plain(known.census());
         match verb {
             "ask" => {
                 let answers: String = names.iter().map(|name| format!("{}\n", known.answer(name))).collect();
@@ -118,7 +121,7 @@ impl World {
             }
             "install" => installed.extend(names.iter().map(|name| ((*name).to_owned(), "installed".to_owned()))),
             "remove" => installed.retain(|name, _| !names.contains(&name.as_str())),
-            "undo" => installed = serde_json::from_slice(input).unwrap(),
+            "undo" => installed = plain(serde_json::from_slice::<crate::packages::Request>(input).unwrap().census),
             _ => return exited(2, Vec::new(), "no such verb"),
         }
         let stanza = |(name, status): (&String, &String)| format!("Package: {name}\nStatus: install ok {status}\nVersion: 1\n\n");

@@ -1,0 +1,154 @@
+//! apt and dpkg: how they are run, what a run of apt would do, which names and versions it knows.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::process::{Command, Stdio};
+
+/// What both tools need to be left alone with their work: no questions, no restarts by others, English words.
+const ENVIRONMENT: [(&str, &str); 6] = [
+    ("DEBIAN_FRONTEND", "noninteractive"),
+    ("DEBIAN_PRIORITY", "critical"),
+    ("APT_LISTCHANGES_FRONTEND", "none"),
+    ("NEEDRESTART_SUSPEND", "1"),
+    ("LC_ALL", "C.UTF-8"),
+    ("HOME", "/root"),
+];
+/// Options of every run of apt-get(8): conffiles stay as they are, and another run is waited for.
+const OPTIONS: [&str; 10] = [
+    "-y",
+    "-q",
+    "-o",
+    "Dpkg::Options::=--force-confdef",
+    "-o",
+    "Dpkg::Options::=--force-confold",
+    "-o",
+    "DPkg::Lock::Timeout=300",
+    "-o",
+    "APT::Get::Assume-Yes=true",
+];
+
+/// What a run of apt does.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Effect {
+    /// Packages that come, or get another version.
+    pub(super) comes: BTreeSet<String>,
+    /// Packages that go.
+    pub(super) goes: BTreeSet<String>,
+}
+
+impl Effect {
+    /// As `apt-get --simulate` tells it: `Inst nginx [1.18] (1.22.1-9 Debian:12/stable [amd64])`, `Remv …`, `Purg …` (apt-get(8)).
+    fn read(said: &str) -> Self {
+        let of = |verbs: [&str; 2]| {
+            let words = said.lines().map(|line| line.split(' '));
+            let named = words.filter_map(|mut words| verbs.contains(&words.next()?).then(|| words.next()).flatten());
+            named.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+        };
+        Self { comes: of(["Inst", "Inst"]), goes: of(["Remv", "Purg"]) }
+    }
+}
+
+/// Has apt do it.
+pub(super) fn apt(words: &[&str]) -> io::Result<()> {
+    run(Command::new("/usr/bin/apt-get").args(OPTIONS).args(words)).map(drop)
+}
+
+/// What apt would do.
+pub(super) fn simulate(words: &[&str]) -> io::Result<Effect> {
+    let mut command = Command::new("/usr/bin/apt-get");
+    command.args(OPTIONS).arg("--simulate").args(words).stdout(Stdio::piped());
+    run(&mut command).map(|said| Effect::read(&said))
+}
+
+/// Refuses names that apt does not know. It would take them for a regular expression, or what ends in `+` or `-` for a request (apt-get(8)).
+pub(super) fn know(names: &[&str]) -> io::Result<()> {
+    for name in names {
+        let said = run(Command::new("/usr/bin/apt-cache").args(["--all-names", "pkgnames", name]).stdout(Stdio::piped()))?;
+        if !said.lines().any(|line| line == *name) {
+            let text = format!("apt knows no package `{name}`: correct the name, or add the source that has it");
+            return Err(io::Error::other(text));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a source has this version of a package.
+pub(super) fn has(name: &str, version: &str) -> io::Result<bool> {
+    // ` nginx | 1.22.1-9 | http://deb.debian.org/debian …` (apt-cache(8), madison).
+    let said = run(Command::new("/usr/bin/apt-cache").args(["madison", name]).stdout(Stdio::piped()))?;
+    Ok(said.lines().any(|line| line.split('|').nth(1).is_some_and(|found| found.trim() == version)))
+}
+
+/// Which packages have come by themselves, for others that need them.
+pub(super) fn automatic() -> io::Result<BTreeSet<String>> {
+    let said = run(Command::new("/usr/bin/apt-mark").arg("showauto").stdout(Stdio::piped()))?;
+    Ok(said.lines().map(str::to_owned).collect())
+}
+
+/// These have come by themselves.
+pub(super) fn mark_automatic(names: &[&str]) -> io::Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    run(Command::new("/usr/bin/apt-mark").args(["auto", "--"]).args(names)).map(drop)
+}
+
+/// Everything that these packages need.
+pub(super) fn needed_by(names: &BTreeSet<String>) -> io::Result<BTreeSet<String>> {
+    let mut command = Command::new("/usr/bin/apt-cache");
+    command.args(["depends", "--recurse", "--installed", "--no-recommends", "--no-suggests", "--no-enhances", "--"]);
+    let said = run(command.args(names).stdout(Stdio::piped()))?;
+    Ok(said.lines().filter(|line| !line.starts_with(' ')).map(str::to_owned).collect())
+}
+
+/// Ends what an interrupted run has left half-way (dpkg(1), `--audit`).
+pub(super) fn mend() -> io::Result<()> {
+    let torn = run(Command::new("/usr/bin/dpkg").arg("--audit").stdout(Stdio::piped()))?;
+    if torn.trim().is_empty() {
+        return Ok(());
+    }
+    eprintln!("dpkg was interrupted, or has packages left to configure: that first");
+    run(Command::new("/usr/bin/dpkg").args(["--force-confdef", "--force-confold", "--configure", "-a"])).map(drop)
+}
+
+/// Whether there are lists of what the sources have.
+pub(super) fn has_lists() -> bool {
+    let lists = std::fs::read_dir("/var/lib/apt/lists").into_iter().flatten().flatten();
+    lists.into_iter().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
+}
+
+/// Says what nobody has to act upon, where it can be found: in the journal. What a worker that ends well says is not shown.
+pub(super) fn tell(text: &str) {
+    eprintln!("{text}");
+    let mut command = Command::new("/usr/bin/systemd-cat");
+    // Who misses it has it in the output above.
+    let _ = run(command.args(["--identifier=reconciled", "--priority=warning", "/bin/echo", text]));
+}
+
+/// Runs a program to its end; what it says goes to standard error, but for what is asked for with a pipe.
+fn run(command: &mut Command) -> io::Result<String> {
+    command.envs(ENVIRONMENT).stdin(Stdio::null());
+    let program = command.get_program().to_string_lossy().into_owned();
+    let first =
+        command.get_args().find(|word| !word.to_string_lossy().starts_with('-')).map(|w| w.to_string_lossy().into_owned());
+    let output = command.stderr(Stdio::inherit()).output()?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    eprint!("{}", String::from_utf8_lossy(&output.stdout));
+    Err(io::Error::other(format!("{program} {}: {}", first.unwrap_or_default(), output.status)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Effect;
+
+    #[test]
+    fn what_apt_would_do() {
+        let said = "NOTE: This is only a simulation!\nReading package lists...\nThe following packages will be REMOVED:\n  exim4\n\
+            Remv exim4 [4.96-15]\nInst libc6 [2.36-9] (2.36-9+deb12u1 Debian:12/stable [amd64]) []\n\
+            Inst nginx (1.22.1-9 Debian:12/stable [amd64])\nPurg old:i386 [1]\nConf nginx (1.22.1-9 Debian:12/stable [amd64])\n";
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(Effect::read(said), Effect { comes: names(&["libc6", "nginx"]), goes: names(&["exim4", "old:i386"]) });
+    }
+}
