@@ -4,6 +4,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 export PATH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/reconciled-tools/bin:$(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+# What is built once and thrown away needs no notes for the next build.
+ifdef CI
+export CARGO_INCREMENTAL := 0
+endif
 PROFILE ?= release
 # Hosts that run side by side: a few more than cores, since most of their time is waiting.
 THREADS ?= 4
