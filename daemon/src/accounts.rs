@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::change::ABSENT;
+use crate::digest::Digest;
 use crate::path::ManagedPath;
 
 /// The databases.
@@ -14,6 +15,12 @@ pub const PASSWD: &str = "/etc/passwd";
 pub const GROUP: &str = "/etc/group";
 /// See [`PASSWD`].
 pub const SHADOW: &str = "/etc/shadow";
+/// The databases of what goes with an account and is nobody's to declare: subordinate ids, secrets of groups.
+pub const SUBUID: &str = "/etc/subuid";
+/// See [`SUBUID`].
+pub const SUBGID: &str = "/etc/subgid";
+/// See [`SUBUID`].
+pub const GSHADOW: &str = "/etc/gshadow";
 /// Longest database that is read, in bytes.
 pub const LIMIT: u64 = 16 << 20;
 /// Accounts below this id are Debian's own (Debian policy §9.2.2).
@@ -67,7 +74,14 @@ pub struct Accounts {
     users: BTreeMap<String, User>,
     groups: BTreeMap<String, Group>,
     shadow: BTreeMap<String, String>,
+    gshadow: BTreeMap<String, String>,
+    /// First and last, by name.
+    subuids: BTreeMap<String, BTreeSet<Range>>,
+    subgids: BTreeMap<String, BTreeSet<Range>>,
 }
+
+/// Subordinate ids, the first and the last.
+pub type Range = (u64, u64);
 
 /// What is managed of a user, or how that is; what is `None` is not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +137,8 @@ pub struct UserRequest {
     pub fresh_group: bool,
     /// Where it is to go: what brings it back.
     pub removed: Option<Removed>,
+    /// The same: groups that the same plan may change, which are no part of the answer.
+    pub declared: BTreeSet<String>,
 }
 
 /// All of a user that goes.
@@ -144,6 +160,14 @@ pub struct Removed {
     pub shell: String,
     /// Its line in shadow(5), without its name.
     pub shadow: Option<String>,
+    /// Subordinate user ids.
+    pub subuids: BTreeSet<Range>,
+    /// Subordinate group ids.
+    pub subgids: BTreeSet<Range>,
+    /// Groups whose administrator it is.
+    pub administers: Vec<String>,
+    /// The line of its primary group in gshadow(5), without its name: a group of its own goes with it.
+    pub group_secret: Option<String>,
 }
 
 /// See [`Request`].
@@ -159,6 +183,10 @@ pub struct GroupRequest {
     pub system: bool,
     /// How it was: its id and members; `None`: it was not there.
     pub before: Option<(u32, Vec<String>)>,
+    /// The same: its line in gshadow(5), without its name.
+    pub secret: Option<String>,
+    /// Users that the same plan may change, which are no part of the answer where it is to go.
+    pub declared: BTreeSet<String>,
 }
 
 impl Accounts {
@@ -180,7 +208,18 @@ impl Accounts {
             users: firsts(passwd.lines().filter_map(user)),
             groups: firsts(group.lines().filter_map(group_of)),
             shadow: firsts(shadow.lines().filter_map(secret)),
+            ..Self::default()
         }
+    }
+
+    /// The same with what goes with accounts.
+    #[must_use]
+    pub fn with(mut self, gshadow: &str, subuid: &str, subgid: &str) -> Self {
+        let secret = |line: &str| line.split_once(':').map(|(name, rest)| (name.to_owned(), rest.to_owned()));
+        self.gshadow = firsts(gshadow.lines().filter_map(secret));
+        self.subuids = ranges(subuid);
+        self.subgids = ranges(subgid);
+        self
     }
 
     /// A user.
@@ -221,7 +260,28 @@ impl Accounts {
         let groups = self.groups.iter().filter(|(_, group)| group.members.iter().any(|member| member == name));
         let groups = groups.map(|(name, _)| name.clone()).collect();
         let shadow = self.shadow.get(name).cloned();
-        Some(Removed { uid, gid, group: self.name_of(gid), groups, comment, home, shell, shadow })
+        let group = self.name_of(gid);
+        let is_theirs = |(_, secret): &(&String, &String)| Secret::of(secret).admins.contains(&name);
+        Some(Removed {
+            uid,
+            gid,
+            groups,
+            comment,
+            home,
+            shell,
+            shadow,
+            subuids: self.subuids.get(name).cloned().unwrap_or_default(),
+            subgids: self.subgids.get(name).cloned().unwrap_or_default(),
+            administers: self.gshadow.iter().filter(is_theirs).map(|(group, _)| group.clone()).collect(),
+            group_secret: group.as_ref().and_then(|group| self.secret(group)).map(str::to_owned),
+            group,
+        })
+    }
+
+    /// The line of a group in gshadow(5), without its name.
+    #[must_use]
+    pub fn secret(&self, group: &str) -> Option<&str> {
+        self.gshadow.get(group).map(String::as_str)
     }
 
     /// Names of users and groups whose id is this or higher.
@@ -247,16 +307,94 @@ impl Accounts {
     #[must_use]
     pub fn answer(&self, request: &Request, mode_of: impl Fn(&ManagedPath) -> Option<u32>) -> String {
         match request {
+            Request::User(user) if user.wanted.is_none() => match (self.all_of(&user.name), &user.removed) {
+                (None, _) => ABSENT.to_owned(),
+                (Some(now), was) => now.answer(was.as_ref(), &user.declared),
+            },
             Request::User(user) => {
                 let managed = self.managed(&user.name, user.wanted.as_ref().unwrap_or(&Fields::default()), mode_of);
                 managed.map_or_else(|| ABSENT.to_owned(), |fields| fields.to_string())
             }
-            Request::Group(GroupRequest { name, gid: wanted, .. }) => match self.groups.get(name) {
+            Request::Group(group) => match self.groups.get(&group.name) {
                 None => ABSENT.to_owned(),
-                Some(group) => group_answer(wanted.map(|_| group.gid)),
+                Some(found) if group.present => group_answer(group.gid.map(|_| found.gid)),
+                Some(found) => self.all_of_group(group, found),
             },
         }
     }
+
+    /// All of a group that is to go, so that one that has come back in part is not taken for what it was.
+    fn all_of_group(&self, request: &GroupRequest, found: &Group) -> String {
+        let is_ours = |member: &&str| !request.declared.contains(*member);
+        let members: BTreeSet<&str> = found.members.iter().map(String::as_str).filter(is_ours).collect();
+        let secret = request.secret.as_ref().map(|_| {
+            let secret = Secret::of(self.secret(&request.name).unwrap_or_default());
+            (secret.password, secret.admins.into_iter().filter(is_ours).collect::<BTreeSet<_>>())
+        });
+        in_all(&(found.gid, members, secret))
+    }
+}
+
+/// What gshadow(5) says of a group after its name.
+#[derive(Debug)]
+pub struct Secret<'a> {
+    /// Its password.
+    pub password: &'a str,
+    /// Its administrators.
+    pub admins: Vec<&'a str>,
+}
+
+impl<'a> Secret<'a> {
+    /// Of such a line.
+    #[must_use]
+    pub fn of(line: &'a str) -> Self {
+        let mut fields = line.split(':');
+        let password = fields.next().unwrap_or_default();
+        Self { password, admins: fields.next().unwrap_or_default().split(',').filter(|admin| !admin.is_empty()).collect() }
+    }
+}
+
+impl Removed {
+    /// All of it in one answer, so that one that has come back in part is not taken for what it was. What was not there is not compared: it
+    /// comes with an account that is made.
+    fn answer(&self, was: Option<&Self>, declared: &BTreeSet<String>) -> String {
+        let group = self.group.as_ref().filter(|group| declared.contains(*group));
+        let others = |groups: &[String]| groups.iter().filter(|group| !declared.contains(*group)).cloned().collect();
+        // The last field of shadow(5) means nothing, and -1 the same as none.
+        let aging = |line: &String| {
+            line.split(':').take(7).map(|field| if field == "-1" { "" } else { field }).collect::<Vec<_>>().join(":")
+        };
+        let is_kept = |of: fn(&Self) -> &Option<String>| was.is_some_and(|was| of(was).is_some());
+        let password = |line: &String| Secret::of(line).password.to_owned();
+        in_all(&Self {
+            gid: if group.is_some() { 0 } else { self.gid },
+            groups: others(&self.groups),
+            administers: others(&self.administers),
+            shadow: self.shadow.as_ref().filter(|_| is_kept(|was| &was.shadow)).map(aging),
+            group_secret: self
+                .group_secret
+                .as_ref()
+                .filter(|_| group.is_none() && is_kept(|was| &was.group_secret))
+                .map(password),
+            ..self.clone()
+        })
+    }
+}
+
+/// So much in one word.
+fn in_all(all: &impl Serialize) -> String {
+    format!("there, in all {}", Digest::of(&serde_json::to_vec(all).unwrap_or_default()).short())
+}
+
+/// Lines of subuid(5): `name:first:count`.
+fn ranges(text: &str) -> BTreeMap<String, BTreeSet<Range>> {
+    let mut ranges: BTreeMap<String, BTreeSet<Range>> = BTreeMap::new();
+    for [name, first, count] in text.lines().filter_map(fields) {
+        if let (Ok(first), Ok(count @ 1..)) = (first.parse::<u64>(), count.parse::<u64>()) {
+            ranges.entry(name).or_default().insert((first, first.saturating_add(count - 1)));
+        }
+    }
+    ranges
 }
 
 impl Request {
@@ -322,7 +460,7 @@ impl fmt::Display for Fields {
 
 #[cfg(test)]
 mod tests {
-    use super::{Accounts, Fields, GroupRequest, Password, Request, UserRequest};
+    use super::{Accounts, Fields, GroupRequest, Password, Removed, Request, UserRequest};
     use crate::path::ManagedPath;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nana:x:1000:1000:Ana,,,:/home/ana:/bin/sh\ntorn:x:1\n\
@@ -365,9 +503,52 @@ mod tests {
         assert_eq!(of("root", Fields { password: Some(Password::Locked), ..Fields::default() }), "there, password locked");
         assert_eq!(of("torn", Fields::default()), "absent");
         let group = |name: &str, gid| {
-            accounts.answer(&Request::Group(GroupRequest { name: name.to_owned(), gid, ..GroupRequest::default() }), |_| None)
+            let name = name.to_owned();
+            accounts.answer(&Request::Group(GroupRequest { name, gid, present: true, ..GroupRequest::default() }), |_| None)
         };
         assert_eq!([group("adm", None), group("adm", Some(9)), group("x", None)], ["there", "there, gid 4", "absent"]);
+    }
+
+    #[test]
+    fn what_has_come_back_in_part_is_not_what_it_was() {
+        let (gshadow, subuid) = ("ana:!::\nwww-data:x:bob:ana,bob\nadm:*::\n", "bob:100000:65536\nroot:1:1\nbob:5:0\n");
+        let accounts = Accounts::read(PASSWD, GROUP, SHADOW).with(gshadow, subuid, "bob:7:3\n");
+        let removed = accounts.all_of("bob").unwrap();
+        assert_eq!((removed.subuids.len(), &removed.administers), (1, &vec!["www-data".to_owned()]));
+        assert!(removed.subuids.contains(&(100_000, 165_535)) && removed.subgids.contains(&(7, 9)));
+        let user = |declared: &[&str]| {
+            let declared = declared.iter().map(|name| (*name).to_owned()).collect();
+            let removed = Some(removed.clone());
+            Request::User(Box::new(UserRequest { name: "bob".to_owned(), removed, declared, ..UserRequest::default() }))
+        };
+        let group = |declared: &[&str]| {
+            let (declared, secret) = (declared.iter().map(|name| (*name).to_owned()).collect(), Some(String::new()));
+            Request::Group(GroupRequest { name: "www-data".to_owned(), secret, declared, ..GroupRequest::default() })
+        };
+        let answer = |accounts: &Accounts, request: &Request| accounts.answer(request, |_| None);
+        for (passwd, shadow, group_text, gshadow, subuid) in [
+            (PASSWD.replace("1001", "1002"), SHADOW.to_owned(), GROUP.to_owned(), gshadow.to_owned(), subuid),
+            (PASSWD.to_owned(), SHADOW.replace("bob::1", "bob:!:1"), GROUP.to_owned(), gshadow.to_owned(), subuid),
+            (PASSWD.to_owned(), SHADOW.replace("bob::1:", "bob::1:7"), GROUP.to_owned(), gshadow.to_owned(), subuid),
+            (PASSWD.to_owned(), SHADOW.to_owned(), GROUP.replace("ana,bob", "ana"), gshadow.to_owned(), subuid),
+            (PASSWD.to_owned(), SHADOW.to_owned(), GROUP.to_owned(), gshadow.replace("x:bob", "x:"), subuid),
+            (PASSWD.to_owned(), SHADOW.to_owned(), GROUP.to_owned(), gshadow.to_owned(), ""),
+        ] {
+            let other = Accounts::read(&passwd, &group_text, &shadow).with(&gshadow, subuid, "bob:7:3\n");
+            assert_ne!(answer(&accounts, &user(&[])), answer(&other, &user(&[])));
+        }
+        // What the same plan changes of groups and of their members is judged there.
+        let other =
+            Accounts::read(PASSWD, &GROUP.replace("ana,bob", "ana"), SHADOW).with("www-data:x::ana\n", subuid, "bob:7:3\n");
+        assert_eq!(answer(&accounts, &user(&["www-data"])), answer(&other, &user(&["www-data"])));
+        assert_ne!(answer(&accounts, &group(&[])), answer(&other, &group(&[])));
+        assert_eq!(answer(&accounts, &group(&["bob"])), answer(&other, &group(&["bob"])));
+        // A missing line is not made up for: the programs write one.
+        let bare = Removed { shadow: None, ..removed.clone() };
+        let request = UserRequest { name: "bob".to_owned(), removed: Some(bare), ..UserRequest::default() };
+        let request = Request::User(Box::new(request));
+        let unlike = Accounts::read(PASSWD, GROUP, "").with(gshadow, subuid, "bob:7:3\n");
+        assert_eq!(answer(&accounts, &request), answer(&unlike, &request));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Groups of group(5).
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use super::user::{accounts, check_name, claim};
-use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec, State};
+use super::user::{accounts, check_name, claim, declared};
+use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec, State, UserSpec};
 use crate::accounts::{FIRST_OF_HOST, GroupRequest, Request};
 
 /// A group. One that is there keeps its id and its members unless `gid` is set.
@@ -53,7 +55,7 @@ impl Spec for GroupSpec {
     }
 
     fn claims(&self, sight: &Sight<'_>) -> Result<Vec<Claim>, KindError> {
-        let accounts = accounts(sight, false)?;
+        let accounts = accounts(sight, self.state == State::Absent)?;
         let there = accounts.group(&self.name);
         let is_systems = there.is_some_and(|group| group.gid < FIRST_OF_HOST) || self.name == "reconciled";
         if self.state == State::Absent && is_systems {
@@ -68,6 +70,8 @@ impl Spec for GroupSpec {
             gid: self.gid,
             system: self.system,
             before: there.map(|group| (group.gid, group.members.clone())),
+            secret: accounts.secret(&self.name).map(str::to_owned),
+            declared: if self.state == State::Absent { declared(UserSpec::KIND, sight) } else { BTreeSet::new() },
         });
         let reason = match (self.state, there, self.gid) {
             (State::Absent, ..) => "remove".to_owned(),

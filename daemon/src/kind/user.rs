@@ -1,6 +1,6 @@
 //! User accounts of passwd(5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::place::parse_mode;
 use super::{Claim, Drift, GroupSpec, KindError, Mistake, PackageSpec, Phase, Sight, Spec, State};
 use crate::accounts::{
-    self, Accounts, FIRST_OF_HOST, FIRST_OF_PEOPLE, Fields, GROUP, LIMIT, MAILBOXES, NO_HOME, PASSWD, Request, SHADOW,
-    UserRequest,
+    self, Accounts, FIRST_OF_HOST, FIRST_OF_PEOPLE, Fields, GROUP, GSHADOW, LIMIT, MAILBOXES, NO_HOME, PASSWD, Request, SHADOW,
+    SUBGID, SUBUID, UserRequest,
 };
 use crate::change::{ABSENT, Change, Object};
 use crate::host::{Account, HostError};
@@ -131,11 +131,13 @@ impl Spec for UserSpec {
         let accounts = accounts(sight, self.password.is_some() || self.state == State::Absent)?;
         let (request, reason) = match self.state {
             State::Present => self.wanted(sight, &accounts)?,
-            State::Absent => (self.unwanted(&accounts)?, "remove".to_owned()),
+            State::Absent => (self.unwanted(sight, &accounts)?, "remove".to_owned()),
         };
         let home = ManagedPath::new(&request.home).ok().filter(|_| request.before.is_none());
-        let before = request.before.as_ref().map_or_else(|| ABSENT.to_owned(), Fields::to_string);
-        let mut claim = claim(format!("user:{}", self.name), &Request::User(Box::new(request)), before, reason);
+        let managed = request.before.as_ref().map_or_else(|| ABSENT.to_owned(), Fields::to_string);
+        let request = Request::User(Box::new(request));
+        let before = if self.state == State::Absent { accounts.answer(&request, |_| None) } else { managed };
+        let mut claim = claim(format!("user:{}", self.name), &request, before, reason);
         if let Change::Run(run) = &mut claim.change {
             run.makes.extend(home);
         }
@@ -189,7 +191,7 @@ impl UserSpec {
         let reason = before.as_ref().map_or_else(|| "new".to_owned(), |before| differing(before, &wanted));
         let request = UserRequest {
             name: self.name.clone(),
-            fresh: fresh(&home, &self.name, sight)?,
+            fresh: fresh(&home, there.is_none().then_some(&self.name), sight)?,
             fresh_group: accounts.group(&self.name).is_none(),
             wanted: Some(wanted),
             before,
@@ -197,11 +199,12 @@ impl UserSpec {
             home,
             shell: self.shell.clone().unwrap_or_else(|| if self.system { NO_SHELL } else { SHELL }.to_owned()),
             removed: None,
+            declared: BTreeSet::new(),
         };
         Ok((request, reason))
     }
 
-    fn unwanted(&self, accounts: &Accounts) -> Result<UserRequest, KindError> {
+    fn unwanted(&self, sight: &Sight<'_>, accounts: &Accounts) -> Result<UserRequest, KindError> {
         if accounts.user(&self.name).is_some_and(|user| user.uid < FIRST_OF_HOST) {
             return Err(KindError::Impossible(format!(
                 "the user {} belongs to the system and is not removed: drop `state = \"absent\"`",
@@ -210,7 +213,8 @@ impl UserSpec {
         }
         let removed = accounts.all_of(&self.name);
         let before = removed.as_ref().map(|_| Fields::default());
-        Ok(UserRequest { name: self.name.clone(), before, removed, ..UserRequest::default() })
+        let declared = declared(GroupSpec::KIND, sight);
+        Ok(UserRequest { name: self.name.clone(), before, removed, declared, ..UserRequest::default() })
     }
 
     /// A group or shell that nothing brings.
@@ -243,14 +247,27 @@ impl UserSpec {
     }
 }
 
-/// The databases; that of the passwords only where somebody asks for them.
-pub(super) fn accounts(sight: &Sight<'_>, with_passwords: bool) -> Result<Accounts, KindError> {
+/// The databases; those with secrets only where somebody asks for them.
+pub(super) fn accounts(sight: &Sight<'_>, with_secrets: bool) -> Result<Accounts, KindError> {
     let read = |path: &str| -> Result<String, KindError> {
         let path = ManagedPath::new(path).map_err(KindError::Impossible)?;
         Ok(String::from_utf8_lossy(&sight.host.content(&path, LIMIT)?).into_owned())
     };
-    let shadow = if with_passwords { read(SHADOW)? } else { String::new() };
-    Ok(Accounts::read(&read(PASSWD)?, &read(GROUP)?, &shadow))
+    let (passwd, group) = (read(PASSWD)?, read(GROUP)?);
+    if !with_secrets {
+        return Ok(Accounts::read(&passwd, &group, ""));
+    }
+    // Not every host has these.
+    let read_any = |path: &str| -> Result<String, KindError> {
+        let place = ManagedPath::new(path).map_err(KindError::Impossible)?;
+        if sight.host.object(&place)?.object == Object::Absent { Ok(String::new()) } else { read(path) }
+    };
+    Ok(Accounts::read(&passwd, &group, &read(SHADOW)?).with(&read_any(GSHADOW)?, &read_any(SUBUID)?, &read_any(SUBGID)?))
+}
+
+/// What is declared of a kind, by name.
+pub(super) fn declared(kind: &str, sight: &Sight<'_>) -> BTreeSet<String> {
+    sight.resources.iter().filter(|resource| resource.kind == kind).map(|resource| resource.name.clone()).collect()
 }
 
 /// What the accounts worker does with a request, as a claim.
@@ -289,8 +306,8 @@ fn is_present(resource: &Resource) -> bool {
     resource.spec["state"] != "absent"
 }
 
-/// What is not there before it is: the mailbox, what is above the home, the home itself.
-fn fresh(home: &str, name: &str, sight: &Sight<'_>) -> Result<Vec<String>, KindError> {
+/// What is not there before it is: the mailbox of a new account, what is above the home, the home itself.
+fn fresh(home: &str, new: Option<&String>, sight: &Sight<'_>) -> Result<Vec<String>, KindError> {
     let mut fresh = Vec::new();
     let mut next = ManagedPath::new(home).ok().filter(|_| home != NO_HOME);
     while let Some(path) = next {
@@ -300,6 +317,7 @@ fn fresh(home: &str, name: &str, sight: &Sight<'_>) -> Result<Vec<String>, KindE
         next = path.parent();
         fresh.insert(0, path.as_str().to_owned());
     }
+    let Some(name) = new else { return Ok(fresh) };
     let mailbox = ManagedPath::new(&format!("{MAILBOXES}/{name}")).map_err(KindError::Impossible)?;
     if sight.host.object(&mailbox)?.object == Object::Absent {
         fresh.insert(0, mailbox.as_str().to_owned());

@@ -1,9 +1,11 @@
 //! The accounts worker, `reconciled worker accounts VERB`: what is asked of a user or group stands on its standard input. Has the programs
 //! of the host make, change and remove them; what they say goes to standard error.
 
-use std::fs::{self, Permissions};
+mod home;
+
+use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
@@ -11,8 +13,10 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::accounts::{Accounts, Fields, GROUP, GroupRequest, LIMIT, PASSWD, Password, Removed, Request, SHADOW, UserRequest};
-use crate::path::ManagedPath;
+use crate::accounts::{
+    Accounts, Fields, GROUP, GSHADOW, GroupRequest, LIMIT, NO_HOME, PASSWD, Password, Range, Removed, Request, SHADOW, SUBGID,
+    SUBUID, Secret, UserRequest,
+};
 
 /// The exit code of userdel(8) for an account that processes run as.
 const IN_USE: i32 = 8;
@@ -35,7 +39,12 @@ pub fn main(arguments: &[&str]) -> ExitCode {
             (["undo"], Request::Group(group)) => undo_group(group)?,
             _ => return Err(io::Error::other("which accounts?")),
         }
-        println!("{}", databases()?.answer(&request, mode_of));
+        let accounts = databases()?;
+        let mode = match &request {
+            Request::User(user) if user.wanted.is_some() => mode_of_home(&accounts, &user.name)?,
+            _ => None,
+        };
+        println!("{}", accounts.answer(&request, |_| mode));
         Ok(())
     });
     super::ended(done)
@@ -47,13 +56,21 @@ fn databases() -> io::Result<Accounts> {
         fs::File::open(path)?.take(LIMIT).read_to_end(&mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     };
-    Ok(Accounts::read(&read(PASSWD)?, &read(GROUP)?, &read(SHADOW)?))
+    // Not every host has these.
+    let read_any = |path: &str| match read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        text => text,
+    };
+    Ok(Accounts::read(&read(PASSWD)?, &read(GROUP)?, &read(SHADOW)?).with(
+        &read_any(GSHADOW)?,
+        &read_any(SUBUID)?,
+        &read_any(SUBGID)?,
+    ))
 }
 
-/// The permission bits of a directory.
-fn mode_of(path: &ManagedPath) -> Option<u32> {
-    let found = fs::symlink_metadata(path.as_path()).ok().filter(fs::Metadata::is_dir)?;
-    Some(found.permissions().mode() & 0o7777)
+/// The permission bits of an account's home, where both are there.
+fn mode_of_home(accounts: &Accounts, name: &str) -> io::Result<Option<u32>> {
+    accounts.user(name).map_or(Ok(None), |user| home::mode(&user.home))
 }
 
 fn set_user(request: &UserRequest) -> io::Result<()> {
@@ -63,6 +80,9 @@ fn set_user(request: &UserRequest) -> io::Result<()> {
         None => Ok(()),
         Some(wanted) => {
             if !there {
+                if wanted.housed == Some(true) {
+                    home::judge(&request.home, wanted.uid)?;
+                }
                 make_user(request, wanted)?;
             }
             bring(&request.name, wanted, wanted)
@@ -97,7 +117,8 @@ fn make_user(request: &UserRequest, wanted: &Fields) -> io::Result<()> {
 fn bring(name: &str, declared: &Fields, to: &Fields) -> io::Result<()> {
     let accounts = databases()?;
     let gone = || io::Error::other(format!("{name} is gone"));
-    let now = accounts.managed(name, declared, mode_of).ok_or_else(gone)?;
+    let mode = mode_of_home(&accounts, name)?;
+    let now = accounts.managed(name, declared, |_| mode).ok_or_else(gone)?;
     let uid = to.uid.filter(|_| now.uid != to.uid).map(|uid| uid.to_string());
     let mut words = Vec::new();
     words.extend(uid.as_ref().map(|uid| ["--uid", uid]).into_iter().flatten());
@@ -128,12 +149,16 @@ fn bring(name: &str, declared: &Fields, to: &Fields) -> io::Result<()> {
         (_, None) => {}
     }
     let accounts = databases()?;
-    let Ok(home) = ManagedPath::new(&accounts.user(name).ok_or_else(gone)?.home) else { return Ok(()) };
-    if to.housed == Some(true) && mode_of(&home).is_none() {
+    let user = accounts.user(name).ok_or_else(gone)?;
+    if user.home == NO_HOME {
+        return Ok(());
+    }
+    if to.housed == Some(true) && home::mode(&user.home)?.is_none() {
+        home::judge(&user.home, Some(user.uid))?;
         run("/usr/sbin/mkhomedir_helper", &[name, UMASK])?;
     }
-    match (to.home_mode, mode_of(&home)) {
-        (Some(to), Some(now)) if to != now && to != 0 => fs::set_permissions(home.as_path(), Permissions::from_mode(to)),
+    match (to.home_mode, home::mode(&user.home)?) {
+        (Some(to), Some(now)) if to != now && to != 0 => home::set_mode(&user.home, user.uid, to),
         _ => Ok(()),
     }
 }
@@ -145,7 +170,7 @@ fn undo_user(request: &UserRequest) -> io::Result<()> {
         (None, Some(_)) => request.removed.as_ref().map_or(Ok(()), |removed| bring_back(name, removed)),
         (Some(wanted), Some(before)) => {
             bring(name, wanted, before)?;
-            if before.housed == Some(false) { clear(request) } else { Ok(()) }
+            if wanted.housed == Some(true) { clear(request) } else { Ok(()) }
         }
         (Some(_), None) => {
             if databases()?.user(name).is_some() {
@@ -174,14 +199,16 @@ fn remove_made(name: &str) -> io::Result<()> {
     Err(io::Error::other(format!("processes of {name} do not end")))
 }
 
-/// Ends all that runs as a user (proc_pid_status(5): real, effective, saved and file system ids).
+/// Ends all that runs as a user (proc_pid_status(5): real, effective, saved and file system ids). In a container the same number is
+/// somebody else.
 fn end_processes(uid: u32) -> io::Result<()> {
     let uid = uid.to_string();
+    let ours = surroundings(Path::new("/proc/self"))?;
     for entry in fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else { continue };
         let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
         let ids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
-        if ids.split_ascii_whitespace().any(|id| id == uid) {
+        if ids.split_ascii_whitespace().any(|id| id == uid) && surroundings(&entry.path()).is_ok_and(|its| its == ours) {
             // One that has ended meanwhile is no matter.
             let _ = kill_process(pid, Signal::KILL);
         }
@@ -189,18 +216,16 @@ fn end_processes(uid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes what was not there before the account: its home with all that is in it, directories above it unless others use them now, its
-/// mailbox.
+/// What makes a process one of this host: its users (user_namespaces(7)) and its root directory, as userdel(8) has it.
+fn surroundings(process: &Path) -> io::Result<(u64, u64, u64)> {
+    let (users, root) = (fs::metadata(process.join("ns/user"))?, fs::metadata(process.join("root"))?);
+    Ok((users.ino(), root.dev(), root.ino()))
+}
+
+/// Removes what was not there before the account or its new home: the home with all that is in it, directories above it unless others use
+/// them now, its mailbox.
 fn clear(request: &UserRequest) -> io::Result<()> {
-    for path in request.fresh.iter().rev().map(Path::new) {
-        let Ok(found) = fs::symlink_metadata(path) else { continue };
-        match () {
-            () if path == Path::new(&request.home) => fs::remove_dir_all(path)?,
-            () if found.is_dir() => drop(fs::remove_dir(path)),
-            () => fs::remove_file(path)?,
-        }
-    }
-    Ok(())
+    request.fresh.iter().rev().try_for_each(|path| home::clear(path, *path == request.home))
 }
 
 /// Makes an account anew that was removed, as it was.
@@ -217,6 +242,17 @@ fn bring_back(name: &str, was: &Removed) -> io::Result<()> {
     for group in was.groups.iter().filter(|group| accounts.group(group).is_some()) {
         run("/usr/sbin/usermod", &["--append", "--groups", group, name])?;
     }
+    bring_back_ids(name, was)?;
+    if let (Some(group), Some(secret)) = (&was.group, &was.group_secret) {
+        bring_back_secret(group, secret)?;
+    }
+    for group in &was.administers {
+        let accounts = databases()?;
+        let Some(secret) = accounts.secret(group).map(Secret::of).filter(|secret| !secret.admins.contains(&name)) else {
+            continue;
+        };
+        run("/usr/bin/gpasswd", &["--administrators", &[&secret.admins[..], &[name]].concat().join(","), group])?;
+    }
     let Some(shadow) = &was.shadow else { return Ok(()) };
     let mut fields = shadow.split(':');
     let password = format!("{name}:{}\n", fields.next().unwrap_or_default());
@@ -228,6 +264,36 @@ fn bring_back(name: &str, was: &Removed) -> io::Result<()> {
     }
     words.push(name);
     run("/usr/bin/chage", &words)
+}
+
+/// Its subordinate ids: a new account is given others.
+fn bring_back_ids(name: &str, was: &Removed) -> io::Result<()> {
+    let now = databases()?.all_of(name).unwrap_or_default();
+    let text = |(first, last): &Range| format!("{first}-{last}");
+    for (add, del, now, was) in [
+        ("--add-subuids", "--del-subuids", &now.subuids, &was.subuids),
+        ("--add-subgids", "--del-subgids", &now.subgids, &was.subgids),
+    ] {
+        now.difference(was).try_for_each(|range| run("/usr/sbin/usermod", &[del, &text(range), name]))?;
+        was.difference(now).try_for_each(|range| run("/usr/sbin/usermod", &[add, &text(range), name]))?;
+    }
+    Ok(())
+}
+
+/// The password and the administrators of a group that is made anew.
+fn bring_back_secret(group: &str, was: &str) -> io::Result<()> {
+    let (accounts, was) = (databases()?, Secret::of(was));
+    let Some(now) = accounts.secret(group).map(Secret::of) else { return Ok(()) };
+    if now.password != was.password {
+        let line = format!("{group}:{}\n", was.password);
+        judged("/usr/sbin/chgpasswd", ended("/usr/sbin/chgpasswd", &["--encrypted"], line.as_bytes())?)?;
+    }
+    // Those who are still to come back see to it themselves.
+    let admins: Vec<&str> = was.admins.iter().copied().filter(|admin| accounts.user(admin).is_some()).collect();
+    if now.admins != admins {
+        run("/usr/bin/gpasswd", &["--administrators", &admins.join(","), group])?;
+    }
+    Ok(())
 }
 
 fn set_group(request: &GroupRequest) -> io::Result<()> {
@@ -263,7 +329,13 @@ fn undo_group(request: &GroupRequest) -> io::Result<()> {
                 Some(now) if now != *gid => run("/usr/sbin/groupmod", &["--gid", &id, name])?,
                 Some(_) => {}
             }
-            if request.present { Ok(()) } else { run("/usr/bin/gpasswd", &["--members", &members.join(","), name]) }
+            if request.present {
+                return Ok(());
+            }
+            let accounts = databases()?;
+            let members: Vec<&str> = members.iter().map(String::as_str).filter(|name| accounts.user(name).is_some()).collect();
+            run("/usr/bin/gpasswd", &["--members", &members.join(","), name])?;
+            request.secret.as_ref().map_or(Ok(()), |secret| bring_back_secret(name, secret))
         }
     }
 }
