@@ -11,6 +11,9 @@ const HOLDS_PASSWORD: [&str; 2] = ["primary_conninfo", "ssl_passphrase_command"]
 /// Settings that say where the server's own files are: without them nobody finds it again.
 const PLACES: [&str; 5] = ["config_file", "data_directory", "external_pid_file", "hba_file", "ident_file"];
 
+/// Where its sockets are.
+const SOCKETS: &str = "unix_socket_directories";
+
 /// A setting of the PostgreSQL server at port 5432, set by `ALTER SYSTEM`: it goes before what stands in `postgresql.conf`. The server reads it
 /// at once; it is restarted when that is what the setting needs, which the plan says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +54,14 @@ impl Spec for PostgresSettingSpec {
         }
         if PLACES.contains(&self.name.as_str()) {
             return bad("name", "where the server's files are is not managed", "see pg_createcluster(1)");
+        }
+        if self.name == SOCKETS {
+            // ALTER SYSTEM quotes each directory, and the wrapper of postgresql-common takes the quotes for a part of its name.
+            return bad(
+                "name",
+                "no psql of Debian's would find the server: they do not read this as ALTER SYSTEM writes it",
+                "write it in files/etc/postgresql/VERSION/CLUSTER/conf.d/sockets.conf",
+            );
         }
         if HOLDS_PASSWORD.contains(&self.name.as_str()) {
             return bad(

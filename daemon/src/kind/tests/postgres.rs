@@ -203,6 +203,7 @@ fn what_makes_no_sense() {
         ("[[postgres_setting]]\nname = \"x\"\n", "a setting without a value"),
         ("[[postgres_setting]]\nname = \"x; y\"\nvalue = \"1\"\n", "is not a setting"),
         ("[[postgres_setting]]\nname = \"hba_file\"\nvalue = \"/x\"\n", "is not managed"),
+        ("[[postgres_setting]]\nname = \"unix_socket_directories\"\nvalue = \"/x\"\n", "conf.d/sockets.conf"),
         ("[[postgres_setting]]\nname = \"x\"\nvalue = \"a\\nb\"\n", "one line"),
     ] {
         let text = refused(table);
