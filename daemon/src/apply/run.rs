@@ -9,6 +9,7 @@ use crate::kind::Phase;
 use crate::plan::{Plan, Step};
 use crate::report::Progress;
 use crate::state::{Open, StateError};
+use crate::worker::PROGRAM;
 
 /// What may be ended half-way is for: part of its unit's name.
 const STEP: &str = "step";
@@ -118,10 +119,8 @@ pub(super) fn run_back(
                 remains.extend(batch.iter().map(|(_, run)| remain(run)));
             }
             Ok(stays) => {
-                if stays {
-                    let how = if batch.iter().all(|(_, run)| run.can_be_asked()) { "done" } else { "has run" };
-                    let text = format!("{}: {how}, and nothing takes it back", targets(&batch));
-                    (ground.say)(Progress::Note { text });
+                if let Some(text) = stays {
+                    (ground.say)(Progress::Note { text: open.plan.secrets.conceal(&text) });
                 }
                 // What is done once more is still to come.
                 let numbers: Vec<usize> = batch.iter().filter(|(_, run)| run.redo.is_none()).map(|(number, _)| *number).collect();
@@ -184,7 +183,7 @@ pub(super) fn back_now(step: usize, run: &Run, ground: &mut Ground<'_>) -> Resul
 }
 
 /// One more try: what was in the way may have been a matter of a moment. While the host boots, its servers may just not be up yet.
-fn back_in_time(batch: &[Numbered<'_>], ground: &mut Ground<'_>) -> Result<bool, ApplyError> {
+fn back_in_time(batch: &[Numbered<'_>], ground: &mut Ground<'_>) -> Result<Option<String>, ApplyError> {
     let mut tries = 0;
     loop {
         match backward(batch, ground) {
@@ -197,18 +196,20 @@ fn back_in_time(batch: &[Numbered<'_>], ground: &mut Ground<'_>) -> Result<bool,
     }
 }
 
-/// The one rule, backward; whether it stays done.
-fn backward(batch: &[Numbered<'_>], ground: &mut Ground<'_>) -> Result<bool, ApplyError> {
+/// The one rule, backward. What stays of it all the same, in words.
+fn backward(batch: &[Numbered<'_>], ground: &mut Ground<'_>) -> Result<Option<String>, ApplyError> {
     let is_back = |(&(_, run), answer): (&Numbered<'_>, &String)| run.knows_torn() && run.before.as_ref() == Some(answer);
     let calls: Option<Vec<&Call>> = batch.iter().map(|(_, run)| run.backward.as_ref()).collect();
     let Some(calls) = calls else {
         // It may have failed before it did anything.
         let answers = ask(batch, ground).unwrap_or_default();
-        return Ok(batch.iter().zip(&answers).any(|((_, run), answer)| *answer == run.after || !run.can_be_asked()));
+        let stays = batch.iter().zip(&answers).any(|((_, run), answer)| *answer == run.after || !run.can_be_asked());
+        let how = if batch.iter().all(|(_, run)| run.can_be_asked()) { "done" } else { "has run" };
+        return Ok(stays.then(|| format!("{}: {how}, and nothing takes it back", targets(batch))));
     };
     let answers = ask(batch, ground);
     if answers.is_ok_and(|answers| batch.iter().zip(&answers).all(is_back)) {
-        return Ok(false);
+        return Ok(None);
     }
     let ran = call(&calls, ground)?;
     if !ran.ok() {
@@ -219,7 +220,19 @@ fn backward(batch: &[Numbered<'_>], ground: &mut Ground<'_>) -> Result<bool, App
             return Err(foreign(run, before, &answer).into());
         }
     }
-    Ok(false)
+    Ok(what_stays(batch, &ran))
+}
+
+/// A worker of ours that has taken something back says what stays of it, if not the answer.
+fn what_stays(batch: &[Numbered<'_>], ran: &Ran) -> Option<String> {
+    let [(_, run)] = batch else { return None };
+    let argv = &run.backward.as_ref()?.argv;
+    if argv.first().is_none_or(|program| program != PROGRAM) || argv.get(2).is_some_and(|worker| worker == "command") {
+        return None;
+    }
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    let last = said.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
+    (run.before.as_deref() != Some(last)).then(|| format!("{}: {}", run.target, crate::path::escape(last)))
 }
 
 /// Steps that programs make, put together where one call can do them.

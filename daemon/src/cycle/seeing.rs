@@ -321,7 +321,9 @@ impl Engine {
             let phase = of_phase.first().map(|(_, kind)| kind.phase()).unwrap_or_default();
             let mut earlier: Vec<&Change> = claims.iter().flat_map(|(_, _, claims)| claims).map(|claim| &claim.change).collect();
             let going = match phase {
-                Phase::Environments | Phase::Commands if intent != Intent::Repair => self.going(ledger, &earlier)?,
+                Phase::Environments | Phase::Commands | Phase::Firewall if intent != Intent::Repair => {
+                    self.going(ledger, &earlier)?
+                }
                 _ => Vec::new(),
             };
             earlier.extend(going.iter().map(|claim| &claim.change));

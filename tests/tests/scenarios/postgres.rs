@@ -236,7 +236,7 @@ scenario! {
         let more = format!("{site}extensions = [\"pg_trgm\", \"citext\"]\n[[postgres_role]]\nname = \"group\"\nlogin = false\n\
             [[postgres_role]]\nname = \"worker\"\ncreatedb = true\nmember_of = [\"group\"]\nsettings = {{ timezone = \"UTC\" }}\n\
             [[command]]\nname = \"migrate\"\nuser = \"postgres\"\nforward = [\"psql\", \"-Xqd\", \"shop\", \"-c\", \"{words}\"]\n");
-        repo.write("reconciled.toml", format!("{more}{RED}")).commit_and_push().assert_refused("rolled back");
+        repo.write("reconciled.toml", format!("{more}{RED}")).commit_and_push().assert_refused("rolled back").says("stays without its login, since ");
         assert_eq!(host.status()["phase"], "idle");
         let role = "SELECT rolcanlogin, rolcreatedb, rolconfig, shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = 'worker'";
         assert_eq!(sql(host, role), "f|f||reconciled: taken back, and stays since something depends on it");
