@@ -246,6 +246,14 @@ scenario! {
         // A password that is not the role's.
         edit(&repo, "files/etc/myproject.env.j2", "{{ secrets.db_password }}", "wrong");
         let _ = fails(host, &repo, &["password authentication failed for user \"myprojectuser\""]);
+        // A disk on which a second environment finds no room.
+        host.sh("cd /home/sammy && cp -a myprojectdir aside && mount -t tmpfs -o mode=755,size=$(($(du -sk aside | cut -f1) + 20000))k tmpfs myprojectdir && \
+            chown sammy: myprojectdir && cp -a aside/. myprojectdir && systemctl restart gunicorn").ok();
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
+        host.write("/run/visitor", "");
+        edit(&repo, "files/home/sammy/myprojectdir/requirements.txt", "gunicorn==", "--prefer-binary\ngunicorn==");
+        let _ = fails(host, &repo, &["venv:/home/sammy/myprojectdir/myprojectenv", "No space left on device", "because: the disk is full: "]);
+        assert!(!host.exists("/home/sammy/myprojectdir/.myprojectenv.aside"));
         // Who serves nginx and the database was never touched.
         let now = processes(host);
         assert_eq!((now.nginx, now.postgresql, now.socket), (before.nginx, before.postgresql, before.socket));
