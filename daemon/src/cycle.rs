@@ -18,6 +18,7 @@ use std::time::Instant;
 use crate::apply::{self, Ground};
 use crate::audit::{AuditLog, Event, NewRecord, Stage, UtcTime};
 use crate::digest::Digest;
+use crate::facts::Facts;
 use crate::guard::Guards;
 use crate::host::Touch;
 use crate::lifeline::Lifelines;
@@ -37,6 +38,9 @@ use seeing::Drifted;
 
 /// Who is told what happens.
 pub type Say<'a> = &'a mut dyn FnMut(Progress);
+
+/// Who asks when the facts of the host have changed.
+pub(crate) const FACTS: &str = "facts";
 
 /// What the engine is to bring about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +144,8 @@ pub struct Engine {
     pub past_irreversible: PastIrreversible,
     /// Turns false when the daemon is asked to stop: what waits for probes is undone then.
     pub go_on: Box<dyn Fn() -> bool>,
+    /// The facts with which the live revision was rendered once more.
+    pub tried: Option<Facts>,
     /// Something waits until all else is healed.
     pub later: bool,
     /// When what was repaired.
@@ -208,6 +214,12 @@ impl Pass {
 impl Engine {
     /// Carries out an order from beginning to end, and says how it went.
     pub fn run(&mut self, order: &Order, say: Say<'_>) -> Report {
+        if let Some(anew) = self.anew(order) {
+            let report = self.run_once(&anew, say);
+            if report.verdict != Verdict::NothingToDo {
+                return report;
+            }
+        }
         self.later = false;
         let first = self.run_once(order, say);
         if !(std::mem::take(&mut self.later) && first.verdict == Verdict::Live) {
@@ -215,6 +227,19 @@ impl Engine {
         }
         let second = self.run_once(order, say);
         if second.verdict == Verdict::NothingToDo { first } else { second }
+    }
+
+    /// The live revision once more, where it was rendered with facts that are others by now. Each change of them is tried once: nobody is at
+    /// fault when it does not go live, and what is live stays.
+    fn anew(&mut self, order: &Order) -> Option<Order> {
+        let live = self.state.live().ok()??;
+        let rendered_with =
+            live.manifest.facts.filter(|_| matches!(order, Order::Repair { .. }) && !live.commit.id.is_empty())?;
+        let now = self.host.facts();
+        if now == rendered_with || self.tried.replace(now.clone()).as_ref() == Some(&now) {
+            return None;
+        }
+        Some(Order::Deploy { commit: live.commit.id, actor: FACTS.to_owned(), right: Right::Deploy })
     }
 
     fn run_once(&mut self, order: &Order, say: Say<'_>) -> Report {

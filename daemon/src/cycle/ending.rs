@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Engine, Order, Pass};
+use super::{Engine, FACTS, Order, Pass};
 use crate::apply::{self, ApplyError, Cause, Ground, Terms, Undone};
 use crate::audit::{AuditLog, ChangeRecord, Event, NewRecord, Stamp, UtcTime};
 use crate::digest::Digest;
@@ -186,7 +186,9 @@ impl Engine {
             (record.reason, record.details) = first_line(&stop.reason);
             self.record(record);
         }
-        if let (true, Order::Deploy { commit, .. }) = (stop.hold, order) {
+        if let (true, Order::Deploy { commit, actor, .. }) = (stop.hold, order)
+            && actor != FACTS
+        {
             self.hold(commit, &stop.reason);
         }
         if stop.verdict != Verdict::Refused {
@@ -276,7 +278,8 @@ impl Engine {
         }
         say(Progress::Line { text: "taking everything back".to_owned() });
         let open = Open { id, state: Phase::Acting, plan, staging, reason: reason.clone(), remains: Vec::new() };
-        let hold = (at_fault && open.plan.intent == Intent::Deploy).then(|| held_now(&open.plan.commit.id, &reason));
+        let hold = (at_fault && open.plan.intent == Intent::Deploy && open.plan.actor != FACTS)
+            .then(|| held_now(&open.plan.commit.id, &reason));
         let mut ground = Ground { touch: &mut *self.host, state: &mut self.state, say };
         let undone = apply::undo(&open, &Cause { reason: &reason, hold: hold.as_ref() }, &mut ground);
         let is_owed = matches!(undone, Ok(Undone::Owed(_)));

@@ -203,6 +203,7 @@ fn engine(fake: &Fake, dir: &Path, go_on: &Rc<Cell<bool>>) -> Engine {
         guards: shipped_guards(),
         go_on: Box::new(move || go_on.get()),
         later: false,
+        tried: None,
         repairs: crate::cycle::Repairs::default(),
         left: Vec::new(),
         stale: BTreeMap::new(),

@@ -1,7 +1,7 @@
 //! Layers, variables, facts and secrets on their way from a revision to a host and back.
 
 use super::Rig;
-use crate::host::fake::{Fake, Node};
+use crate::host::fake::{Fake, Fault, Node, errno};
 use crate::report::Verdict;
 
 const BASE: &str = "include = [\"roles/web\"]\n[vars]\nport = 80\n";
@@ -42,12 +42,32 @@ fn what_is_rendered_is_what_is_kept() {
     assert!(rig.heard("~ file:/etc/app.conf") && !rig.heard("plain.conf"), "{:?}", rig.said);
 
     // Neither a repair nor a rollback asks for the facts again.
-    rig.fake.world().facts.cpus = 16;
     rig.fake.world().tree.insert("/etc/app.conf".to_owned(), Node::file("drifted\n"));
     assert_eq!(rig.repair(false).verdict, Verdict::Live);
     assert_eq!(written(&rig, "/etc/app.conf"), "web1 2 8080\n");
     rig.rollback(1);
     assert_eq!(written(&rig, "/etc/app.conf"), "web1 2 80\n");
+}
+
+#[test]
+fn facts_that_change_make_a_generation_of_their_own() {
+    let mut rig = rig();
+    rig.live("1");
+    rig.fake.world().facts.cpus = 16;
+    assert_eq!(rig.repair(false).verdict, Verdict::Live);
+    assert_eq!(written(&rig, "/etc/app.conf"), "web1 16 80\n");
+    let live = rig.engine.state.live().unwrap().unwrap();
+    assert_eq!((live.number, live.actor.as_str(), live.manifest.facts.unwrap().cpus), (2, "facts", 16));
+    assert_eq!(rig.repair(false).verdict, Verdict::NothingToDo);
+    // What nothing is made of changes nothing; what does not go live is tried once, and nobody is at fault.
+    rig.fake.world().facts.memory_mb += 1;
+    assert_eq!(rig.repair(false).verdict, Verdict::NothingToDo);
+    rig.fake.world().facts.cpus = 32;
+    rig.fake.arm_on("swap", Fault::Fail { late: false, sticky: false, error: || errno("swap", 5) });
+    assert_eq!(rig.repair(false).verdict, Verdict::RolledBack);
+    assert_eq!(written(&rig, "/etc/app.conf"), "web1 16 80\n");
+    assert!(rig.engine.state.held(&crate::cycle::tests::id("1")).unwrap().is_none());
+    assert_eq!(rig.repair(false).verdict, Verdict::NothingToDo);
 }
 
 #[test]
