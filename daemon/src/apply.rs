@@ -135,11 +135,17 @@ impl Applied {
         (self.id, self.plan, self.staging)
     }
 
-    /// Makes what nothing takes back, now that all else is known to stay.
+    /// Makes what nothing takes back, now that all else is known to stay, and what could still fail has been done.
     ///
     /// # Errors
     /// The first failure; all else can still be taken back.
-    pub fn finish(&self, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+    pub fn finish(&mut self, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
+        for (target, displaced) in self.archive(ground)? {
+            if let Some(Change::Entry { before, .. }) = self.plan.claimed.get_mut(&target) {
+                *before = displaced;
+            }
+        }
+        crate::failpoint!("archived");
         run::run_forward(self.id, &self.plan, is_final, ground)
     }
 
@@ -148,13 +154,7 @@ impl Applied {
     /// # Errors
     /// The store's, or those of reading what was displaced; the transaction is then still `acting`.
     pub fn commit(&mut self, ground: &mut Ground<'_>, at: &str, terms: &Terms) -> Result<u64, ApplyError> {
-        for (target, displaced) in self.archive(ground)? {
-            if let Some(Change::Entry { before, .. }) = self.plan.claimed.get_mut(&target) {
-                *before = displaced;
-            }
-        }
         self.plan.manifest.stays = self.stays(ground)?;
-        crate::failpoint!("archived");
         let Terms { hold, lifelines, ends_waiting } = terms;
         let commitment = Commitment { id: self.id, plan: &self.plan, at, hold, lifelines, ends_waiting: *ends_waiting };
         let number = ground.state.commit(&commitment)?;
@@ -332,12 +332,17 @@ fn act(staged: &Staged, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
     run::run_forward(staged.id, plan, |step| step.phase == Phase::Commands, ground)?;
     set_units(plan, Part::Links, |_| true, ground)?;
     for unit in plan.wakes.iter().filter_map(stopped_first) {
-        ground.touch.set_unit(unit, &UnitFacts { active: Some(false), ..UnitFacts::default() }, plan.patience(unit))?;
+        let down = ground.touch.set_unit(unit, &UnitFacts { active: Some(false), ..UnitFacts::default() }, plan.patience(unit));
+        forgive(plan, down, ground)?;
         crate::failpoint!("step");
     }
     for wake in plan.wakes.iter().filter(|wake| wake.is_before_units()) {
-        ground.touch.wake(wake, None)?;
-        (ground.say)(Progress::Good { text: wake.to_string() });
+        let woken = ground.touch.wake(wake, None);
+        let is_good = woken.is_ok();
+        forgive(plan, woken, ground)?;
+        if is_good {
+            (ground.say)(Progress::Good { text: wake.to_string() });
+        }
     }
     crate::failpoint!("reloaded");
     Ok(())
@@ -406,8 +411,9 @@ fn set_units(plan: &Plan, part: Part, is_meant: impl Fn(&str) -> bool, ground: &
 fn forgive(plan: &Plan, made: HostResult<()>, ground: &mut Ground<'_>) -> HostResult<()> {
     match made {
         Err(error) if plan.forgiving => {
-            tracing::error!("going on: {error}");
-            (ground.say)(Progress::Note { text: plan.secrets.conceal(&format!("going on: {error}")) });
+            let text = plan.secrets.conceal(&format!("going on: {error}"));
+            tracing::error!("{text}");
+            (ground.say)(Progress::Note { text });
             Ok(())
         }
         made => made,

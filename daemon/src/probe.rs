@@ -45,7 +45,7 @@ pub struct Probe {
     /// This command (program with its absolute path, and arguments; no shell) exits with 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
-    /// The user whom `command` runs as; with `postgres`, who connects over the socket.
+    /// The user whom `command` runs as; with `postgres`, who connects (`postgres` by default), whose processes could read its password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// How many times to ask before it counts as failed.

@@ -4,8 +4,6 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::Digest;
-
 /// Most entries of a subtree, and of what differs in one.
 pub const ENTRIES: usize = 100_000;
 /// Longest request, in bytes.
@@ -54,49 +52,59 @@ pub struct Entry {
     pub gid: u32,
     /// Permission bits.
     pub mode: u32,
+    /// Which one it is: another may have taken its name since.
+    pub inode: u64,
 }
+
+/// The bits of set-user-ID and set-group-ID: given to another owner they would give away what that one may do.
+const SET_ID: u32 = 0o6000;
 
 impl Wanted {
     /// The entry as it is to be.
     #[must_use]
     pub fn of(&self, entry: &Entry) -> Entry {
         let mode = if entry.is_directory { self.mode } else { self.file_mode };
-        Entry {
-            uid: self.uid.unwrap_or(entry.uid),
-            gid: self.gid.unwrap_or(entry.gid),
-            mode: mode.unwrap_or(entry.mode),
-            ..entry.clone()
-        }
+        let wanted = Entry { uid: self.uid.unwrap_or(entry.uid), gid: self.gid.unwrap_or(entry.gid), ..entry.clone() };
+        Entry { mode: mode.unwrap_or(wanted.mode_under(entry)), ..wanted }
     }
 }
 
-/// What is said of a subtree in which these differ: the same for the same.
-#[must_use]
-pub fn answer(differing: &[Entry]) -> String {
-    if differing.is_empty() {
-        return AS_WANTED.to_owned();
+impl Entry {
+    /// The permission bits that it keeps when it is given to its owner by another one.
+    #[must_use]
+    pub fn mode_under(&self, before: &Self) -> u32 {
+        let is_given = (self.uid, self.gid) != (before.uid, before.gid);
+        if is_given && !self.is_directory { self.mode & !SET_ID } else { self.mode }
     }
-    let digest = Digest::of(&serde_json::to_vec(differing).unwrap_or_default()).to_string();
-    let mark = digest.get(..8).unwrap_or_default();
+}
+
+/// What is said of a subtree in which these differ.
+#[must_use]
+pub fn words(differing: &[Entry]) -> String {
     match differing {
-        [one] => format!("{} differs ({mark})", one.path),
-        several => format!("{} entries differ ({mark})", several.len()),
+        [] => AS_WANTED.to_owned(),
+        [one] => format!("{} differs", one.path),
+        several => format!("{} entries differ", several.len()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Entry, Wanted, answer};
+    use super::{Entry, Wanted, words};
 
     #[test]
     fn only_what_is_written_is_managed() {
-        let file = Entry { path: "a".to_owned(), is_directory: false, uid: 1, gid: 2, mode: 0o755 };
+        let file = Entry { path: "a".to_owned(), is_directory: false, uid: 1, gid: 2, mode: 0o755, inode: 7 };
         let directory = Entry { is_directory: true, ..file.clone() };
         let wanted = Wanted { uid: Some(33), mode: Some(0o750), ..Wanted::default() };
         assert_eq!(wanted.of(&file), Entry { uid: 33, ..file.clone() });
         assert_eq!(wanted.of(&directory), Entry { uid: 33, mode: 0o750, ..directory.clone() });
-        assert_eq!(answer(&[]), "as declared");
-        assert!(answer(std::slice::from_ref(&file)).starts_with("a differs ("));
-        assert_ne!(answer(&[file.clone(), directory.clone()]), answer(&[directory, file]));
+        // A program of one user does not become another's with the rights of its owner.
+        let program = Entry { mode: 0o6755, ..file.clone() };
+        assert_eq!(wanted.of(&program), Entry { uid: 33, mode: 0o755, ..program.clone() });
+        assert_eq!(Wanted::default().of(&program), program);
+        assert_eq!(Wanted { file_mode: Some(0o4711), ..wanted }.of(&program).mode, 0o4711);
+        assert_eq!((words(&[]), words(std::slice::from_ref(&file))), ("as declared".to_owned(), "a differs".to_owned()));
+        assert_eq!(words(&[file, directory]), "2 entries differ");
     }
 }

@@ -19,7 +19,7 @@ const BATCH: &str = "run";
 /// Pause between two looks at what is waited for.
 const PAUSE: Duration = Duration::from_secs(1);
 /// So often what cannot be taken back is tried while the host boots, after a pause each.
-const TRIES_AT_BOOT: usize = 120;
+const TRIES_AT_BOOT: usize = 90;
 
 /// The answer of what cannot be asked.
 const UNKNOWN: &str = "unknown";
@@ -94,8 +94,9 @@ fn forward(id: u64, plan: &Plan, batch: &[Numbered<'_>], ground: &mut Ground<'_>
 
 /// What a plan that has to go through does not fail for is told.
 fn go_on(plan: &Plan, error: &ApplyError, ground: &mut Ground<'_>) {
-    tracing::error!("going on: {error}");
-    (ground.say)(Progress::Note { text: plan.secrets.conceal(&format!("going on: {error}")) });
+    let text = plan.secrets.conceal(&format!("going on: {error}"));
+    tracing::error!("{text}");
+    (ground.say)(Progress::Note { text });
 }
 
 /// Takes back what has begun of some phases, last change first. Returns what could not be taken back, and why.
@@ -105,13 +106,14 @@ pub(super) fn run_back(
     ground: &mut Ground<'_>,
 ) -> Result<Vec<String>, StateError> {
     let begun = ground.state.begun(open.id)?;
+    let mut tries = TRIES_AT_BOOT;
     let mut remains = Vec::new();
     for batch in batches(&open.plan.steps, |step| is_meant(step.phase)).into_iter().rev() {
         let batch: Vec<Numbered<'_>> = batch.into_iter().filter(|(number, _)| begun.contains(number)).collect();
         if batch.is_empty() {
             continue;
         }
-        let back = back_in_time(&batch, ground);
+        let back = back_in_time(&batch, &mut tries, ground);
         crate::failpoint!("step-back");
         match back {
             Err(error) => {
@@ -134,6 +136,9 @@ pub(super) fn run_back(
 /// Once all objects are restored, what programs had made of the others is made of these. Where that fails it is told: the next push, or
 /// who watches, does it again.
 pub(super) fn run_again(open: &Open, ground: &mut Ground<'_>) -> Result<(), StateError> {
+    if ground.touch.is_going_down() {
+        return Ok(());
+    }
     let begun = ground.state.begun(open.id)?;
     for (number, step) in open.plan.steps.iter().enumerate().filter(|(number, _)| begun.contains(number)) {
         let Change::Run(run) = &step.change else { continue };
@@ -182,18 +187,21 @@ pub(super) fn back_now(step: usize, run: &Run, ground: &mut Ground<'_>) -> Resul
     backward(&[(step, run)], ground).map(drop).map_err(|error| error.to_string())
 }
 
-/// One more try: what was in the way may have been a matter of a moment. While the host boots, its servers may just not be up yet.
-fn back_in_time(batch: &[Numbered<'_>], ground: &mut Ground<'_>) -> Result<Option<String>, ApplyError> {
-    let mut tries = 0;
-    loop {
-        match backward(batch, ground) {
-            Err(error) if tries > 0 && !(tries < TRIES_AT_BOOT && ground.touch.is_starting()) => return Err(error),
-            Err(_) if tries > 0 => ground.touch.pause(PAUSE),
-            Err(_) => {}
-            done => return done,
+/// One more try: what was in the way may have been a matter of a moment. While the host boots, its servers may just not be up yet: then so many
+/// more, for all of a transaction together. What took too long is not tried again and again.
+fn back_in_time(batch: &[Numbered<'_>], tries: &mut usize, ground: &mut Ground<'_>) -> Result<Option<String>, ApplyError> {
+    let first = backward(batch, ground).or_else(|_| backward(batch, ground));
+    let mut back = first;
+    while let Err(error) = &back {
+        let has_time = !matches!(error, ApplyError::Host(HostError::Timeout { .. }));
+        if *tries == 0 || !has_time || !ground.touch.is_starting() {
+            return back;
         }
-        tries += 1;
+        *tries -= 1;
+        ground.touch.pause(PAUSE);
+        back = backward(batch, ground);
     }
+    back
 }
 
 /// The one rule, backward. What stays of it all the same, in words.
@@ -212,6 +220,10 @@ fn backward(batch: &[Numbered<'_>], ground: &mut Ground<'_>) -> Result<Option<St
         return Ok(None);
     }
     let ran = call(&calls, ground)?;
+    if ran.result == "timeout" {
+        let limit = calls.first().map(|call| call.limit()).unwrap_or_default();
+        return Err(HostError::Timeout { what: targets(batch), limit }.into());
+    }
     if !ran.ok() {
         return Err(ApplyError::Judged(ran.last_words()));
     }

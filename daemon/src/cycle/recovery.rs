@@ -1,7 +1,7 @@
 //! What an earlier life of the daemon left open: at its start, and in early boot. Back, unless `committed`.
 
 use super::ending::{first_line, held_now};
-use super::{Engine, Say};
+use super::{Engine, FACTS, Say};
 use crate::apply::{self, Cause, Ground, Undone, WithManager};
 use crate::audit::{Event, NewRecord};
 use crate::change::{Change, Wake};
@@ -50,7 +50,8 @@ impl Engine {
         }
         self.record_lost_outcome()?;
         let interrupted = open.state == Phase::Acting || [INTERRUPTED, WENT_DOWN].contains(&open.reason.as_str());
-        if interrupted && open.plan.intent == Intent::Deploy && self.state.count_interruption(&open.plan.commit.id)? > 1 {
+        let is_somebodys = open.plan.intent == Intent::Deploy && open.plan.actor != FACTS;
+        if interrupted && is_somebodys && self.state.count_interruption(&open.plan.commit.id)? > 1 {
             let held = held_now(&open.plan.commit.id, "the daemon was interrupted twice while it was being applied");
             self.state.hold(&held)?;
             self.record_held(&held, "daemon");

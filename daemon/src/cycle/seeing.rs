@@ -42,13 +42,17 @@ pub(super) enum Drifted {
 /// What each resource claims: (phase, resource id, claims).
 type Claims = Vec<(Phase, String, Vec<Claim>)>;
 
+/// Resources that could not be looked at and are left as they are, each with what is said of it.
+type Unseen = Vec<(Resource, String)>;
+
 impl Engine {
     pub(super) fn plan(&mut self, order: &Order, wanted: Wanted, drifted: Drifted) -> Result<Plan, Stop> {
         let Wanted { commit, mut manifest } = wanted;
         let ledger = self.state.ledger()?;
-        let mut unseen = Vec::new();
+        let mut unseen = Unseen::new();
         let (mut claims, mut left) = self.claims(&manifest, order, drifted, &ledger, &mut unseen)?;
-        manifest.notes.append(&mut unseen);
+        manifest.notes.extend(unseen.iter().map(|(_, note)| note.clone()));
+        let ledger = of_what_is_seen(ledger, &unseen);
         keep_secret(&mut claims, &ledger);
         let restarts = restarts(&claims, order.intent(), &mut left);
         let all: Vec<&Change> = claims.iter().flat_map(|(_, _, claims)| claims).map(|c| &c.change).collect();
@@ -60,8 +64,7 @@ impl Engine {
             claims.extend(self.lifelines.given_back(&ledger, &releases.targets));
         }
         let all = claims.iter().flat_map(|(_, _, claims)| claims).map(|c| &c.change);
-        let changes = all.chain(releases.claims.iter().map(|c| &c.change));
-        let changes: Vec<&Change> = changes.collect();
+        let changes: Vec<&Change> = all.chain(releases.claims.iter().map(|c| &c.change)).collect();
         if order.intent() != Intent::Repair {
             self.refuse_unreachable(&changes)?;
         }
@@ -305,7 +308,7 @@ impl Engine {
         order: &Order,
         drifted: Drifted,
         ledger: &BTreeMap<String, Change>,
-        unseen: &mut Vec<String>,
+        unseen: &mut Unseen,
     ) -> Result<(Claims, Left), Stop> {
         let (intent, may_run) = (order.intent(), order.right() == Right::Deploy);
         // One thing that cannot be seen must not keep the others from being healed, or a host from being reached again.
@@ -334,11 +337,15 @@ impl Engine {
                     Err(kind::KindError::Host(error @ (HostError::Io { .. } | HostError::Timeout { .. }))) => {
                         return Err(error.into());
                     }
+                    Err(error) if goes_on => {
+                        tracing::error!("left as it is: {}:{}: {error}", resource.kind, resource.name);
+                        unseen.push((resource.clone(), format!("{}: left as it is: {error}", resource.origin)));
+                    }
                     Err(kind::KindError::NotYet(why)) => not_yet.push(format!("{}: {why}", resource.origin)),
-                    Err(error) if goes_on => tracing::error!("left as it is: {error}"),
                     // A server that is down is no reason to refuse what would mend it.
                     Err(error) if phase == Phase::Databases && is_live(resource, manifest, live.as_ref()) => {
-                        unseen.push(format!("{}: left as it is, since it is declared as before: {error}", resource.origin));
+                        let note = format!("{}: left as it is, since it is declared as before: {error}", resource.origin);
+                        unseen.push((resource.clone(), note));
                     }
                     Err(error) => impossible.push(format!("{}: {error}", resource.origin)),
                 }
@@ -355,10 +362,7 @@ impl Engine {
         }
         // What is still to come may bring it: with that in place all is planned once more.
         if !claims.iter().any(is_foundation) {
-            match goes_on {
-                true => not_yet.iter().for_each(|why| tracing::error!("left as it is: {why}")),
-                false => impossible.append(&mut not_yet),
-            }
+            impossible.append(&mut not_yet);
         }
         if impossible.is_empty() { Ok((claims, left)) } else { Err(Stop::refused(impossible.join("\n"))) }
     }
@@ -442,6 +446,23 @@ fn put_off(claims: &mut Claims) -> bool {
         claim.change.leave();
     }
     any
+}
+
+/// What could not be looked at has not left the repository.
+fn of_what_is_seen(ledger: BTreeMap<String, Change>, unseen: &Unseen) -> BTreeMap<String, Change> {
+    ledger.into_iter().filter(|(target, _)| !unseen.iter().any(|(resource, _)| is_of(resource, target))).collect()
+}
+
+/// Whether a target of the ledger is one of a resource, or a directory above it.
+fn is_of(resource: &Resource, target: &str) -> bool {
+    let Some((sort, name)) = target.split_once(':') else { return false };
+    let is_above = || sort == "directory" && resource.name.starts_with(&format!("{name}/"));
+    match resource.kind.as_str() {
+        "link" => (sort, name) == ("file", resource.name.as_str()) || is_above(),
+        "ufw" => sort == "ufw",
+        "directory" => (sort, name) == ("subtree", resource.name.as_str()) || name == resource.name || is_above(),
+        kind => (sort, name) == (kind, resource.name.as_str()) || is_above(),
+    }
 }
 
 /// Whether the live generation declares the very same, with the same secrets.

@@ -107,6 +107,8 @@ pub(crate) struct World {
     pub(crate) dpkg: Option<String>,
     /// The host shuts down: no unit is started, reloaded or restarted any more.
     pub(crate) going_down: bool,
+    /// The database server does not answer.
+    pub(crate) deaf: bool,
     /// Nothing can be fetched from elsewhere.
     pub(crate) offline: bool,
     /// Counts looks at workers that die.

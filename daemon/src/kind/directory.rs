@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::place::{implied_directories, managed, owner_of, parse_mode};
 use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec, State};
-use crate::change::{Call, Change, DirFacts};
+use crate::change::{Call, Change, DirFacts, Run};
+use crate::digest::Digest;
 use crate::path::ManagedPath;
 use crate::subtree::{self, Request, Wanted};
 use crate::worker::PROGRAM;
@@ -132,10 +133,27 @@ fn subtree(path: &ManagedPath, wanted: Wanted, sight: &Sight<'_>) -> Result<Clai
     };
     let mut request = Request { path: path.to_string(), wanted, own: of(false), closed: of(true), before: Vec::new() };
     let target = format!("subtree:{path}");
-    let input = serde_json::to_vec(&request).map_err(|e| KindError::Impossible(e.to_string()))?;
-    let answer = sight.ask(&target, &Call::new(&[PROGRAM, "worker", "subtree", "look"], WALK), &input)?;
+    let call = |verb| Call::new(&[PROGRAM, "worker", "subtree", verb], WALK);
+    let done = subtree::AS_WANTED.to_owned();
+    if !sight.may_run {
+        // Root looks there: names in it are not for everybody.
+        let run = Run::new(target, Call::nothing(), (None, done), call("set"));
+        return Ok(Claim::new(Change::Run(Box::new(run)), "not looked at for a key that may only preview"));
+    }
+    let json = |request: &Request| serde_json::to_vec(request).map_err(|e| KindError::Impossible(e.to_string()));
+    let answer = sight.ask(&target, &call("look"), &json(&request)?)?;
     request.before = serde_json::from_str(&answer).map_err(|e| KindError::Impossible(format!("{target}: {e}")))?;
-    let (before, after) = (subtree::answer(&request.before), subtree::AS_WANTED.to_owned());
-    let reason = before.split(" (").next().unwrap_or_default().to_owned();
-    Ok(Claim { reason, ..Claim::by_worker("subtree", target, &request, (before, after), WALK) })
+    let (reason, input) = (subtree::words(&request.before), json(&request)?);
+    let digest = Digest::of(&input);
+    // There is no question: what others put there meanwhile is no reason to fail.
+    let before = request.before.is_empty().then(|| done.clone());
+    let run = Run {
+        backward: Some(call("undo").reading(digest)),
+        ..Run::new(target, Call::nothing(), (before, done), call("set").reading(digest))
+    };
+    let mut claim = Claim::new(Change::Run(Box::new(run)), reason);
+    if !claim.change.is_noop() {
+        claim.inputs.insert(digest, input);
+    }
+    Ok(claim)
 }

@@ -157,9 +157,13 @@ impl<'a> Merging<'_, 'a, '_, '_> {
                     hide(&mut spec, (*executable, !wishes.contains_key("mode")));
                     Content::Bytes(self.renderer.opened(entry.source))
                 } else if entry.form == Form::Template {
-                    let rendered = self.render(&entry, content, spec["secret"] == true)?;
+                    // Whoever calls it secret means all of it.
+                    let is_secret = spec["secret"] == true;
+                    let rendered = self.render(&entry, content, is_secret)?;
                     if rendered.secret {
                         hide(&mut spec, (*executable, !wishes.contains_key("mode")));
+                    }
+                    if rendered.secret && !is_secret {
                         spec["open"] = serde_json::to_value(&rendered.open).ok()?;
                     }
                     Content::Bytes(rendered.text.into_bytes())

@@ -56,7 +56,7 @@ fn check(probe: &Probe) -> Result<(), Fault> {
     match question {
         Question::Http(http) => check_http(http)?,
         Question::Tcp(address) => check_tcp(&["tcp"], address)?,
-        Question::Postgres(postgres) => check_postgres(postgres, probe.user.as_deref())?,
+        Question::Postgres(postgres) => check_postgres(postgres)?,
         Question::Redis(redis) => check_redis(redis)?,
         Question::Certificate(certificate) => check_certificate(certificate)?,
         Question::Unit(unit) => check_unit(unit)?,
@@ -108,13 +108,10 @@ fn check_command(command: &[String]) -> Result<(), Fault> {
     Ok(())
 }
 
-fn check_postgres(postgres: &Postgres, user: Option<&str>) -> Result<(), Fault> {
+fn check_postgres(postgres: &Postgres) -> Result<(), Fault> {
     let texts = [Some(&postgres.database), postgres.role.as_ref(), postgres.host.as_ref(), postgres.query.as_ref()];
     if texts.into_iter().flatten().any(|text| text.is_empty() || text.contains('\0')) {
         return fault(&["postgres"], "an empty word, or one with a NUL character", "write postgres = { database = \"shop\" }");
-    }
-    if user.is_some() && postgres.password.is_some() {
-        return fault(&["user"], "a session with a password needs no user", "remove `user`, or `password`");
     }
     let is_elsewhere = postgres.host.as_ref().is_some_and(|host| !host.starts_with('/'));
     if postgres.password.is_some() && !is_elsewhere {

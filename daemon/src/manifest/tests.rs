@@ -353,10 +353,6 @@ fn probes() {
         ("postgres = { database = \"\" }", "an empty word"),
         ("postgres = { database = \"a\", password = \"hunter2\" }", "`password` must be a table, not a string"),
         ("postgres = { database = \"a\", password = { secret = \"s\" } }", "over the socket nobody is asked for a password"),
-        (
-            "postgres = { database = \"a\", host = \"h\", password = { secret = \"s\" } }\nuser = \"x\"",
-            "a session with a password needs no user",
-        ),
         ("redis = {}", "3:9: `redis` needs exactly one of `tcp` and `unix`"),
         ("redis = { tcp = \"localhost\" }", "3:17: `tcp` must be an address and a port"),
         ("certificate = { name = \"a\" }", "needs exactly one of `file` and `tcp`"),

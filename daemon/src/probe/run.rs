@@ -22,8 +22,6 @@ const TEXT_LIMIT: usize = 1024;
 const COMMAND_OUTPUT_LIMIT: usize = 64 * 1024;
 /// Longest pause without looking whether to go on.
 const NAP: Duration = Duration::from_millis(200);
-/// Who asks a database that wants a password: any user would do.
-const NOBODY: &str = "nobody";
 /// Where `psql` is looked for.
 const FOLDERS: [&str; 2] = ["/usr/bin", "/bin"];
 /// What is said of a probe that was not finished because somebody wanted to stop.
@@ -172,7 +170,8 @@ fn command_job(probe: &Probe, argv: &[String]) -> Job {
 fn session_job(probe: &Probe, postgres: &Postgres, password: Option<String>) -> HostResult<Job> {
     let argv = ["psql", "--no-psqlrc", "--no-password", "--quiet", "--set=ON_ERROR_STOP=1", "--output=/dev/null", "--command"];
     let query = postgres.query.as_deref().unwrap_or("SELECT 1");
-    let who = probe.user.as_deref().unwrap_or(if password.is_some() { NOBODY } else { SUPERUSER });
+    // With a password any user would do; but who else runs as that user can read it.
+    let who = probe.user.as_deref().unwrap_or(SUPERUSER);
     let environment = [
         ("PGDATABASE", Some(postgres.database.clone())),
         ("PGUSER", Some(postgres.role(probe.user.as_deref()).to_owned())),

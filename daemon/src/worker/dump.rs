@@ -36,6 +36,8 @@ fn dump(place: &Path, name: &str) -> io::Result<String> {
         _ => {}
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    // Whatever the clock says, the new one is the newest.
+    let now = times(place, name)?.first().map_or(now, |newest| now.max(newest + 1));
     let (path, unfinished) = (place.join(format!("{name}.{now}.dump")), place.join(format!("{name}.unfinished")));
     let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
     let mut command = Command::new("/usr/sbin/runuser");
@@ -52,12 +54,17 @@ fn dump(place: &Path, name: &str) -> io::Result<String> {
     Ok(path.display().to_string())
 }
 
-/// All but the newest go.
-fn forget_old(place: &Path, name: &str) -> io::Result<()> {
+/// When dumps of a database were made, the newest first.
+fn times(place: &Path, name: &str) -> io::Result<Vec<u64>> {
     let time = |file: &str| file.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(".dump")?.parse::<u64>().ok();
     let mut times: Vec<u64> = fs::read_dir(place)?.flatten().filter_map(|entry| time(entry.file_name().to_str()?)).collect();
     times.sort_unstable_by(|a, b| b.cmp(a));
-    for old in times.into_iter().skip(KEPT) {
+    Ok(times)
+}
+
+/// All but the newest go.
+fn forget_old(place: &Path, name: &str) -> io::Result<()> {
+    for old in times(place, name)?.into_iter().skip(KEPT) {
         fs::remove_file(place.join(format!("{name}.{old}.dump")))?;
     }
     Ok(())

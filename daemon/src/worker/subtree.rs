@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 
-use crate::subtree::{ENTRIES, Entry, LIMIT, Request, answer};
+use crate::subtree::{ENTRIES, Entry, LIMIT, Request};
 
 /// Deeper directories are nobody's: each holds a descriptor open.
 const DEPTH: usize = 128;
@@ -22,15 +22,12 @@ pub fn main(arguments: &[&str]) -> ExitCode {
             // The list itself, for whoever plans.
             ["look"] => {
                 println!("{}", serde_json::to_string(&differing(&request)?)?);
-                return Ok(());
+                Ok(())
             }
-            ["ask"] => {}
-            ["set"] => Walk::new(&request, true)?.finish().map(drop)?,
-            ["undo"] => bring_back(&request)?,
-            _ => return Err(io::Error::other("which subtree?")),
+            ["set"] => Walk::new(&request, true)?.finish().map(drop),
+            ["undo"] => bring_back(&request),
+            _ => Err(io::Error::other("which subtree?")),
         }
-        println!("{}", answer(&differing(&request)?));
-        Ok(())
     });
     super::ended(done)
 }
@@ -68,7 +65,11 @@ impl<'r> Walk<'r> {
         if depth > DEPTH {
             return Err(io::Error::other(format!("{}/{below}: more than {DEPTH} directories deep", self.request.path)));
         }
-        let readable = fs::openat(directory, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let readable = match fs::openat(directory, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            // It has just gone.
+            Err(rustix::io::Errno::NOENT) => return Ok(()),
+            opened => opened?,
+        };
         for entry in fs::Dir::new(readable)? {
             let entry = entry?;
             // A name that no path can say is left to whoever gave it.
@@ -105,7 +106,11 @@ impl<'r> Walk<'r> {
             return Ok(());
         }
         // By another name it may be anything: a user could have what they may not write given away, or to themselves.
-        if !seen.is_directory && fs::fstat(fd)?.st_nlink > 1 {
+        if has_other_names(fd, seen)? {
+            // It has come since the plan was made: the next look refuses it.
+            if self.sets {
+                return Ok(());
+            }
             let place = format!("{}/{}", self.request.path, seen.path);
             return Err(io::Error::other(format!(
                 "{place} has another name too (a hard link): unlink one, or declare it by itself"
@@ -126,11 +131,18 @@ fn bring_back(request: &Request) -> io::Result<()> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
         let Ok(fd) = fs::openat2(&top, &was.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) else { continue };
         let Some(now) = entry(&fd, was.path.clone())? else { continue };
-        if now.is_directory == was.is_directory && now != *was {
-            set(&fd, &now, was)?;
+        let is_it = now.is_directory == was.is_directory && now.inode == was.inode && !has_other_names(&fd, &now)?;
+        let back = Entry { mode: was.mode_under(&now), ..was.clone() };
+        if is_it && now != back {
+            set(&fd, &now, &back)?;
         }
     }
     Ok(())
+}
+
+/// Whether a file has a name elsewhere too, where it may be anything.
+fn has_other_names(fd: &OwnedFd, seen: &Entry) -> io::Result<bool> {
+    Ok(!seen.is_directory && fs::fstat(fd)?.st_nlink > 1)
 }
 
 fn set(fd: &OwnedFd, now: &Entry, wanted: &Entry) -> io::Result<()> {
@@ -138,7 +150,6 @@ fn set(fd: &OwnedFd, now: &Entry, wanted: &Entry) -> io::Result<()> {
         let owner = (Some(Uid::from_raw(wanted.uid)), Some(Gid::from_raw(wanted.gid)));
         fs::chownat(fd, "", owner.0, owner.1, AtFlags::EMPTY_PATH)?;
     }
-    // A change of owner takes the bits of set-user-ID away (chown(2)): they are only for what somebody wrote them for.
     if entry(fd, String::new())?.is_some_and(|now| now.mode != wanted.mode) {
         fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), Mode::from_raw_mode(wanted.mode))?;
     }
@@ -172,7 +183,7 @@ fn entry(fd: &OwnedFd, path: String) -> io::Result<Option<Entry>> {
         FileType::RegularFile => false,
         _ => return Ok(None),
     };
-    Ok(Some(Entry { path, is_directory, uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o7777 }))
+    Ok(Some(Entry { path, is_directory, uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o7777, inode: stat.st_ino }))
 }
 
 #[cfg(test)]

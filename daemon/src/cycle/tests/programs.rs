@@ -238,3 +238,24 @@ fn commands_wait_until_all_else_is_healed() {
     assert_eq!(repaired, 2, "{:?}", rig.events());
     assert_eq!(rig.repair(false).verdict, Verdict::NothingToDo);
 }
+
+#[test]
+fn what_cannot_be_looked_at_is_not_let_go() {
+    let role = "[[postgres_role]]\nname = \"shop\"\n";
+    let mut rig = Rig::new(Fake::new());
+    for (number, parent, file) in [("1", None, "x"), ("2", Some("1"), "y")] {
+        rig.commit(number, parent, &[("reconciled.toml", role), ("files/etc/x", file)]);
+    }
+    rig.live("1");
+    rig.fake.world().deaf = true;
+    rig.live("2");
+    assert!(rig.heard("left as it is, since it is declared as before"), "{:?}", rig.said);
+    assert!(!rig.heard("let go"), "{:?}", rig.said);
+    // So it is where nobody has confirmed.
+    let report = rig.run(&Order::Revert { back_to: Some(1), why: "not confirmed".to_owned() });
+    assert_eq!(report.verdict, Verdict::Live, "{}", report.text());
+    assert!(rig.heard("left as it is") && !rig.heard("let go"), "{:?}", rig.said);
+    rig.fake.world().deaf = false;
+    assert_eq!(rig.repair(false).verdict, Verdict::NothingToDo);
+    assert!(rig.engine.state.ledger().unwrap().contains_key("postgres_role:shop"));
+}

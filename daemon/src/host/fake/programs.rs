@@ -29,6 +29,7 @@ impl World {
     /// A look of a kind.
     pub(super) fn looked(&mut self, job: &Job) -> Ran {
         match job.argv.get(2).map(String::as_str) {
+            Some("postgres") if self.deaf => exited(1, Vec::new(), "PostgreSQL does not run"),
             Some("postgres") => postgres::look(&postgres::Cluster::of(self), &job.input),
             _ => self.program(job),
         }
