@@ -183,6 +183,7 @@ scenario! {
         edit(&repo, "files/etc/nginx/sites-available/myproject.j2", "access_log off;", "access_log off; expires 1d;");
         let push = repo.commit_and_push();
         push.assert_live().says("ok    guard nginx").says("! reload nginx.service");
+        assert!(!push.output.contains("command:"), "{}", push.output);
         assert_eq!(processes(host), now);
         // The service: only itself.
         edit(&repo, "files/etc/systemd/system/gunicorn.service", "--workers 3", "--workers 2");
@@ -304,6 +305,8 @@ scenario! {
         assert!(logs_in(host));
         assert_eq!(status(host, "/static/admin/css/base.css"), "200");
         assert_eq!(host.exec("stat -c %U:%G:%a /home/sammy /etc/myproject.env").ok(), "sammy:sammy:711\nroot:root:600");
+        // The admin's password was an argument of nobody.
+        assert!(!host.sh(&format!("journalctl -o export | grep -a {ADMIN}")).stdout.contains(ADMIN));
         // The same again does nothing.
         assert!(host.ctl("sync").ok().contains("nothing to do"));
         let _ = repo.push();

@@ -1,6 +1,6 @@
 //! PostgreSQL: a role, its database and the server's settings come with the package that brings the server, or none of it does.
 
-use reconciled_tests::{Host, Output, Repo, scenario};
+use reconciled_tests::{Host, Output, Release, Repo, scenario};
 
 /// What the tutorial of a Django site has an administrator type, and what its author would have wanted of the server.
 const SITE: &str = "packages = [\"postgresql\"]\n\
@@ -13,6 +13,17 @@ const SITE: &str = "packages = [\"postgresql\"]\n\
     [[postgres_setting]]\nname = \"shared_buffers\"\nvalue = \"64MB\"\n\
     [[postgres_setting]]\nname = \"log_line_prefix\"\nvalue = \"%m [%p] it's \"\n";
 const RED: &str = "[[probe]]\nname = \"nothing\"\nattempts = 1\ntcp = \"127.0.0.1:1\"\n";
+
+/// A host that has its server already.
+#[track_caller]
+fn with_postgresql(release: Release) -> Host {
+    let image = Host::bare_image(release).derive("postgresql", &[], |host| {
+        host.apt("update -qq && apt-get install -y -qq postgresql");
+    });
+    let host = Host::boot(&image);
+    host.wait_until("PostgreSQL answers", || host.exec("runuser -u postgres -- psql -qc select").code == 0);
+    host
+}
 
 /// What the server answers to this, asked by its superuser.
 #[track_caller]
@@ -121,7 +132,7 @@ scenario! {
 }
 
 scenario! {
-    fn what_fails_later_takes_it_back(host: reached) {
+    fn what_fails_later_takes_it_back(host = with_postgresql) {
         let repo = host.clone_repo();
         repo.write("reconciled.toml", "packages = [\"postgresql\"]\n").commit_and_push().assert_live();
         let before = picture(host);
@@ -146,7 +157,7 @@ scenario! {
 }
 
 scenario! {
-    fn what_leaves_and_what_is_absent(host: reached) {
+    fn what_leaves_and_what_is_absent(host = with_postgresql) {
         let repo = host.clone_repo();
         let alone = "packages = [\"postgresql\"]\n";
         seal(host, &repo, "correct horse").write("reconciled.toml", SITE).commit_and_push().assert_live();
@@ -176,7 +187,7 @@ scenario! {
 }
 
 scenario! {
-    fn who_owns_a_database_stays_who_he_is(host: reached) {
+    fn who_owns_a_database_stays_who_he_is(host = with_postgresql) {
         let repo = host.clone_repo();
         let site = "packages = [\"postgresql\"]\n[[postgres_role]]\nname = \"mallory\"\n\
             [[postgres_database]]\nname = \"shop\"\nowner = \"mallory\"\nextensions = [\"pg_trgm\"]\n";
@@ -207,7 +218,7 @@ scenario! {
 }
 
 scenario! {
-    fn settings_in_other_words(host: reached) {
+    fn settings_in_other_words(host = with_postgresql) {
         let repo = host.clone_repo();
         let set = |name: &str, value: &str| format!("[[postgres_setting]]\nname = \"{name}\"\nvalue = '{value}'\n");
         let lists = "packages = [\"postgresql\"]\n[[postgres_role]]\nname = \"shop\"\nsettings = { search_path = 'app,\"$user\", Public', session_preload_libraries = 'auto_explain' }\n".to_owned()
@@ -227,7 +238,7 @@ scenario! {
 }
 
 scenario! {
-    fn what_others_depend_on_stays_out_of_use(host: reached) {
+    fn what_others_depend_on_stays_out_of_use(host = with_postgresql) {
         let repo = host.clone_repo();
         let site = "packages = [\"postgresql\"]\n[[postgres_database]]\nname = \"shop\"\n";
         repo.write("reconciled.toml", site).commit_and_push().assert_live();
@@ -253,7 +264,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_verifier_is_nowhere_else(host: reached) {
+    fn a_verifier_is_nowhere_else(host = with_postgresql) {
         let repo = host.clone_repo();
         // A server that keeps all that it is told.
         let set = |(name, value): (&str, &str)| format!("[[postgres_setting]]\nname = \"{name}\"\nvalue = \"{value}\"\n");
