@@ -236,7 +236,11 @@ impl Engine {
         let rendered_with =
             live.manifest.facts.filter(|_| matches!(order, Order::Repair { .. }) && !live.commit.id.is_empty())?;
         let now = self.host.facts();
-        if now == rendered_with || self.tried.replace(now.clone()).as_ref() == Some(&now) {
+        // A host of another name gets another layer: that is for somebody to push.
+        if now == rendered_with
+            || now.hostname != rendered_with.hostname
+            || self.tried.replace(now.clone()).as_ref() == Some(&now)
+        {
             return None;
         }
         Some(Order::Deploy { commit: live.commit.id, actor: FACTS.to_owned(), right: Right::Deploy })

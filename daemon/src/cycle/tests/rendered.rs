@@ -68,6 +68,11 @@ fn facts_that_change_make_a_generation_of_their_own() {
     assert_eq!(written(&rig, "/etc/app.conf"), "web1 16 80\n");
     assert!(rig.engine.state.held(&crate::cycle::tests::id("1")).unwrap().is_none());
     assert_eq!(rig.repair(false).verdict, Verdict::NothingToDo);
+    // Another name is for a push.
+    rig.fake.world().facts.hostname = "elsewhere".to_owned();
+    rig.fake.world().facts.cpus = 64;
+    assert_eq!(rig.repair(false).verdict, Verdict::NothingToDo);
+    assert_eq!(written(&rig, "/etc/app.conf"), "web1 16 80\n");
 }
 
 #[test]
