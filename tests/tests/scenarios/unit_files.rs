@@ -6,7 +6,7 @@ use reconciled_tests::{Host, scenario};
 const EXPOSURE: &str = "25";
 
 fn our_services(host: &Host) -> Vec<String> {
-    let files = host.sh("dpkg -L reconciled | grep -E '/systemd/system/.*[.]service$'").ok();
+    let files = host.sh("dpkg -L reconciled | grep -E '^(/usr)?/lib/systemd/system/.*[.]service$'").ok();
     files.lines().map(str::to_owned).collect()
 }
 
