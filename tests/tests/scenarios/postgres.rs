@@ -17,7 +17,7 @@ const RED: &str = "[[probe]]\nname = \"nothing\"\nattempts = 1\ntcp = \"127.0.0.
 /// A host that has its server already.
 #[track_caller]
 fn with_postgresql(release: Release) -> Host {
-    let image = Host::bare_image(release).derive("postgresql", &[], |host| {
+    let image = Host::bare_image(release).derive("pg", &[], |host| {
         host.apt("update -qq && apt-get install -y -qq postgresql");
     });
     let host = Host::boot(&image);
