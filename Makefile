@@ -16,7 +16,7 @@ SCENARIO ?=
 SUITES ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TESTED := $(TARGET)/tested-deb
-# The same with points at which the crash tests kill it.
+# The same with points at which the crash tests kill it, and the features that unit tests are built with: one build for both.
 MORTAL := $(TARGET)/tested-deb-failpoints
 
 .PHONY: help
@@ -37,7 +37,7 @@ tested-deb: setup
 	@mkdir -p $(TARGET)
 	@PROFILE=ci packaging/build-deb | tee $(TESTED).log
 	@realpath "$$(tail -n 1 $(TESTED).log)" >$(TESTED)
-	@FEATURES=failpoints PROFILE=ci packaging/build-deb | tee $(MORTAL).log
+	@FEATURES=schema,failpoints PROFILE=ci packaging/build-deb | tee $(MORTAL).log
 	@realpath "$$(tail -n 1 $(MORTAL).log)" >$(MORTAL)
 
 .PHONY: test
@@ -49,16 +49,16 @@ lint: tested-deb ## fmt, clippy, rustdoc, generated files, shellcheck, cargo den
 
 .PHONY: unit
 unit: setup ## tests that need no host
-	@cargo test --workspace --exclude reconciled-tests --features schema,failpoints --no-fail-fast
-	@cargo test -p reconciled-tests --lib --bins --test tidy
+	@cargo test --profile ci --workspace --exclude reconciled-tests --features schema,failpoints --no-fail-fast
+	@cargo test --profile ci -p reconciled-tests --lib --bins --test tidy
 
 .PHONY: e2e
 e2e: tested-deb ## scenarios on booted hosts, both releases; SCENARIO=part-of-a-name for some, KEEP_HOSTS=1 to look at failed ones
-	@RECONCILED_DEB="$$(cat $(TESTED))" RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" cargo test -p reconciled-tests --test scenarios -- --test-threads=$(THREADS) $(SUITES:%=%::) $(SCENARIO)
+	@RECONCILED_DEB="$$(cat $(TESTED))" RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" cargo test --profile ci -p reconciled-tests --test scenarios -- --test-threads=$(THREADS) $(SUITES:%=%::) $(SCENARIO)
 
 .PHONY: test-crash
 test-crash: tested-deb ## every kill point on each release; make test has the two releases share them
-	@RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" EVERY_POINT=1 cargo test -p reconciled-tests --test scenarios -- --test-threads=$(THREADS) crash::
+	@RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" EVERY_POINT=1 cargo test --profile ci -p reconciled-tests --test scenarios -- --test-threads=$(THREADS) crash::
 
 .PHONY: test-planted
 test-planted: setup ## bugs planted in the daemon, which the crash tests have to catch
