@@ -24,8 +24,6 @@ const IN_USE: i32 = 8;
 const TRIES: usize = 20;
 /// …after so long each.
 const PAUSE: Duration = Duration::from_millis(100);
-/// What others may do in a home that is made for an account that is there: nothing, as Debian has it.
-const UMASK: &str = "0077";
 
 /// The verb's body.
 #[must_use]
@@ -154,8 +152,7 @@ fn bring(name: &str, declared: &Fields, to: &Fields) -> io::Result<()> {
         return Ok(());
     }
     if to.housed == Some(true) && home::mode(&user.home)?.is_none() {
-        home::judge(&user.home, Some(user.uid))?;
-        run("/usr/sbin/mkhomedir_helper", &[name, UMASK])?;
+        home::make(&user.home, user.uid, user.gid)?;
     }
     match (to.home_mode, home::mode(&user.home)?) {
         (Some(to), Some(now)) if to != now && to != 0 => home::set_mode(&user.home, user.uid, to),

@@ -4,6 +4,9 @@
 use std::fs as tree;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -21,6 +24,45 @@ pub(super) fn mode(path: &str) -> io::Result<Option<u32>> {
 /// Refuses a place where root does not make a home for this user: somebody else could have it made elsewhere.
 pub(super) fn judge(path: &str, uid: Option<u32>) -> io::Result<()> {
     place(path, &|owner| owner == 0 || Some(owner) == uid).map(drop)
+}
+
+/// Makes a user's home, with what every new one has in it: by useradd's rules, and not by way of paths that its owner may lead elsewhere.
+pub(super) fn make(path: &str, uid: u32, gid: u32) -> io::Result<()> {
+    const SKELETON: &str = "/etc/skel";
+    make_directory(path, (uid, gid), 0o700, &|owner| owner == 0 || owner == uid)?;
+    if !Path::new(SKELETON).is_dir() {
+        return Ok(());
+    }
+    // As the user: wherever that leads, it is no further than they get by themselves.
+    let mut copy = Command::new("/usr/bin/cp");
+    copy.args(["--recursive", "--no-target-directory", SKELETON, path]).uid(uid).gid(gid).current_dir("/");
+    let copied = copy.stdin(Stdio::null()).stdout(io::stderr()).status()?;
+    if copied.success() { Ok(()) } else { Err(io::Error::other(format!("{path}: {SKELETON} could not be copied: {copied}"))) }
+}
+
+/// Makes a directory, and those above it that are missing as root's.
+fn make_directory(path: &str, (uid, gid): (u32, u32), mode: u32, may_own: &dyn Fn(u32) -> bool) -> io::Result<()> {
+    let (parent, name) = match place(path, may_own)? {
+        Some(found) => found,
+        None => {
+            let Some((above, _)) = path.rsplit_once('/').filter(|(above, _)| !above.is_empty()) else {
+                return Err(Errno::NOENT.into());
+            };
+            make_directory(above, (0, 0), 0o755, may_own)?;
+            place(path, may_own)?.ok_or(Errno::NOENT)?
+        }
+    };
+    fs::mkdirat(&parent, name.as_str(), Mode::from_raw_mode(0o700))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = fs::openat(&parent, name.as_str(), flags, Mode::empty())?;
+    // Whose directory it is made in may have put another one of root's in its place by now: it must not get what is in that.
+    let owner = fs::fstat(&made)?.st_uid;
+    let is_empty = fs::Dir::read_from(&made)?.flatten().all(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."));
+    if owner != rustix::process::geteuid().as_raw() || !is_empty {
+        return Err(foreign(path, owner));
+    }
+    fs::fchown(&made, Some(fs::Uid::from_raw(uid)), Some(fs::Gid::from_raw(gid)))?;
+    Ok(fs::fchmod(&made, Mode::from_raw_mode(mode))?)
 }
 
 /// Sets the permission bits of a user's home.
