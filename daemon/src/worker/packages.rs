@@ -56,11 +56,16 @@ fn install(names: &[&str], request: &Request) -> io::Result<()> {
         act(&words, &[], request, |others| format!("{others} would have to go for it: declare that absent, or drop one of both"))
     };
     // Lists that were never fetched, or are too old for what they name.
-    if apt::has_lists() && once().is_ok() {
-        return Ok(());
+    let first = if apt::has_lists() { once() } else { Err(io::Error::other("apt has no lists of packages")) };
+    let Err(first) = first else { return Ok(()) };
+    match apt(&["update"]) {
+        Ok(()) => once(),
+        // One source out of order is no reason to do without the others.
+        Err(error) => once().map_err(|then| {
+            let why = if apt::has_lists() { then } else { first };
+            io::Error::other(format!("{error}\n{why}"))
+        }),
     }
-    apt(&["update"])?;
-    once()
 }
 
 fn remove(names: &[&str], request: &Request) -> io::Result<()> {
