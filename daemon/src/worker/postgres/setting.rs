@@ -63,7 +63,8 @@ pub(super) fn make(cluster: &Cluster, setting: &Setting) -> Result<(), Fault> {
     let before = loaded(cluster)?;
     cluster.psql(COMMON, &sql::make_setting(setting))?;
     for _ in 0..LOOKS.0 {
-        if loaded(cluster)? > before {
+        // Not `later than`: a clock may step back.
+        if loaded(cluster)? != before {
             return Ok(());
         }
         sleep(LOOKS.1);
