@@ -439,6 +439,7 @@ fn check_in_place(guard: &GuardCall, plan: &Plan, ground: &mut Ground<'_>) -> Re
         sandbox: Sandbox::Live { user: guard.user.clone(), surroundings: Surroundings::default() },
         limit: GUARD_LIMIT,
         output_limit: GUARD_OUTPUT,
+        keeps_tail: false,
     };
     let ran = ground.touch.run(&job, &mut |_| true)?;
     if guard.passes(&ran) || guard.tolerates(&ran) {

@@ -190,6 +190,8 @@ struct Pass {
     record: NewRecord,
     /// How things stood before the first change.
     mark: Option<cause::Mark>,
+    /// Names the plan that it began with.
+    plan: Option<Digest>,
 }
 
 impl Pass {
@@ -201,7 +203,7 @@ impl Pass {
             Order::Revert { why, .. } => record.reason = Some(why.clone()),
             Order::Repair { .. } => {}
         }
-        Self { began: Instant::now(), record, mark: None }
+        Self { began: Instant::now(), record, mark: None, plan: None }
     }
 
     fn lap(&mut self, stage: &str) {
@@ -288,6 +290,7 @@ impl Engine {
             let generation = live.map(|g| g.number);
             return Ok(End { verdict: Verdict::NothingToDo, commit: Some(plan.commit.id), generation });
         }
+        pass.plan = Some(plan.digest());
         self.refuse_failed_repair(order, &plan)?;
         show(&plan, say);
         pass.record.tell(&plan);

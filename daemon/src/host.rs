@@ -262,10 +262,14 @@ pub struct Job {
     pub sandbox: Sandbox,
     /// After this long it is killed.
     pub limit: Duration,
-    /// More output than this many bytes, on each of both streams, kills it.
+    /// More output than this many bytes, on each of both streams, kills it; see `keeps_tail`.
     pub output_limit: usize,
+    /// It is not killed for that: what it said first is forgotten. For what must not be ended half-way for being talkative.
+    pub keeps_tail: bool,
 }
 
+/// What a question of a kind is for.
+pub const LOOK: &str = "look";
 /// Most output of a call that is kept, in bytes.
 const CALL_OUTPUT: usize = 4 << 20;
 /// Last lines of a program that failed, for the message.
@@ -288,6 +292,7 @@ impl Job {
             sandbox: Sandbox::Live { user: call.user.clone(), surroundings },
             limit: call.limit(),
             output_limit: CALL_OUTPUT,
+            keeps_tail: purpose != LOOK,
         }
     }
 }

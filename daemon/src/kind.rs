@@ -28,7 +28,7 @@ use serde_json::Value;
 
 use crate::change::{Call, Change, Run};
 use crate::digest::Digest;
-use crate::host::{HostError, HostResult, Job, Look};
+use crate::host::{HostError, HostResult, Job, LOOK, Look};
 use crate::manifest::Resource;
 use crate::path::ManagedPath;
 use crate::units::definition::Definition;
@@ -118,6 +118,8 @@ pub struct Claim {
     pub implied: bool,
     /// What its calls read, by digest.
     pub inputs: BTreeMap<Digest, Vec<u8>>,
+    /// It follows files that the same plan changes: its declaration is not all that it depends on.
+    pub follows: bool,
     /// A unit that has to start anew before it takes effect, and why: it need not be what the change is about.
     pub restart: Option<(String, String)>,
     /// It has been made sure that it leaves the host within reach: also of what the host is reached by nobody has to confirm it.
@@ -128,7 +130,15 @@ impl Claim {
     /// A claim of the resource's own.
     #[must_use]
     pub fn new(change: Change, reason: impl Into<String>) -> Self {
-        Self { change, reason: reason.into(), implied: false, inputs: BTreeMap::new(), restart: None, within_reach: false }
+        Self {
+            change,
+            reason: reason.into(),
+            implied: false,
+            inputs: BTreeMap::new(),
+            follows: false,
+            restart: None,
+            within_reach: false,
+        }
     }
 
     /// A claim that a worker of ours carries out, as root: its verbs `ask`, `set` and `undo` read the same request.
@@ -159,6 +169,18 @@ pub enum KindError {
     /// The same, of what a package or an account that is still to come may bring.
     #[error("{0}")]
     NotYet(String),
+}
+
+impl KindError {
+    /// The same with another text, where it is one of ours or of a program.
+    #[must_use]
+    pub fn in_words(self, words: impl Fn(&str) -> String) -> Self {
+        match self {
+            Self::Host(error) => Self::Host(error),
+            Self::Impossible(text) => Self::Impossible(words(&text)),
+            Self::NotYet(text) => Self::NotYet(words(&text)),
+        }
+    }
 }
 
 /// A mistake in a declaration that its types do not rule out.
@@ -218,7 +240,7 @@ impl Sight<'_> {
     /// # Errors
     /// When it cannot be asked, or does not answer.
     pub fn ask(&self, target: &str, call: &Call, input: &[u8]) -> Result<String, KindError> {
-        let ran = self.host.run(&Job::of(call, "look", std::iter::empty(), input.to_owned()), &mut |_| true)?;
+        let ran = self.host.run(&Job::of(call, LOOK, std::iter::empty(), input.to_owned()), &mut |_| true)?;
         let answer = ran.answers(call, 1).and_then(|answers| answers.into_iter().next());
         answer.ok_or_else(|| KindError::Impossible(format!("{target}: what is there cannot be told: {}", ran.last_words())))
     }

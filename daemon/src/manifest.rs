@@ -217,6 +217,29 @@ pub fn read(snapshot: &Snapshot, context: &Context) -> Result<Manifest, Vec<Diag
     Ok(Manifest { notes, ..manifest })
 }
 
+impl Manifest {
+    /// Whether a resource of another manifest is declared the very same here, with the same secrets.
+    #[must_use]
+    pub fn declares_the_same(&self, resource: &Resource, of: &Manifest) -> bool {
+        let is_it = |own: &Resource| (&own.kind, &own.name, &own.spec) == (&resource.kind, &resource.name, &resource.spec);
+        let mut secrets = Vec::new();
+        secrets_in(&resource.spec, &mut secrets);
+        self.resources.iter().any(is_it) && secrets.iter().all(|name| self.sealed.get(*name) == of.sealed.get(*name))
+    }
+}
+
+/// The secrets that a declaration names: `{ secret = "db_password" }`.
+fn secrets_in<'v>(value: &'v serde_json::Value, names: &mut Vec<&'v str>) {
+    match value {
+        serde_json::Value::Object(keys) => {
+            names.extend(keys.get("secret").and_then(serde_json::Value::as_str));
+            keys.values().for_each(|value| secrets_in(value, names));
+        }
+        serde_json::Value::Array(values) => values.iter().for_each(|value| secrets_in(value, names)),
+        _ => {}
+    }
+}
+
 /// The sealed files that a host gets, by their paths in the repository; those of other hosts' layers are sealed to them.
 #[must_use]
 pub fn sealed_files<'a>(snapshot: &'a Snapshot, host: &str) -> Vec<&'a str> {

@@ -321,7 +321,7 @@ fn taken(mut claims: Vec<(Phase, String, Vec<Claim>)>) -> Result<Claimed, PlanEr
     let (mut files, mut wanted_units, mut runs) = (Vec::new(), Vec::new(), Vec::new());
     let mut inputs = BTreeMap::new();
     for (phase, resource, claims) in claims {
-        for Claim { change, reason, implied, inputs: read, restart: _, within_reach } in claims {
+        for Claim { change, reason, implied, inputs: read, follows: _, restart: _, within_reach } in claims {
             inputs.extend(read);
             let target = change.target();
             if implied && declared.contains(&target) {
@@ -441,6 +441,14 @@ impl Plan {
         }
     }
 
+    /// Leaves out steps, and what they claim. Returns their targets.
+    pub(crate) fn drop_steps(&mut self, is_meant: impl Fn(&Step) -> bool) -> Vec<String> {
+        let targets: Vec<String> = self.steps.iter().filter(|step| is_meant(step)).map(|step| step.change.target()).collect();
+        self.steps.retain(|step| !is_meant(step));
+        self.claimed.retain(|target, _| !targets.contains(target));
+        targets
+    }
+
     /// The plan with a foundation before it that is laid already: what is taken back together.
     #[must_use]
     pub(crate) fn upon(mut self, foundation: &Self) -> Self {
@@ -483,8 +491,8 @@ fn step_for_digest(step: &Step) -> String {
     let mut step = step.clone();
     if let Change::Run(run) = &mut step.change {
         // What its calls read may be secret; what comes of it is in the answers.
-        let Run { ask, forward, backward, .. } = &mut **run;
-        [ask, forward].into_iter().chain(backward).for_each(|call| call.input = None);
+        let Run { ask, forward, backward, prepare, redo, .. } = &mut **run;
+        [ask, forward].into_iter().chain(backward).chain(prepare).chain(redo).for_each(|call| call.input = None);
     }
     serde_json::to_string(&step).unwrap_or_default()
 }

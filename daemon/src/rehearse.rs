@@ -298,6 +298,7 @@ fn run(
         sandbox: Sandbox::Rehearsal,
         limit: LIMIT,
         output_limit: OUTPUT,
+        keeps_tail: false,
     };
     let ran = host.run(&job, &mut |_| true)?;
     if !ran.ok() {

@@ -64,6 +64,14 @@ impl Secrets {
     }
 }
 
+/// The secrets of a repository.
+#[must_use]
+pub fn of(secrets: &std::collections::BTreeMap<String, Vec<u8>>) -> Secrets {
+    let mut all = Secrets::default();
+    secrets.iter().for_each(|(name, content)| all.add_secret(name, content));
+    all
+}
+
 /// What a secret of the repository says: one line feed at its end is not a part of it. `None` where it is no text.
 #[must_use]
 pub fn text(secret: &[u8]) -> Option<&str> {

@@ -283,6 +283,7 @@ pub fn fetch(host: &dyn Look, url: &str, branch: &str) -> Result<String, SourceE
         sandbox: Sandbox::Git { user: GIT_USER.to_owned() },
         limit: FETCH_LIMIT,
         output_limit: 256 * 1024,
+        keeps_tail: false,
     };
     let ran = host.run(&job, &mut |_| true)?;
     if !ran.ok() {
@@ -312,6 +313,7 @@ fn ask(host: &dyn Look, request: &Request, output_limit: usize) -> Result<Vec<u8
         sandbox: Sandbox::Parser { user: GIT_USER.to_owned() },
         limit: Duration::from_secs(60),
         output_limit,
+        keeps_tail: false,
     };
     let ran = host.run(&job, &mut |_| true)?;
     if ran.ok() {

@@ -43,6 +43,21 @@ pub(super) fn run_forward(
     Ok(())
 }
 
+/// Whether some of the changes are about what is still as it was when they were planned.
+pub(super) fn is_as_planned_against(
+    plan: &Plan,
+    is_meant: impl Fn(&Step) -> bool,
+    ground: &mut Ground<'_>,
+) -> Result<bool, ApplyError> {
+    for batch in batches(&plan.steps, is_meant) {
+        let answers = ask(&batch, ground)?;
+        if batch.iter().zip(&answers).any(|((_, run), answer)| run.before.as_ref().is_some_and(|before| before != answer)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// The one rule, forward.
 fn forward(id: u64, plan: &Plan, batch: &[Numbered<'_>], ground: &mut Ground<'_>) -> Result<(), ApplyError> {
     let mut todo = Vec::new();
@@ -109,7 +124,9 @@ pub(super) fn run_back(
     let mut tries = TRIES_AT_BOOT;
     let mut remains = Vec::new();
     for batch in batches(&open.plan.steps, |step| is_meant(step.phase)).into_iter().rev() {
-        let batch: Vec<Numbered<'_>> = batch.into_iter().filter(|(number, _)| begun.contains(number)).collect();
+        // What is run again for what comes back is left to that.
+        let is_due = |(number, run): &Numbered<'_>| begun.contains(number) && run.redo.is_none();
+        let batch: Vec<Numbered<'_>> = batch.into_iter().filter(is_due).collect();
         if batch.is_empty() {
             continue;
         }
@@ -124,8 +141,7 @@ pub(super) fn run_back(
                 if let Some(text) = stays {
                     (ground.say)(Progress::Note { text: open.plan.secrets.conceal(&text) });
                 }
-                // What is done once more is still to come.
-                let numbers: Vec<usize> = batch.iter().filter(|(_, run)| run.redo.is_none()).map(|(number, _)| *number).collect();
+                let numbers: Vec<usize> = batch.iter().map(|(number, _)| *number).collect();
                 ground.state.end_steps(open.id, &numbers)?;
             }
         }
@@ -211,9 +227,14 @@ fn backward(batch: &[Numbered<'_>], ground: &mut Ground<'_>) -> Result<Option<St
     let Some(calls) = calls else {
         // It may have failed before it did anything.
         let answers = ask(batch, ground).unwrap_or_default();
-        let stays = batch.iter().zip(&answers).any(|((_, run), answer)| *answer == run.after || !run.can_be_asked());
-        let how = if batch.iter().all(|(_, run)| run.can_be_asked()) { "done" } else { "has run" };
-        return Ok(stays.then(|| format!("{}: {how}, and nothing takes it back", targets(batch))));
+        let is_done = batch.iter().zip(&answers).any(|((_, run), answer)| *answer == run.after);
+        let how = match batch.iter().all(|(_, run)| run.can_be_asked()) {
+            true if is_done => "done, and nothing takes it back",
+            true if batch.iter().all(|(_, run)| run.knows_torn()) => return Ok(None),
+            true => "has begun and failed: what it did until then stays, nothing takes it back",
+            false => "has run, and nothing takes it back",
+        };
+        return Ok(Some(format!("{}: {how}", targets(batch))));
     };
     let answers = ask(batch, ground);
     if answers.is_ok_and(|answers| batch.iter().zip(&answers).all(is_back)) {
@@ -300,10 +321,14 @@ fn call(calls: &[&Call], ground: &mut Ground<'_>) -> Result<Ran, ApplyError> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::{Ground, Run, call};
+    use super::{Ground, Run, ask, call};
 
-    /// Makes one step, as far as it can be made without the steps before it.
+    /// Makes one step, as far as it can be made without the steps before it, and the one rule lets it be.
     pub(crate) fn do_one(id: u64, step: usize, run: &Run, ground: &mut Ground<'_>) {
+        let is_foreign = |answers: Vec<String>| run.before.as_ref().is_some_and(|before| answers.first() != Some(before));
+        if run.can_be_asked() && ask(&[(step, run)], ground).is_ok_and(is_foreign) {
+            return;
+        }
         ground.state.begin_steps(id, &[step]).unwrap();
         let _ = call(&[&run.forward], ground);
     }

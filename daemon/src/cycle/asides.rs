@@ -85,9 +85,11 @@ impl Engine {
     /// # Errors
     /// The store's.
     pub fn resolve(&mut self, path: &str, restore: bool, actor: &str, say: Say<'_>) -> StateResult<Report> {
-        let Some(open) = self.state.open_transaction()?.filter(|o| o.state == Phase::Stuck) else {
+        let Some(mut open) = self.state.open_transaction()?.filter(|o| o.state == Phase::Stuck) else {
             return Ok(Report::short(Verdict::NothingToDo, "nothing is stuck"));
         };
+        open.plan.manifest = self.reopened(open.plan.manifest);
+        open.plan.secrets = self.secrets_of(&open.plan);
         let concerns = |remain: &str| {
             path == "all"
                 || remain.split_once(": ").is_some_and(|(t, _)| t == path || t.split_once(':').is_some_and(|(_, p)| p == path))
@@ -97,7 +99,7 @@ impl Engine {
             return Ok(Report::short(Verdict::Refused, &format!("nothing is stuck on {path}: {}", open.remains.join("; "))));
         }
         if restore && let Err(why) = apply::force_back(&open, &mine, &mut self.ground(say)) {
-            return Ok(Report::short(Verdict::Stuck, &why));
+            return Ok(Report::short(Verdict::Stuck, &open.plan.secrets.conceal(&why)));
         }
         let mut record = NewRecord::new(Event::Resolved, actor);
         record.reason = Some(format!("{}: {}", if restore { "restored" } else { "kept" }, mine.join("; ")));

@@ -99,6 +99,7 @@ impl Engine {
             sandbox: Sandbox::Evidence,
             limit: LIMIT,
             output_limit: ANSWER_LIMIT,
+            keeps_tail: false,
         };
         let ran = self.host.run(&job, &mut |_| true)?;
         if !ran.ok() {

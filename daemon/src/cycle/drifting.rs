@@ -9,7 +9,6 @@ use crate::audit::{Event, NewRecord};
 use crate::kind::{Claim, Drift};
 use crate::manifest::Resource;
 use crate::plan::{Intent, Plan};
-use crate::state::Generation;
 
 /// So many repairs of one thing…
 const REPAIRS: usize = 3;
@@ -46,7 +45,7 @@ impl Engine {
         &mut self,
         resource: &Resource,
         claims: &mut [Claim],
-        (intent, drifted, live): (Intent, Drifted, Option<&Generation>),
+        (intent, drifted, is_live): (Intent, Drifted, bool),
         left: &mut Left,
     ) {
         // The directories above it are everybody's who has something in them.
@@ -57,8 +56,8 @@ impl Engine {
         let id = format!("{}:{}", resource.kind, resource.name);
         let why = match (Drift::of(resource), intent) {
             (Drift::Ignore, Intent::Repair) => None,
-            // Another declaration than the live one is no drift: it goes live.
-            (Drift::Ignore, _) if live.is_some_and(|g| g.manifest.resources.iter().any(|r| is_same(r, resource))) => None,
+            // Another declaration than the live one is no drift: it goes live. Nor is what follows files of the push.
+            (Drift::Ignore, _) if is_live && !differs.iter().any(|claim| claim.follows) => None,
             (Drift::Report, Intent::Repair) => Some("drift = \"report\"".to_owned()),
             (_, Intent::Repair)
                 if drifted == Drifted::AsDeclared
@@ -94,8 +93,4 @@ impl Engine {
         }
         self.left = left;
     }
-}
-
-fn is_same(a: &Resource, b: &Resource) -> bool {
-    a.kind == b.kind && a.name == b.name && a.spec == b.spec
 }

@@ -307,7 +307,9 @@ impl Engine {
             self.record(record);
         }
         if open.plan.intent == Intent::Repair {
-            self.failing = Some(Failing::after(self.failing, open.plan.digest()));
+            // By the plan that the next look will make of the same host, whatever became of it on the way.
+            let plan = pass.plan.unwrap_or_else(|| open.plan.digest());
+            self.failing = Some(Failing::after(self.failing, plan));
         }
         stop
     }

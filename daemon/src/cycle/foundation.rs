@@ -30,13 +30,24 @@ impl Engine {
         let audit = &mut self.audit;
         let founded = apply::found(staged, &mut ground, &mut |_| ending::record_intent(audit, &pass.record));
         pass.lap("install");
-        let founded = match founded {
+        let mut founded = match founded {
             Ok(founded) => founded,
             Err(failed) => return Err(self.take_back(failed.staged.into_parts(), Failure::of(&failed.error), pass, say)),
         };
-        let rest = match self.rest(order, &rehearsed.into_plan(), drifted, pass, say) {
-            Ok(rest) => rest,
-            Err(stop) => return Err(self.take_back(founded.into_parts(), Failure::of_stop(stop), pass, say)),
+        let first = rehearsed.into_plan();
+        let rest = loop {
+            let rest = match self.rest(order, &first, drifted, founded.overtaken(), pass, say) {
+                Ok(rest) => rest,
+                Err(stop) => return Err(self.take_back(founded.into_parts(), Failure::of_stop(stop), pass, say)),
+            };
+            if !rest.plan().needs_foundation() {
+                break rest;
+            }
+            founded = match founded.deepen(rest, &mut self.ground(say)) {
+                Ok(founded) => founded,
+                Err(failed) => return Err(self.take_back(failed.staged.into_parts(), Failure::of(&failed.error), pass, say)),
+            };
+            pass.lap("install");
         };
         match founded.extend(rest, &mut self.ground(say)) {
             Ok(staged) => {
@@ -47,19 +58,33 @@ impl Engine {
         }
     }
 
-    /// Plans and rehearses what stands on the foundation.
-    fn rest(&mut self, order: &Order, first: &Plan, drifted: Drifted, pass: &mut Pass, say: Say<'_>) -> Result<Rehearsed, Stop> {
+    /// Plans and rehearses what stands on the foundation; before that, alone, what packages have overtaken in it.
+    fn rest(
+        &mut self,
+        order: &Order,
+        first: &Plan,
+        drifted: Drifted,
+        overtaken: &[String],
+        pass: &mut Pass,
+        say: Say<'_>,
+    ) -> Result<Rehearsed, Stop> {
         let wanted = Wanted { commit: first.commit.clone(), manifest: first.manifest.clone() };
         let allow_empty = wanted.manifest.allow_empty;
         let mut plan = self.plan(order, wanted, drifted)?;
         if plan.forgiving {
             plan.steps.retain(|step| !step.phase.is_foundation());
         }
+        pass.record.changes.retain(|change| !overtaken.contains(&change.target));
         if plan.needs_foundation() {
-            let left: Vec<String> = plan.foundation().steps.iter().map(|step| step.change.target()).collect();
-            return Err(Stop::refused(format!("{}: not as wanted although it was installed", left.join(", "))));
+            plan = plan.foundation();
+            let targets: Vec<String> = plan.steps.iter().map(|step| step.change.target()).collect();
+            if !targets.iter().all(|target| overtaken.contains(target)) {
+                return Err(Stop::refused(format!("{}: not as wanted although it was installed", targets.join(", "))));
+            }
+            say(Progress::Note { text: "the packages have brought accounts, which are seen only now:".to_owned() });
+        } else {
+            say(Progress::Note { text: "with that in place, the rest:".to_owned() });
         }
-        say(Progress::Note { text: "with that in place, the rest:".to_owned() });
         show(&plan, say);
         pass.record.changes.extend(self.change_records(&plan));
         pass.lap("plan");

@@ -68,6 +68,7 @@ pub(super) fn open(snapshot: &Snapshot, known_as: &str, host: &dyn Look) -> Resu
         sandbox: Sandbox::Opener { with_key: !age.is_empty(), credentials },
         limit: PATIENCE,
         output_limit: OUTPUT,
+        keeps_tail: false,
     };
     let ran = host.run(&job, &mut |_| true)?;
     if !ran.ok() {

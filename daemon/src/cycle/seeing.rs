@@ -7,7 +7,7 @@ use serde::Deserialize as _;
 
 use super::definitions::{Shelf, touched_definitions};
 use super::drifting::Left;
-use super::{Engine, Order, Stop, Wanted};
+use super::{Engine, FACTS, Order, Stop, Wanted};
 use crate::audit::ChangeRecord;
 use crate::change::{Change, FileFacts, Object};
 use crate::digest::Digest;
@@ -19,7 +19,7 @@ use crate::path::ManagedPath;
 use crate::plan::{self, Intent, Material, Plan};
 use crate::policy::Right;
 use crate::secrets::Secrets;
-use crate::state::{Generation, State};
+use crate::state::State;
 use crate::units;
 
 /// Longer files are recorded by their digests alone, in bytes.
@@ -89,7 +89,7 @@ impl Engine {
             }
         }
         let mut pending = self.pending(&shelf, &manifest, &units, &former);
-        if order.intent() == Intent::Repair {
+        if order.intent() == Intent::Repair || order.actor() == FACTS {
             // A push restarts; a look only tells, since whoever changed that may have a reason not to.
             left.extend(std::mem::take(&mut pending).into_iter().map(|(unit, why)| {
                 format!("unit:{unit} (restart pending): {why}; the next push restarts it, or: systemctl restart {unit}")
@@ -200,15 +200,20 @@ impl Engine {
 
     /// The secrets of a plan's repository, and what stands and will stand in the secret files that it concerns.
     pub(super) fn secrets_of(&self, plan: &Plan) -> Secrets {
+        self.secrets_among(&plan.manifest, plan.steps.iter().map(|step| &step.change).chain(plan.claimed.values()))
+    }
+
+    /// The same of some changes alone.
+    fn secrets_among<'c>(&self, manifest: &Manifest, changes: impl Iterator<Item = &'c Change>) -> Secrets {
         let mut secrets = Secrets::default();
-        plan.manifest.secrets.iter().for_each(|(name, content)| secrets.add_secret(name, content));
-        for change in plan.steps.iter().map(|step| &step.change).chain(plan.claimed.values()) {
+        manifest.secrets.iter().for_each(|(name, content)| secrets.add_secret(name, content));
+        for change in changes {
             let Change::Entry { path, before, after, secret: true } = change else { continue };
-            let open = self.open_words(path, plan);
+            let open = self.open_words(path, manifest);
             secrets.add_file(path, b"", &open);
             for object in [before, after] {
                 let Object::File(facts) = object else { continue };
-                let content = plan.manifest.contents.get(&facts.digest).cloned();
+                let content = manifest.contents.get(&facts.digest).cloned();
                 if let Some(content) = content.or_else(|| stored(&self.state)(&facts.digest).ok()) {
                     secrets.add_file(path, &content, &open);
                 }
@@ -218,9 +223,9 @@ impl Engine {
     }
 
     /// What is no secret in a secret file, as it is to be and as it was.
-    fn open_words(&self, path: &ManagedPath, plan: &Plan) -> BTreeSet<String> {
+    fn open_words(&self, path: &ManagedPath, manifest: &Manifest) -> BTreeSet<String> {
         let live = self.state.live().ok().flatten().map(|live| live.manifest.resources).unwrap_or_default();
-        let files = plan.manifest.resources.iter().chain(&live).filter(|r| r.kind == "file" && r.name == path.as_str());
+        let files = manifest.resources.iter().chain(&live).filter(|r| r.kind == "file" && r.name == path.as_str());
         let words = |r: &Resource| BTreeSet::<String>::deserialize(r.spec.get("open")?).ok();
         files.filter_map(words).flatten().collect()
     }
@@ -318,6 +323,7 @@ impl Engine {
             (Intent::Repair, _) => manifest.resources.clone(),
             (_, live) => live.as_ref().map(|live| live.manifest.resources.clone()).unwrap_or_default(),
         };
+        let is_live = |resource: &Resource| live.as_ref().is_some_and(|live| live.manifest.declares_the_same(resource, manifest));
         let (mut claims, mut impossible, mut not_yet, mut left) = (Claims::new(), Vec::new(), Vec::new(), Vec::new());
         let ordered = plan::order::of(&manifest.resources).map_err(Stop::refused)?;
         for of_phase in ordered.chunk_by(|(_, a), (_, b)| a.phase() == b.phase()) {
@@ -332,18 +338,20 @@ impl Engine {
             earlier.extend(going.iter().map(|claim| &claim.change));
             let mut found = Vec::new();
             for (resource, looked) in self.look(of_phase, manifest, (&former, &earlier), may_run) {
-                match looked {
+                // A program that was asked may repeat what it has read.
+                let conceal = |text: &str| self.secrets_among(manifest, earlier.iter().copied()).conceal(text);
+                match looked.map_err(|error| error.in_words(conceal)) {
                     Ok(claims) => found.push((resource, claims)),
-                    Err(kind::KindError::Host(error @ (HostError::Io { .. } | HostError::Timeout { .. }))) => {
-                        return Err(error.into());
-                    }
                     Err(error) if goes_on => {
                         tracing::error!("left as it is: {}:{}: {error}", resource.kind, resource.name);
                         unseen.push((resource.clone(), format!("{}: left as it is: {error}", resource.origin)));
                     }
+                    Err(kind::KindError::Host(error @ (HostError::Io { .. } | HostError::Timeout { .. }))) => {
+                        return Err(error.into());
+                    }
                     Err(kind::KindError::NotYet(why)) => not_yet.push(format!("{}: {why}", resource.origin)),
                     // A server that is down is no reason to refuse what would mend it.
-                    Err(error) if phase == Phase::Databases && is_live(resource, manifest, live.as_ref()) => {
+                    Err(error) if phase == Phase::Databases && is_live(resource) => {
                         let note = format!("{}: left as it is, since it is declared as before: {error}", resource.origin);
                         unseen.push((resource.clone(), note));
                     }
@@ -352,7 +360,9 @@ impl Engine {
             }
             for (resource, mut found) in found {
                 if drifted != Drifted::All {
-                    self.leave_drift(resource, &mut found, (intent, drifted, live.as_ref()), &mut left);
+                    // Facts that change are no push of what has not changed with them.
+                    let intent = if order.actor() == FACTS && is_live(resource) { Intent::Repair } else { intent };
+                    self.leave_drift(resource, &mut found, (intent, drifted, is_live(resource)), &mut left);
                 }
                 claims.push((phase, format!("{}:{}", resource.kind, resource.name), found));
             }
@@ -463,12 +473,6 @@ fn is_of(resource: &Resource, target: &str) -> bool {
         "directory" => (sort, name) == ("subtree", resource.name.as_str()) || name == resource.name || is_above(),
         kind => (sort, name) == (kind, resource.name.as_str()) || is_above(),
     }
-}
-
-/// Whether the live generation declares the very same, with the same secrets.
-fn is_live(resource: &Resource, manifest: &Manifest, live: Option<&Generation>) -> bool {
-    let same = |r: &Resource| (&r.kind, &r.name, &r.spec) == (&resource.kind, &resource.name, &resource.spec);
-    live.is_some_and(|live| live.manifest.sealed == manifest.sealed && live.manifest.resources.iter().any(same))
 }
 
 fn is_foundation((phase, _, claims): &(Phase, String, Vec<Claim>)) -> bool {

@@ -72,6 +72,7 @@ pub(super) fn look<T: DeserializeOwned>(thing: &Thing, sight: &Sight<'_>) -> Res
         sandbox: Sandbox::Live { user: Some(USER.to_owned()), surroundings: Surroundings::default() },
         limit: LOOK,
         output_limit: OUTPUT,
+        keeps_tail: false,
     };
     let ran = sight.host.run(&job, &mut |_| true)?;
     let said = String::from_utf8_lossy(&ran.stderr);

@@ -24,10 +24,12 @@ const DUMP: Duration = Duration::from_secs(30 * 60);
 const ASK: Duration = Duration::from_secs(60);
 /// Where programs are looked for (`DEFAULT_PATH` of systemd.exec(5)).
 const FOLDERS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+/// Variables that the manager gives every service (systemd.exec(5), "Environment Variables Set or Propagated by the Service Manager").
+const SET_BY_MANAGER: [&str; 6] = ["HOME", "LANG", "LOGNAME", "PATH", "SHELL", "USER"];
 
 /// A command of an application: `ask` says whether it is done, `forward` does it, `backward` takes it back. Without `ask` it runs once, and
 /// again when its table changes or a path that it watches does. Commands run in the order in which they are declared, when files and
-/// environments are in place and before units start. What has no `backward` is run last of all that can fail.
+/// environments are in place and before units start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -131,7 +133,7 @@ impl Spec for CommandSpec {
         if self.like.as_ref().is_some_and(|unit| !unit.ends_with(".service") || crate::units::is_template(unit)) {
             return bad("like", "not a service".to_owned(), "write like = \"gunicorn.service\"");
         }
-        if let Some(why) = self.directory.as_ref().and_then(|path| ManagedPath::new(path).err()) {
+        if let Some(why) = self.directory.as_ref().filter(|path| *path != "/").and_then(|path| ManagedPath::new(path).err()) {
             return bad("directory", why, "write the folder's absolute path");
         }
         if self.dump.as_ref().is_some_and(|name| !dump::is_name(name)) {
@@ -205,7 +207,7 @@ impl Spec for CommandSpec {
                 call
             });
         }
-        let mut claim = Claim::new(Change::Run(Box::new(run)), reason);
+        let mut claim = Claim { follows: watched.is_some(), ..Claim::new(Change::Run(Box::new(run)), reason) };
         if !claim.change.is_noop() {
             claim.inputs.extend(inputs.into_iter().map(|input| (Digest::of(&input), input)));
         }
@@ -238,7 +240,7 @@ impl CommandSpec {
         }
         let accounts = sight.host.accounts()?;
         let mut user = self.user.clone().or_else(|| like.user.clone());
-        if let (None, None, Some(directory)) = (&user, &self.like, &self.directory) {
+        if let (None, None, Some(directory)) = (&user, &self.like, self.directory.as_ref().filter(|path| *path != "/")) {
             let (uid, _) = owner_of(&managed(directory)?, None, None, sight)?;
             user = accounts.iter().find(|account| account.uid == uid && uid != 0).map(|account| account.name.clone());
         }
@@ -268,7 +270,15 @@ impl CommandSpec {
             let why = format!("the group `{group}` is neither on this host nor declared: create it, or correct `group`");
             return Err(KindError::NotYet(why));
         }
-        let folders = like.folder.iter().cloned().chain(FOLDERS.map(str::to_owned)).collect();
+        let of_unit =
+            like.environment.iter().filter_map(|variable| variable.strip_prefix("PATH=")).flat_map(|path| path.split(':'));
+        let of_unit = of_unit.filter(|folder| folder.starts_with('/'));
+        let mut folders: Vec<String> = Vec::new();
+        for folder in like.folder.iter().map(String::as_str).chain(of_unit).chain(FOLDERS) {
+            if !folders.iter().any(|known| known == folder) {
+                folders.push(folder.to_owned());
+            }
+        }
         Ok(Setting { user, group, directory, like, folders })
     }
 
@@ -299,13 +309,19 @@ impl CommandSpec {
             };
             environment.insert(name.clone(), value);
         }
-        let request = Request { argv: argv.to_vec(), folders: setting.folders.clone(), environment };
+        // What the manager sets itself has to be set there too, to go before that. All else may be secret.
+        let is_of_manager = |variable: &&String| SET_BY_MANAGER.iter().any(|name| variable.starts_with(&format!("{name}=")));
+        let (of_manager, defaults): (Vec<String>, Vec<String>) =
+            setting.like.environment.iter().cloned().partition(|variable| is_of_manager(&variable));
+        let defaults = defaults.iter().filter_map(|variable| variable.split_once('='));
+        let defaults = defaults.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let request = Request { argv: argv.to_vec(), folders: setting.folders.clone(), defaults, environment };
         let input = serde_json::to_vec(&request).map_err(|e| KindError::Impossible(e.to_string()))?;
         let call = Call {
             user: setting.user.clone(),
             group: setting.group.clone(),
             directory: setting.directory.clone(),
-            environment: setting.like.environment.clone(),
+            environment: of_manager,
             environment_files: setting.like.environment_files.clone(),
             ..Call::new(&[PROGRAM, "worker", "command"], self.timeout.unwrap_or(TIMEOUT).0)
         };

@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::place::{implied_directories, managed, owner_of, parse_mode};
+use super::user::is_present;
 use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec, State};
-use crate::change::{Call, Change, DirFacts, Run};
+use crate::change::{Call, Change, DirFacts, Object, Run};
 use crate::digest::Digest;
 use crate::path::ManagedPath;
 use crate::subtree::{self, Request, Wanted};
@@ -109,21 +110,21 @@ impl Spec for DirectorySpec {
             Some(now) => format!("owner {}:{} → {}:{}", now.uid, now.gid, after.uid, after.gid),
         };
         claims.push(Claim::new(Change::Dir { path: path.clone(), before, after: Some(after) }, reason));
-        if self.recurse && before.is_some() {
+        if self.recurse {
             let wanted = Wanted {
                 uid: self.owner.is_some().then_some(uid),
                 gid: (self.group.is_some() || self.owner.is_some()).then_some(gid),
                 mode,
                 file_mode: self.file_mode.as_deref().map(parse_mode).transpose().map_err(|m| KindError::Impossible(m.message))?,
             };
-            claims.push(subtree(&path, wanted, sight)?);
+            claims.extend(subtree(&path, before.is_some(), wanted, sight)?);
         }
         Ok(claims)
     }
 }
 
-/// What all in a directory is to be, as far as nobody says otherwise.
-fn subtree(path: &ManagedPath, wanted: Wanted, sight: &Sight<'_>) -> Result<Claim, KindError> {
+/// What all in a directory is to be, as far as nobody says otherwise; nothing where there is none, and nothing comes into it.
+fn subtree(path: &ManagedPath, is_there: bool, wanted: Wanted, sight: &Sight<'_>) -> Result<Option<Claim>, KindError> {
     let below = |name: &str| ManagedPath::new(name).is_ok_and(|inner| inner.is_below(path));
     let of = |is_closed: bool| -> BTreeSet<String> {
         let resources = sight.resources.iter().filter(|resource| below(&resource.name));
@@ -138,15 +139,22 @@ fn subtree(path: &ManagedPath, wanted: Wanted, sight: &Sight<'_>) -> Result<Clai
     if !sight.may_run {
         // Root looks there: names in it are not for everybody.
         let run = Run::new(target, Call::nothing(), (None, done), call("set"));
-        return Ok(Claim::new(Change::Run(Box::new(run)), "not looked at for a key that may only preview"));
+        return Ok(is_there.then(|| Claim::new(Change::Run(Box::new(run)), "not looked at for a key that may only preview")));
+    }
+    let is_filled = brings_directories(path, sight)?;
+    if !is_there && !is_filled {
+        return Ok(None);
     }
     let json = |request: &Request| serde_json::to_vec(request).map_err(|e| KindError::Impossible(e.to_string()));
-    let answer = sight.ask(&target, &call("look"), &json(&request)?)?;
-    request.before = serde_json::from_str(&answer).map_err(|e| KindError::Impossible(format!("{target}: {e}")))?;
+    if is_there {
+        let answer = sight.ask(&target, &call("look"), &json(&request)?)?;
+        request.before = serde_json::from_str(&answer).map_err(|e| KindError::Impossible(format!("{target}: {e}")))?;
+    }
     let (reason, input) = (subtree::words(&request.before), json(&request)?);
+    let reason = if request.before.is_empty() { "new directories in it".to_owned() } else { reason };
     let digest = Digest::of(&input);
     // There is no question: what others put there meanwhile is no reason to fail.
-    let before = request.before.is_empty().then(|| done.clone());
+    let before = (request.before.is_empty() && !is_filled).then(|| done.clone());
     let run = Run {
         backward: Some(call("undo").reading(digest)),
         ..Run::new(target, Call::nothing(), (before, done), call("set").reading(digest))
@@ -155,5 +163,20 @@ fn subtree(path: &ManagedPath, wanted: Wanted, sight: &Sight<'_>) -> Result<Clai
     if !claim.change.is_noop() {
         claim.inputs.insert(digest, input);
     }
-    Ok(claim)
+    Ok(Some(claim))
+}
+
+/// Whether what is declared below a directory stands in directories that are not there yet, and come with it.
+fn brings_directories(path: &ManagedPath, sight: &Sight<'_>) -> Result<bool, KindError> {
+    let below = |name: &str| ManagedPath::new(name).ok().filter(|inner| inner.is_below(path));
+    let parents = sight.resources.iter().filter(|resource| is_present(resource)).filter_map(|resource| {
+        let parent = resource.name.rsplit_once('/')?.0;
+        below(&resource.name).and(below(parent)).filter(|parent| parent != path)
+    });
+    for parent in parents.collect::<BTreeSet<_>>() {
+        if sight.host.object(&parent)?.object == Object::Absent {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

@@ -453,3 +453,13 @@ fn examples_parse_and_unknown_keys_are_refused() {
         assert!(parse(&format!("{}\nsurprise = 1\n", row.example())).is_err(), "{}", row.kind());
     }
 }
+
+#[test]
+fn what_comes_into_a_subtree_is_made_as_wanted() {
+    let tree = "[[directory]]\npath = \"/srv/shop\"\nowner = \"ana\"\nrecurse = true\n";
+    let said = claims(&[("reconciled.toml", tree), ("files/srv/shop/static/css/a.css", "a")], |_| {});
+    assert!(said.contains(&"~ subtree:/srv/shop (new directories in it)".to_owned()), "{said:?}");
+    // Where nothing comes into it there is nothing to look at.
+    let said = claims(&[("reconciled.toml", tree), ("files/srv/shop/a.css", "a")], |_| {});
+    assert!(!said.iter().any(|line| line.contains("subtree")), "{said:?}");
+}

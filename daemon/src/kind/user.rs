@@ -302,7 +302,7 @@ pub(super) fn awaited(path: &ManagedPath, accounts: &[Account], resources: &[Res
     specs.into_iter().find(|spec| path.as_path().starts_with(spec.new_home())).map(|spec| spec.name)
 }
 
-fn is_present(resource: &Resource) -> bool {
+pub(super) fn is_present(resource: &Resource) -> bool {
     resource.spec["state"] != "absent"
 }
 

@@ -135,7 +135,8 @@ impl Spec for VenvSpec {
         };
         let after = match self.state {
             State::Absent => ABSENT.to_owned(),
-            State::Present => venv::built(&self.interpreter, &requirements),
+            // What is secret in it says who may fetch, not what: neither a digest nor another build comes of it.
+            State::Present => venv::built(&self.interpreter, &crate::secrets::of(sight.secrets).conceal(&requirements)),
         };
         let target = format!("venv:{path}");
         let call = |verb: &str, limit| Call { user: user.clone(), ..Call::new(&[PROGRAM, "worker", "venv", verb], limit) };
@@ -160,7 +161,7 @@ impl Spec for VenvSpec {
             makes: if self.state == State::Present { vec![path] } else { Vec::new() },
             ..Run::new(target, call("ask", ASK).reading(digest), (Some(request.before), after), forward)
         };
-        let mut claim = Claim::new(Change::Run(Box::new(run)), reason);
+        let mut claim = Claim { follows: self.follows(sight), ..Claim::new(Change::Run(Box::new(run)), reason) };
         if !claim.change.is_noop() {
             claim.inputs.insert(digest, input);
         }
@@ -192,6 +193,14 @@ impl VenvSpec {
             Object::Absent => Err(KindError::NotYet(format!("{real} makes no virtual environment without ensurepip: {REMEDY}"))),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the same plan changes the file of its requirements.
+    fn follows(&self, sight: &Sight<'_>) -> bool {
+        let is_it = |change: &&&Change| {
+            !change.is_noop() && change.path().is_some_and(|path| self.requirements.as_deref() == Some(path.as_str()))
+        };
+        sight.earlier.iter().any(|change| is_it(&change))
     }
 
     /// What is in it, one requirement a line.

@@ -163,6 +163,7 @@ fn command_job(probe: &Probe, argv: &[String]) -> Job {
         sandbox: Sandbox::Live { user: probe.user.clone(), surroundings: Surroundings::default() },
         limit: probe.timeout.0,
         output_limit: COMMAND_OUTPUT_LIMIT,
+        keeps_tail: false,
     }
 }
 
@@ -182,6 +183,7 @@ fn session_job(probe: &Probe, postgres: &Postgres, password: Option<String>) -> 
         ("LC_MESSAGES", Some("C.UTF-8".to_owned())),
     ];
     let request = command::Request {
+        defaults: BTreeMap::new(),
         argv: argv.iter().copied().chain([query]).map(str::to_owned).collect(),
         folders: FOLDERS.map(str::to_owned).into(),
         environment: environment.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect(),
@@ -270,6 +272,7 @@ fn worker_job(request: &[Asked<&Probe>]) -> HostResult<Job> {
         limit,
         // A line for each verdict and an empty one for each sign of life.
         output_limit: request.len().saturating_mul(LINE_LIMIT).saturating_add(ticks),
+        keeps_tail: false,
     })
 }
 

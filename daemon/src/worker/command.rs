@@ -22,6 +22,9 @@ pub struct Request {
     pub argv: Vec<String>,
     /// Where a program without a slash is looked for; the program finds others there too (`PATH`).
     pub folders: Vec<String>,
+    /// Added to the environment, where it has no such variable.
+    #[serde(default)]
+    pub defaults: BTreeMap<String, String>,
     /// Added to the environment.
     pub environment: BTreeMap<String, String>,
 }
@@ -49,6 +52,7 @@ fn become_it(request: &Request) -> io::Error {
     if std::env::var_os("HOME").is_none() {
         command.env("HOME", "/root");
     }
+    command.envs(request.defaults.iter().filter(|(name, _)| std::env::var_os(name).is_none()));
     command.envs(&request.environment);
     let error = command.exec();
     io::Error::other(format!("{}: {error}", path.display()))

@@ -212,8 +212,11 @@ fn put_stamp(request: &Request, aside: &Path) -> io::Result<()> {
     let (interpreter, python) = (fs::canonicalize(&request.interpreter)?, fs::canonicalize(aside.join("bin/python"))?);
     let mut files = BTreeMap::new();
     list(aside, "", &mut files)?;
+    // Pip alone has read it, and its digest would tell of what is secret in it.
+    files.remove(REQUIREMENTS);
     let stamp = Stamp { answer: request.after.clone(), interpreter, python, files };
-    fs::write(aside.join(STAMP), serde_json::to_vec(&stamp)?)
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(aside.join(STAMP))?;
+    file.write_all(&serde_json::to_vec(&stamp)?)
 }
 
 /// Scripts and settings name the place in which they were made; compiled code does not care.

@@ -59,6 +59,18 @@ scenario! {
 }
 
 scenario! {
+    fn what_follows_files_follows_those_that_come_back(host: installed) {
+        let repo = host.clone_repo();
+        let built = "[[command]]\nname = \"build\"\nforward = [\"cp\", \"/srv/static/a.css\", \"/srv/built\"]\nwatch = [\"/srv/static/**\"]\n";
+        repo.write("reconciled.toml", built).write("files/srv/static/a.css", "old\n").commit_and_push().assert_live();
+        repo.write("reconciled.toml", [built, RED].concat()).write("files/srv/static/a.css", "new\n");
+        repo.commit_and_push().assert_refused("rolled back").says("command:build: run again for what is restored");
+        assert_eq!(host.read("/srv/static/a.css"), "old\n");
+        assert_eq!(host.read("/srv/built"), "old\n");
+    }
+}
+
+scenario! {
     fn the_question_of_a_key_that_may_only_preview_is_not_asked(host: installed) {
         let repo = host.clone_repo();
         repo.write("files/etc/x", "x\n").commit_and_push().assert_live();

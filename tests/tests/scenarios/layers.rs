@@ -131,3 +131,29 @@ scenario! {
         let _ = host.sh("grep -rl correct-horse /var/lib/reconciled /var/log /run/log").fails(1);
     }
 }
+
+scenario! {
+    fn facts_that_change_make_a_generation(host: installed) {
+        let repo = host.clone_repo();
+        let rendered = "{{ facts.addresses | join(' ') }}\n";
+        repo.write("files/etc/addresses.j2", rendered).commit_and_push().assert_live();
+        let before = host.status();
+        host.exec("ip addr add 192.0.2.7/32 dev host0").ok();
+        let said = host.ctl("sync").ok();
+        assert!(said.contains("live and healthy"), "{said}");
+        assert!(host.read("/etc/addresses").contains("192.0.2.7"));
+        let now = host.status();
+        assert_eq!((&now["live"], now["generation"].as_u64()), (&before["live"], before["generation"].as_u64().map(|n| n + 1)));
+        host.ctl("audit log").says("facts").ok();
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
+        // What is not healthy with them is taken back, and not tried again and again.
+        let green = "[[probe]]\nname = \"green\"\nattempts = 1\ncommand = [\"/usr/bin/grep\", \"-q\", \"192.0.2.7\", \"/etc/addresses\"]\n";
+        repo.write("reconciled.toml", green).commit_and_push().assert_live();
+        host.exec("ip addr del 192.0.2.7/32 dev host0").ok();
+        let said = host.ctl("sync").text();
+        assert!(said.contains("rolled back"), "{said}");
+        assert!(host.read("/etc/addresses").contains("192.0.2.7"));
+        let said = host.ctl("sync").text();
+        assert!(said.contains("nothing to do"), "{said}");
+    }
+}

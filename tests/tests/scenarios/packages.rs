@@ -59,6 +59,7 @@ scenario! {
     fn a_bare_host_gets_programs_and_their_configuration(host: reached) {
         let repo = host.clone_repo();
         repo.write("reconciled.toml", "packages = [\"nginx\", \"redis-server\"]\nunits = [\"nginx.service\"]\n\
+            [[user]]\nname = \"redis\"\ngroups = [\"www-data\"]\n\
             [[file]]\npath = \"/etc/nginx/sites-enabled/default\"\nstate = \"absent\"\n\
             [[probe]]\nname = \"site\"\nhttp = { url = \"http://127.0.0.1:8080/\", body = \"one\" }\n");
         repo.write(SITE, site("one"));
@@ -68,6 +69,10 @@ scenario! {
         let runs = host.sh("grep -c -e '^Install:.* nginx:.* redis-server:' -e '^Install:.* redis-server:.* nginx:' /var/log/apt/history.log").ok();
         assert_eq!(runs, "1", "one run of apt for both");
         assert!(!host.exists("/etc/nginx/sites-enabled/default"));
+        // An account that a package has brought is changed, not made.
+        push.says("~ user:redis (groups none → www-data)");
+        let redis = || host.sh("getent passwd redis | cut -d: -f6,7; id -nG redis").ok();
+        assert_eq!(redis(), "/var/lib/redis:/usr/sbin/nologin\nredis www-data");
         // Again there is nothing to do; what somebody removes by hand comes back.
         assert!(host.ctl("sync").ok().contains("nothing to do"));
         host.exec("apt-get remove -y redis-server redis-tools").ok();

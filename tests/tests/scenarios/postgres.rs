@@ -294,3 +294,41 @@ scenario! {
         assert_eq!([asleep("reconciled"), asleep("other")], ["0", "1"]);
     }
 }
+
+scenario! {
+    fn what_nothing_takes_back_is_dumped_before_and_remembered(host = with_postgresql) {
+        let repo = host.clone_repo();
+        let site = "packages = [\"postgresql\"]\n[[postgres_database]]\nname = \"shop\"\nowner = \"postgres\"\n";
+        let migrates = |dump: &str, what: &str| {
+            format!(
+                "{site}[[command]]\nname = \"migrate\"\nuser = \"postgres\"\ndirectory = \"/\"\ndump = \"{dump}\"\n\
+                 forward = [\"psql\", \"-Xq\", \"-v\", \"ON_ERROR_STOP=1\", \"-d\", \"shop\", \"-c\", \"{what}\"]\n"
+            )
+        };
+        let tables = || host.exec("runuser -u postgres -- psql -XAtq -d shop -c \\dt").ok();
+        repo.write("reconciled.toml", site).commit_and_push().assert_live();
+        // Where there is nothing to dump nothing runs.
+        repo.write("reconciled.toml", migrates("no-such", "CREATE TABLE t(n int)"));
+        repo.commit_and_push().assert_refused("rolled back").says("before command:migrate").says("no-such");
+        assert_eq!(tables(), "");
+        repo.write("reconciled.toml", migrates("shop", "CREATE TABLE t(n int)")).commit_and_push().assert_live().says("/var/lib/reconciled/dumps/shop.");
+        repo.write("reconciled.toml", migrates("shop", "DROP TABLE t")).commit_and_push().assert_live();
+        assert_eq!(tables(), "");
+        // The last dump is a whole one, from before.
+        let dumps = host.sh("cd /var/lib/reconciled/dumps && stat -c '%n %a %U' * && stat -c %a .").ok();
+        assert_eq!(dumps.lines().filter(|line| line.starts_with("shop.") && line.ends_with(".dump 600 root")).count(), 2, "{dumps}");
+        assert!(dumps.ends_with("\n700"), "{dumps}");
+        host.sh("cat /var/lib/reconciled/dumps/$(ls -t /var/lib/reconciled/dumps | head -n 1) | runuser -u postgres -- pg_restore --clean --if-exists --dbname=shop").ok();
+        assert!(tables().contains("|t|"), "{}", tables());
+        // Going back past it is said, or refused where the administrator says so.
+        let refuses = "rollback_past_irreversible = \"refuse\"\n";
+        host.write("/etc/reconciled/reconciled.d/back.toml", refuses);
+        host.exec("systemctl reload-or-restart reconciled").ok();
+        let said = host.ctl("rollback 1").text();
+        assert!(said.contains("command:migrate") && said.contains("mend it with a commit on top of generation"), "{said}");
+        assert_eq!(host.status()["generation"], 3, "{}", host.status());
+        host.sh("rm /etc/reconciled/reconciled.d/back.toml && systemctl reload-or-restart reconciled").ok();
+        let said = host.ctl("rollback 1").ok();
+        assert!(said.contains("which nothing takes back: what it runs has to live with that"), "{said}");
+    }
+}

@@ -97,6 +97,9 @@ fn cases() -> Vec<Case> {
                   [[user]]\nname = \"ana\"\nhome_mode = \"0711\"\n";
     let of_people = [START, ("reconciled.toml", people), ("files/home/sammy/app/settings.py", "a")];
     cases.push(Case::new("people come and change", &[START], &of_people));
+    let brought = "packages = [\"redis-server\"]\ngroups = [\"deployers\"]\n[[user]]\nname = \"sammy\"\ngroups = [\"redis\"]\n\
+                   [[user]]\nname = \"redis\"\ngroups = [\"deployers\"]\n";
+    cases.push(Case::new("an account that a package brings", &[START], &[START, ("reconciled.toml", brought)]));
     cases.push(Case::new("everything goes", all, &[START]));
     cases.push(Case::new("one file changes", all, &changed));
     let masked = "[[unit]]\nname = \"worker.service\"\nmasked = true\n\

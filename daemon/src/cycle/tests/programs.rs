@@ -2,7 +2,7 @@
 
 use super::{Rig, id};
 use crate::cycle::Order;
-use crate::host::fake::Fake;
+use crate::host::fake::{Fake, Fault, errno};
 use crate::policy::PastIrreversible;
 use crate::report::Verdict;
 
@@ -131,7 +131,7 @@ fn what_nothing_takes_back_is_said_before_and_after() {
     let report = rig.deploy("3");
     assert_eq!(report.verdict, Verdict::RolledBack);
     assert!(report.reason.contains("command:migrate: exit code 1\nit went wrong"), "{}", report.reason);
-    assert!(!rig.heard("nothing takes it back"), "{:?}", rig.said);
+    assert!(rig.heard("command:migrate: has begun and failed: what it did until then stays"), "{:?}", rig.said);
     assert_eq!(rig.fake.world().text("/etc/x").as_deref(), Some("y"));
 }
 
@@ -175,6 +175,7 @@ fn what_watches_files_runs_again_for_those_that_come_back() {
     assert_eq!(rig.deploy("2").verdict, Verdict::RolledBack);
     assert!(rig.heard("command:count (/srv/static/a.css changed: /usr/bin/python3 count) [undo: best effort]"), "{:?}", rig.said);
     assert!(rig.heard("command:count: run again for what is restored"), "{:?}", rig.said);
+    assert!(!rig.heard("nothing takes it back"), "{:?}", rig.said);
     assert_eq!(counted(&rig), 3);
     // The first of its name has nothing to come back to.
     let mut rig = Rig::new(Fake::new());
@@ -184,6 +185,49 @@ fn what_watches_files_runs_again_for_those_that_come_back() {
     rig.fake.world().red.insert("site".to_owned());
     assert_eq!(rig.deploy("2").verdict, Verdict::RolledBack);
     assert_eq!(counted(&rig), 1);
+}
+
+#[test]
+fn what_a_question_says_of_a_secret_is_not_repeated() {
+    let asks = "[[command]]\nname = \"x\"\nask = [\"/usr/bin/python3\", \"leak\"]\nforward = [\"/usr/bin/python3\", \"count\"]\n\
+                environment = { PW = { secret = \"db_password\" } }\n";
+    let mut rig = Rig::new(Fake::new());
+    rig.commit("1", None, &[("reconciled.toml", asks), ("secrets/db_password.age", "correct horse")]);
+    let report = rig.deploy("1");
+    assert_eq!(report.verdict, Verdict::Refused);
+    assert!(report.reason.contains("command:x: what is there cannot be told"), "{}", report.reason);
+    assert!(report.reason.contains("secret:db_password: what was said of it is not shown"), "{}", report.reason);
+    assert!(!report.reason.contains("horse"), "{}", report.reason);
+}
+
+#[test]
+fn drift_that_is_ignored_is_no_reason_to_leave_what_a_push_changes() {
+    let counts = "[[command]]\nname = \"count\"\nforward = [\"/usr/bin/python3\", \"count\"]\nwatch = [\"/srv/static/**\"]\ndrift = \"ignore\"\n";
+    let role = "[[postgres_role]]\nname = \"shop\"\npassword = { secret = \"db_password\" }\ndrift = \"ignore\"\n";
+    let mut rig = Rig::new(Fake::new());
+    for (number, parent, file, secret) in [("1", None, "a", "correct horse"), ("2", Some("1"), "b", "battery staple")] {
+        let manifest = format!("{counts}{role}");
+        let all = [("reconciled.toml", manifest.as_str()), ("files/srv/static/a.css", file), ("secrets/db_password.age", secret)];
+        rig.commit(number, parent, &all);
+    }
+    rig.live("1").live("2");
+    assert!(rig.heard("postgres_role:shop (password)"), "{:?}", rig.said);
+    assert_eq!(rig.fake.world().text("/srv/counted").as_deref(), Some("||"));
+}
+
+#[test]
+fn a_repair_that_fails_on_its_packages_waits_for_its_turn() {
+    let manifest = format!("packages = [\"redis-server\"]\n{PROBE}");
+    let mut rig = Rig::new(Fake::new());
+    rig.commit("1", None, &[("reconciled.toml", &manifest), ("files/etc/x", "x")]);
+    rig.live("1");
+    rig.fake.world().tree.remove("/etc/x");
+    rig.fake.world().file(crate::packages::STATUS, "");
+    rig.fake.arm_on("swap /etc/x", Fault::Fail { late: false, sticky: false, error: || errno("worn disk", 5) });
+    assert_eq!(rig.repair(false).verdict, Verdict::RolledBack);
+    let report = rig.repair(false);
+    assert_eq!(report.verdict, Verdict::Refused, "{}", report.text());
+    assert!(report.reason.contains("this repair has failed before and waits for"), "{}", report.reason);
 }
 
 #[test]

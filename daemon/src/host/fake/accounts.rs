@@ -40,7 +40,7 @@ impl World {
     }
 
     /// Puts a line in the place of that of a name, at the end where there is none, or takes it away.
-    fn line(&mut self, path: &str, name: &str, line: Option<String>) {
+    pub(super) fn line(&mut self, path: &str, name: &str, line: Option<String>) {
         let begins = format!("{name}:");
         let text = self.text(path).unwrap_or_default();
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::jobs::exited;
 use super::{Node, World, postgres};
+use crate::accounts::{GROUP, PASSWD};
 use crate::change::ABSENT;
 use crate::host::{Job, Ran};
 use crate::packages::{Packages, STATUS};
@@ -63,6 +64,7 @@ impl World {
                     self.file(COUNTED, &counted);
                 }
             },
+            [.., "leak"] => return exited(127, Vec::new(), &format!("no program takes {}", request.environment["PW"])),
             _ => return exited(1, Vec::new(), "it went wrong"),
         }
         exited(0, Vec::new(), "")
@@ -124,6 +126,12 @@ impl World {
             "remove" => installed.retain(|name, _| !names.contains(&name.as_str())),
             "undo" => installed = plain(serde_json::from_slice::<crate::packages::Request>(input).unwrap().census),
             _ => return exited(2, Vec::new(), "no such verb"),
+        }
+        // As Debian's own: it comes with its account.
+        let account = installed.contains_key("redis-server").then_some("redis:x:107:107::/var/lib/redis:/usr/sbin/nologin");
+        if account.is_none() || self.databases().user("redis").is_none() {
+            self.line(PASSWD, "redis", account.map(str::to_owned));
+            self.line(GROUP, "redis", account.map(|_| "redis:x:107:".to_owned()));
         }
         let stanza = |(name, status): (&String, &String)| format!("Package: {name}\nStatus: install ok {status}\nVersion: 1\n\n");
         self.file(STATUS, &installed.iter().map(stanza).collect::<String>());

@@ -270,6 +270,7 @@ impl Manager {
             sandbox: Sandbox::Live { user: None, surroundings: Surroundings::default() },
             limit: RUN_LIMIT,
             output_limit: RUN_OUTPUT,
+            keeps_tail: false,
         };
         let ran = self.run(&job, &mut |_| true)?;
         if ran.ok() || ran.code.is_some_and(|code| success.contains(&code)) {

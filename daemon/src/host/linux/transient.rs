@@ -38,8 +38,7 @@ impl Manager {
             let _ = stdin.write_all(&job.input).await;
         };
         let mut lines = Lines { rest: Vec::new(), on_line, stopped: false };
-        let (out, err, ()) =
-            tokio::join!(collect(stdout, job.output_limit, Some(&mut lines)), collect(stderr, job.output_limit, None), write);
+        let (out, err, ()) = tokio::join!(collect(stdout, job, Some(&mut lines)), collect(stderr, job, None), write);
         let stop = lines.stopped || out.is_err() || err.is_err();
         if stop {
             // The unit is ended by its own limit at the latest.
@@ -129,6 +128,7 @@ impl Manager {
             sandbox: Sandbox::Probe,
             limit: Duration::from_secs(10),
             output_limit: 64 * 1024,
+            keeps_tail: false,
         };
         let ran = self.run(&job, &mut |_| true)?;
         Ok(String::from_utf8_lossy(&ran.stdout).lines().map(crate::path::escape).collect())
@@ -293,8 +293,8 @@ impl Lines<'_> {
     }
 }
 
-/// Reads to the end, or answers `Err` once there is more than `limit`.
-async fn collect(mut from: pipe::Receiver, limit: usize, mut lines: Option<&mut Lines<'_>>) -> Result<Vec<u8>, ()> {
+/// Reads to the end, or answers `Err` once there is more than a job may write; of one that may write more the last half of that is kept.
+async fn collect(mut from: pipe::Receiver, job: &Job, mut lines: Option<&mut Lines<'_>>) -> Result<Vec<u8>, ()> {
     let mut all = Vec::new();
     let mut buffer = vec![0_u8; 64 * 1024];
     loop {
@@ -302,8 +302,11 @@ async fn collect(mut from: pipe::Receiver, limit: usize, mut lines: Option<&mut 
             Ok(0) | Err(_) => return Ok(all),
             Ok(n) => {
                 all.extend_from_slice(&buffer[..n]);
-                if all.len() > limit {
-                    return Err(());
+                if all.len() > job.output_limit {
+                    if !job.keeps_tail {
+                        return Err(());
+                    }
+                    all.drain(..all.len() - job.output_limit / 2);
                 }
                 if let Some(lines) = lines.as_deref_mut() {
                     lines.feed(&buffer[..n]);
