@@ -114,6 +114,12 @@ pub struct UnitSeen {
     /// `ExecMainStartTimestamp` of a service: when its process started, in microseconds since 1970; 0 when never.
     #[serde(default)]
     pub started: u64,
+    /// `Type` of a service: simple, notify, forking, oneshot…
+    #[serde(default)]
+    pub service_type: String,
+    /// `Wants` that are also in `ConsistsOf`: what runs when it does, as the clusters of Debian's `postgresql.service`.
+    #[serde(default)]
+    pub members: Vec<String>,
     /// `TriggeredBy`: the socket, timer or path units of a service.
     pub triggered_by: Vec<String>,
     /// `Triggers`: what a socket, timer or path unit starts.

@@ -120,6 +120,8 @@ pub struct Claim {
     pub inputs: BTreeMap<Digest, Vec<u8>>,
     /// It follows files that the same plan changes: its declaration is not all that it depends on.
     pub follows: bool,
+    /// It is carried out and not kept: nothing is given back when the resource leaves.
+    pub passing: bool,
     /// A unit that has to start anew before it takes effect, and why: it need not be what the change is about.
     pub restart: Option<(String, String)>,
     /// It has been made sure that it leaves the host within reach: also of what the host is reached by nobody has to confirm it.
@@ -136,6 +138,7 @@ impl Claim {
             implied: false,
             inputs: BTreeMap::new(),
             follows: false,
+            passing: false,
             restart: None,
             within_reach: false,
         }

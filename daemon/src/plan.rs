@@ -321,7 +321,7 @@ fn taken(mut claims: Vec<(Phase, String, Vec<Claim>)>) -> Result<Claimed, PlanEr
     let (mut files, mut wanted_units, mut runs) = (Vec::new(), Vec::new(), Vec::new());
     let mut inputs = BTreeMap::new();
     for (phase, resource, claims) in claims {
-        for Claim { change, reason, implied, inputs: read, follows: _, restart: _, within_reach } in claims {
+        for Claim { change, reason, implied, inputs: read, follows: _, passing, restart: _, within_reach } in claims {
             inputs.extend(read);
             let target = change.target();
             if implied && declared.contains(&target) {
@@ -333,7 +333,9 @@ fn taken(mut claims: Vec<(Phase, String, Vec<Claim>)>) -> Result<Claimed, PlanEr
                 }
                 continue;
             }
-            claimed.insert(target, (resource.clone(), change.clone()));
+            if !passing {
+                claimed.insert(target, (resource.clone(), change.clone()));
+            }
             let steps = match &change {
                 Change::Run(_) => &mut runs,
                 Change::Unit { .. } => &mut wanted_units,

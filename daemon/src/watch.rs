@@ -208,6 +208,9 @@ async fn watch_units(
     let mut latest = None;
     loop {
         let places: BTreeSet<String> = watched.units.iter().map(|unit| object_path(unit)).collect();
+        // What a service holds together are mostly instances of its name.
+        let stems = watched.units.iter().filter_map(|unit| unit.strip_suffix(".service"));
+        let instances: Vec<String> = stems.map(|stem| object_path(&format!("{stem}@"))).collect();
         let quiet = async {
             match latest {
                 Some(latest) => tokio::time::sleep_until(Instant::min(latest, Instant::now() + QUIET)).await,
@@ -221,7 +224,7 @@ async fn watch_units(
             },
             signal = signals.next() => {
                 let Some(signal) = signal else { return Ok(()) };
-                if has_changed_state(&signal?, &places, &mut states) {
+                if has_changed_state(&signal?, (&places, &instances), &mut states) {
                     latest.get_or_insert_with(|| Instant::now() + UNQUIET);
                 }
             }
@@ -235,11 +238,16 @@ async fn watch_units(
     }
 }
 
-/// Whether a signal says that a managed unit is in another state than it last said.
-fn has_changed_state(signal: &zbus::Message, places: &BTreeSet<String>, states: &mut BTreeMap<String, String>) -> bool {
+/// Whether a signal says that a managed unit, or an instance of its name, is in another state than it last said.
+fn has_changed_state(
+    signal: &zbus::Message,
+    (places, instances): (&BTreeSet<String>, &[String]),
+    states: &mut BTreeMap<String, String>,
+) -> bool {
     type Changed = (String, std::collections::HashMap<String, zbus::OwnedVariant>, Vec<String>);
     let header = signal.header();
-    let Some(place) = header.path().map(ToString::to_string).filter(|place| places.contains(place)) else { return false };
+    let is_ours = |place: &String| places.contains(place) || instances.iter().any(|begin| place.starts_with(begin.as_str()));
+    let Some(place) = header.path().map(ToString::to_string).filter(is_ours) else { return false };
     let Ok((_, properties, _)) = signal.body().deserialize::<Changed>() else { return false };
     let Some(state) = properties.get("ActiveState").and_then(|v| String::try_from(v.clone()).ok()) else { return false };
     states.insert(place, state.clone()).as_ref() != Some(&state)

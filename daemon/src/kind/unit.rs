@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec};
 use crate::change::{Change, UnitFacts};
+use crate::host::{HostResult, UnitSeen};
 use crate::timespan::TimeSpan;
 use crate::units::{self, SUFFIXES};
 
@@ -123,11 +124,32 @@ impl Spec for UnitSpec {
             }
         }
         let reason = parts.join(", ");
-        Ok(vec![Claim::new(Change::Unit { unit: self.name.clone(), before, after: wanted }, reason)])
+        let mut claims = vec![Claim::new(Change::Unit { unit: self.name.clone(), before, after: wanted.clone() }, reason)];
+        if wanted.active == Some(true) && seen.is_active() {
+            claims.extend(self.members(&seen, sight)?);
+        }
+        Ok(claims)
     }
 }
 
 impl UnitSpec {
+    /// A service may be nothing but what holds others together, and be active while they are dead.
+    fn members(&self, seen: &UnitSeen, sight: &Sight<'_>) -> HostResult<Vec<Claim>> {
+        let is_declared = |unit: &String| sight.resources.iter().any(|r| r.kind == Self::KIND && r.name == *unit);
+        let mut claims = Vec::new();
+        for unit in seen.members.iter().filter(|unit| unit.ends_with(".service") && !is_declared(unit)) {
+            let member = sight.host.unit(unit)?;
+            let is_down = matches!(member.active.as_str(), "inactive" | "failed") && member.service_type != "oneshot";
+            if member.load != "loaded" || !is_down {
+                continue;
+            }
+            let facts = |active| UnitFacts { active: Some(active), ..UnitFacts::default() };
+            let change = Change::Unit { unit: unit.clone(), before: facts(false), after: facts(true) };
+            claims.push(Claim { passing: true, ..Claim::new(change, format!("start, as a part of {}", self.name)) });
+        }
+        Ok(claims)
+    }
+
     /// What is wanted of the unit, with the rules that a bare name means enabled and active, and that what is to be
     /// either must not be masked.
     #[must_use]

@@ -20,8 +20,8 @@ impl Plan {
 fn step_line(step: &Step) -> String {
     let change = &step.change;
     let name = match (step.resource.as_str(), change) {
-        // Implied directories and what left the repository have no resource of their own.
-        (GONE, _) | (_, Change::Dir { .. }) => change.target(),
+        // Implied directories, parts of services and what left the repository have no resource of their own.
+        (GONE, _) | (_, Change::Dir { .. } | Change::Unit { .. }) => change.target(),
         (resource, _) => resource.to_owned(),
     };
     let mut line = format!("{} {name}", change.sign());

@@ -29,6 +29,29 @@ fn served(rig: &Rig) -> Option<String> {
 }
 
 #[test]
+fn what_a_service_holds_together_runs_when_it_does() {
+    const MEMBER: &str = "postgresql@15-main.service";
+    let mut rig = Rig::new(Fake::new());
+    for unit in ["postgresql.service", MEMBER] {
+        let path = format!("/usr/lib/systemd/system/{unit}");
+        rig.fake.world().file(&path, "[Service]\nExecStart=/bin/true\n");
+        rig.fake.world().running(unit, &path, &[]);
+    }
+    rig.fake.world().units.get_mut("postgresql.service").unwrap().members = vec![MEMBER.to_owned()];
+    let declared = ("reconciled.toml", "units = [\"postgresql.service\"]\n");
+    rig.commit("1", None, &[declared]).commit("2", Some("1"), &[declared, ("files/etc/x", "x")]);
+    rig.live("1");
+    rig.fake.world().units.get_mut(MEMBER).unwrap().active = false;
+    assert_eq!(rig.repair(false).verdict, Verdict::Live);
+    assert!(rig.heard("unit:postgresql@15-main.service (start, as a part of postgresql.service)"), "{:?}", rig.said);
+    assert!(rig.fake.world().units[MEMBER].active);
+    assert_eq!(rig.repair(false).verdict, Verdict::NothingToDo);
+    // It is not ours for that: the next push does not stop it.
+    rig.live("2");
+    assert!(rig.fake.world().units[MEMBER].active && !rig.heard(MEMBER), "{:?}", rig.said);
+}
+
+#[test]
 fn a_push_goes_live() {
     let mut rig = chain(&["one", "two"]);
     let report = rig.deploy("1");

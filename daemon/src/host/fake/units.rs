@@ -21,6 +21,8 @@ pub(crate) struct Unit {
     pub(crate) failing: bool,
     /// Paths (with all that is below them) that its process reads when it starts and when it reloads.
     pub(crate) reads: Vec<String>,
+    /// What is a part of it and runs when it does.
+    pub(crate) members: Vec<String>,
     /// Its file as PID 1 knows it.
     loaded: Option<(String, String)>,
     /// What its process runs: the files as it has read them, and its own unit file.
@@ -116,6 +118,7 @@ impl World {
             result: (if unit.failing { "exit-code" } else { "success" }).to_owned(),
             links: if unit.enabled { vec![link] } else { Vec::new() },
             can_reload: true,
+            members: unit.members.clone(),
             stale: unit.loaded.is_some() && unit.loaded != on_disk,
             ..UnitSeen::default()
         }

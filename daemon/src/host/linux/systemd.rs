@@ -199,6 +199,11 @@ impl Manager {
                 dependents: ["RequiredBy", "BoundBy", "ConsistsOf"].iter().flat_map(|key| strings(&properties, key)).collect(),
                 drop_ins: strings(&properties, "DropInPaths"),
                 started: properties.get("ExecMainStartTimestamp").and_then(|v| u64::try_from(v.clone()).ok()).unwrap_or_default(),
+                service_type: text("Type"),
+                members: {
+                    let parts = strings(&properties, "ConsistsOf");
+                    strings(&properties, "Wants").into_iter().filter(|unit| parts.contains(unit)).collect()
+                },
                 triggered_by: strings(&properties, "TriggeredBy"),
                 triggers: strings(&properties, "Triggers"),
                 links: enablement_links(unit),
