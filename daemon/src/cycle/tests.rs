@@ -10,6 +10,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
@@ -45,10 +46,15 @@ impl Chance {
 
 /// The guards that the package ships.
 pub(crate) fn shipped_guards() -> Guards {
-    let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../policies/guards")).unwrap();
-    let mut files: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    Guards::new(files.iter().map(|file| toml::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()).collect()).unwrap()
+    // Thousands of hosts are made by some tests, and to compile the guards' globs takes longer than all else.
+    static SHIPPED: OnceLock<Guards> = OnceLock::new();
+    let read = || {
+        let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../policies/guards")).unwrap();
+        let mut files: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        Guards::new(files.iter().map(|file| toml::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()).collect()).unwrap()
+    };
+    SHIPPED.get_or_init(read).clone()
 }
 
 /// A directory in memory where there is one: the store syncs a lot.
