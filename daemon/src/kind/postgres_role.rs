@@ -18,7 +18,8 @@ pub struct PostgresRoleSpec {
     /// Its password: `{ secret = "db_password" }`. It is set as a SCRAM-SHA-256 verifier, and only when another one is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<PasswordSpec>,
-    /// Settings of its sessions (`ALTER ROLE … SET`): `{ client_encoding = "utf8", timezone = "UTC" }`.
+    /// Settings of its sessions (`ALTER ROLE … SET`): `{ client_encoding = "utf8", timezone = "UTC" }`. Others stay, also one that
+    /// leaves the table: `ALTER ROLE … RESET`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
     /// It may log in. A new role may when this is not said.
@@ -33,13 +34,20 @@ pub struct PostgresRoleSpec {
     /// It may make roles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub createrole: Option<bool>,
+    /// What the roles that it is a member of may do, it may as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inherit: Option<bool>,
+    /// Row-level security does not hold for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bypassrls: Option<bool>,
     /// It may connect for replication.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<bool>,
     /// How many connections it may have at once; -1 is any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_limit: Option<i32>,
-    /// Roles that it is a member of; declared above it where they are new. It stays a member of others.
+    /// Roles that it is a member of; declared above it where they are new. It stays a member of others, also of one that
+    /// leaves the list: `REVOKE` it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub member_of: Vec<String>,
     /// `absent`: it is dropped; refused as long as it owns anything or may do something with it.
@@ -89,7 +97,7 @@ impl Spec for PostgresRoleSpec {
         check_name("name", &self.name)?;
         self.member_of.iter().try_for_each(|name| check_name("member_of", name))?;
         if matches!(self.password, Some(PasswordSpec::Plain(_))) {
-            let help = "seal it with `sudo reconcilectl secret seal >secrets/db_password.age`, commit that, \
+            let help = "seal it with `ssh HOST reconcilectl secret seal <plain >secrets/db_password.age`, commit that, \
                 and write password = { secret = \"db_password\" }";
             return bad("password", "a password does not stand in a repository as it is", help);
         }
@@ -159,6 +167,8 @@ impl PostgresRoleSpec {
             ("superuser", self.superuser),
             ("createdb", self.createdb),
             ("createrole", self.createrole),
+            ("inherit", self.inherit),
+            ("bypassrls", self.bypassrls),
             ("replication", self.replication),
         ];
         RoleFacts {
