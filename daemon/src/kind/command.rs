@@ -285,7 +285,7 @@ impl CommandSpec {
     /// What the live generation runs under this name when a path that it watches changes: what makes it right again for what comes back.
     fn former(&self, sight: &Sight<'_>) -> Option<(Call, Vec<u8>)> {
         let former = sight.former.iter().find(|r| r.kind == Self::KIND && r.name == self.name)?;
-        let former = Self::deserialize(&former.spec).ok().filter(|former| former.ask.is_none() && !former.watch.is_empty())?;
+        let former = Self::deserialize(&former.spec).ok().filter(|former| !former.watch.is_empty())?;
         former.call(&former.forward, &former.setting(sight).ok()?, sight).ok()
     }
 

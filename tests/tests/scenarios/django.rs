@@ -289,6 +289,9 @@ scenario! {
         healed("the start limit", "sed -i s,bin/gunicorn,bin/nothing, /etc/systemd/system/gunicorn.service && systemctl daemon-reload; for n in 1 2 3 4 5 6 7; do systemctl restart gunicorn; done; true");
         healed("enablement", "systemctl disable gunicorn.socket nginx");
         healed("the database server", "systemctl stop postgresql");
+        healed("its one cluster", "systemctl stop 'postgresql@*'");
+        healed("the death of its process", "kill -9 $(head -n 1 /var/lib/postgresql/*/main/postmaster.pid); sleep 1");
+        healed("the static files", "rm -r /home/sammy/myprojectdir/static");
         healed("the password", "runuser -u postgres -- psql -qc \"ALTER ROLE myprojectuser PASSWORD 'other'\"");
         healed("the secrets", "sed -i s/hunter2/hunter3/ /etc/myproject.env && systemctl restart gunicorn");
         healed("the migrations", "runuser -u postgres -- psql -q myproject -c 'DROP TABLE django_session' -c \"DELETE FROM django_migrations WHERE app = 'sessions'\"");

@@ -6,6 +6,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 # From /etc/myproject.env: neither the key nor the password is in a file that others can read.
 SECRET_KEY = os.environ["SECRET_KEY"]
 ALLOWED_HOSTS = os.environ["ALLOWED_HOSTS"].split(",")
+# Pages of errors would show settings to visitors.
 DEBUG = False
 
 INSTALLED_APPS = [
