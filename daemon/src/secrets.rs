@@ -83,7 +83,9 @@ pub fn text(secret: &[u8]) -> Option<&str> {
 #[must_use]
 pub fn missing(name: &str) -> String {
     let name = crate::path::escape(name);
-    format!("there is no secret `{name}`: seal it with `sudo reconcilectl secret seal >secrets/{name}.age`, and commit that")
+    format!(
+        "there is no secret `{name}`: seal it with `ssh HOST reconcilectl secret seal <plain >secrets/{name}.age`, and commit that"
+    )
 }
 
 /// The lines and longer words of a text: what nothing may quote of a secret one.

@@ -17,7 +17,7 @@ const RECIPIENT: &str = "/etc/ssh/ssh_host_ed25519_key.pub";
 pub(super) enum Verb {
     /// Seal a secret for this host: plain text in, a file for secrets/NAME.age out
     ///
-    /// `sudo reconcilectl secret seal <plain >secrets/NAME.age`; needs neither the daemon nor root. On a workstation the same is
+    /// `ssh HOST reconcilectl secret seal <plain >secrets/NAME.age`; needs neither the daemon nor root. On a workstation the same is
     /// `age -a -r "$(ssh HOST reconcilectl secret recipient)" <plain >secrets/NAME.age`.
     Seal,
     /// Print what secrets of this host are sealed to, for age -r

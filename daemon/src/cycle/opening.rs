@@ -112,7 +112,7 @@ fn sealed<'s>(snapshot: &'s Snapshot, known_as: &str) -> Result<Sealed<'s>, Stop
             _ => {
                 return refused(
                     file,
-                    "no sealed file: seal it (sudo reconcilectl secret seal), and forget what it held: it is in git's history now",
+                    "no sealed file: seal it (ssh HOST reconcilectl secret seal <plain >secrets/NAME.age), and forget what it held: it is in git's history now",
                 );
             }
         };

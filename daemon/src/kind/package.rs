@@ -19,6 +19,9 @@ const UPDATES_LIMIT: usize = 10_000;
 const ASK: Duration = Duration::from_secs(30);
 
 /// A Debian package. With only a name it is installed, in whatever version the host's sources have; it is not upgraded later.
+/// All of a plan are installed by one run of apt, with fresh lists where these do not know a name. dpkg's lock is waited for, what an interrupted
+/// run has left is finished first, configuration files stay as somebody has edited them, and nobody is asked. A push that fails removes exactly
+/// what came with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]

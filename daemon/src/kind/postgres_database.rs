@@ -38,7 +38,8 @@ pub struct PostgresDatabaseSpec {
     /// Extensions that it has: `["pg_trgm"]`. Others stay.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extensions: Vec<String>,
-    /// What roles may do with it: `{ reports = ["CONNECT"] }`; `CONNECT`, `CREATE` and `TEMPORARY`. What others may, they may still.
+    /// What roles may do with it: `{ reports = ["CONNECT"] }`; `CONNECT`, `CREATE` and `TEMPORARY`. What others may, they may
+    /// still, and so may one that leaves the table (`REVOKE`). What a role may by way of another or of PUBLIC counts: everybody may connect to a new database.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub grants: BTreeMap<String, Vec<String>>,
     /// `absent`: it is dropped, with all that is in it; only together with `drop_data = true`.

@@ -22,7 +22,7 @@ const SOCKETS: &str = "unix_socket_directories";
 pub struct PostgresSettingSpec {
     /// The setting's name: `shared_buffers`.
     pub name: String,
-    /// Its value, as in `postgresql.conf`, without quotes: `256MB`. What means the same to the server is not changed.
+    /// Its value as a string, as in `postgresql.conf` but without quotes: `"256MB"`, `"100"`, `"on"`. What means the same to the server is not changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
     /// `absent`: it is as `postgresql.conf` has it (`ALTER SYSTEM RESET`).

@@ -48,7 +48,7 @@ pub struct UserSpec {
     /// Primary group; a new one has a group of its own name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// Groups that it is in too. Others, which somebody else has put it into, stay.
+    /// Groups that it is in too. It stays in others, also in one that leaves the list: `gpasswd -d NAME GROUP`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
     /// Its full name, or what it is for.

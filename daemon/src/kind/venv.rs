@@ -45,7 +45,7 @@ pub struct VenvSpec {
     /// The same, written here: `["Django==5.2.1", "gunicorn==23.0.0"]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packages: Option<Vec<String>>,
-    /// The Python that it is made with; Debian's needs the package python3-venv.
+    /// The Python that it is made with, `/usr/bin/python3` unless it is said; Debian's needs the package python3-venv.
     #[serde(default = "python", skip_serializing_if = "is_python")]
     pub interpreter: String,
     /// Who builds and owns it; under the home of a user that user, elsewhere root.

@@ -78,7 +78,7 @@ impl Scope {
     fn remedy_for_secret(&self, name: &str) -> String {
         match nearest(name, self.secrets.keys().map(String::as_str)) {
             Some(near) => format!("did you mean `secrets.{near}`?"),
-            None => format!("seal it with `sudo reconcilectl secret seal >secrets/{name}.age`, and commit that"),
+            None => format!("seal it with `ssh HOST reconcilectl secret seal <plain >secrets/{name}.age`, and commit that"),
         }
     }
 

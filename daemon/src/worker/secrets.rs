@@ -76,5 +76,5 @@ fn unseal(sealed: &[u8], identity: &Path) -> io::Result<Vec<u8>> {
     }
     let said = String::from_utf8_lossy(&ended.stderr);
     let said = said.lines().next().unwrap_or_default().trim_start_matches("age: ").trim_start_matches("error: ");
-    Err(io::Error::other(format!("{said}: seal it anew on this host: sudo reconcilectl secret seal")))
+    Err(io::Error::other(format!("{said}: seal it anew: ssh HOST reconcilectl secret seal <plain >secrets/NAME.age")))
 }

@@ -126,7 +126,8 @@ fn mistakes_in_templates() {
         ("{{ secrets.dc }}", "`secrets.dc` is undefined: did you mean `secrets.db`?".to_owned()),
         (
             "{{ secrets.password }}",
-            "`secrets.password` is undefined: seal it with `sudo reconcilectl secret seal >secrets/password.age`".to_owned(),
+            "`secrets.password` is undefined: seal it with `ssh HOST reconcilectl secret seal <plain >secrets/password.age`"
+                .to_owned(),
         ),
         ("{{ secrets.blob }}", format!("{at}:1:4: the secret `blob` is no UTF-8 text")),
         ("{% include secrets.db %}", format!("{at}:1:4: template not found: templates include")),

@@ -19,7 +19,11 @@ pub fn page() -> String {
         let short = row.short().map(|s| format!(" Short form: `{s} = [\"…\"]`, each with only its `{}`.", row.key()));
         let _ = write!(page, "\n## `{}`\n\n{}{}\n\n", row.header(), row.about(), short.unwrap_or_default());
         let _ = write!(page, "```toml\n{}```\n\n", row.example());
-        keys(&schemas::kind(row), &mut page);
+        let schema = schemas::kind(row);
+        if let Some(more) = schema["description"].as_str() {
+            let _ = write!(page, "{}\n\n", more.replace('\n', " "));
+        }
+        keys(&schema, &mut page);
     }
     page.push('\n');
     page.push_str(PROBES);
