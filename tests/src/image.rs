@@ -21,8 +21,8 @@ const FAST: &str = "force-unsafe-io\n";
 const OFFERED: &str = "python3-venv,python3-dev,libpq-dev,postgresql,postgresql-contrib,nginx,curl,ufw,redis-server,file";
 /// The same for pip.
 const WHEELS: &str = "Django==5.2.19,gunicorn==27.0.1,psycopg2-binary==2.9.13";
-/// Settings of hosts with our package: nothing happens by itself.
-const QUIET: &str = "watch = false\n";
+/// Settings of hosts with our package: nothing happens by itself, however long a scenario takes.
+const QUIET: &str = "watch = false\nlook_interval = \"1h\"\n";
 /// The programs that guards are shipped for, as far as [`STACK`] has them not.
 const PROGRAMS: &str = "sudo,postgresql,redis-server,pgbouncer,haproxy,apache2,logrotate,cron,nftables";
 /// Images of one kind and release that are kept.
@@ -83,6 +83,8 @@ impl Image {
             Image::base(release).derive("stack", &[], |host| {
                 host.apt(&format!("update -qq && apt-get install -y -qq {}", STACK.replace(',', " ")));
                 host.sh("systemctl disable --now nginx && apt-get clean").ok();
+                // No scenario looks for a manual, and its index would be made anew with each package that comes.
+                host.sh("rm -f /var/lib/man-db/auto-update").ok();
             })
         });
         made.clone()

@@ -72,13 +72,23 @@ fn status(host: &Host, path: &str) -> String {
     host.exec(&format!("curl -s -o /dev/null -w %{{http_code}} -H Host:example.test http://127.0.0.1{path}")).ok()
 }
 
-/// A host on which the example is live, and answers.
+/// From a bare host to a site that serves.
+#[track_caller]
+fn one_push(host: &Host) {
+    example(host).commit_and_push().assert_live();
+    assert!(logs_in(host));
+    assert_eq!(status(host, "/static/admin/css/base.css"), "200");
+    assert_eq!(host.exec("stat -c %U:%G:%a /home/sammy /etc/myproject.env").ok(), "sammy:sammy:711\nroot:root:600");
+    // The admin's password was an argument of nobody.
+    assert!(!host.sh(&format!("journalctl -o export | grep -a {ADMIN}")).stdout.contains(ADMIN));
+    assert!(host.ctl("sync").ok().contains("nothing to do"));
+}
+
+/// A host on which the example is live, and answers: what [`one_push`] makes of a bare one.
 #[track_caller]
 fn serving(release: Release) -> Host {
     let content: Vec<u8> = contents(Path::new(EXAMPLE));
-    let image = Host::bare_image(release).derive("django", &[&content], |host| {
-        example(host).commit_and_push().assert_live();
-    });
+    let image = Host::bare_image(release).derive("django", &[&content], one_push);
     let host = Host::boot(&image);
     host.wait_until("the site answers", || status(&host, "/admin/login/") == "200");
     host.wait_until("the daemon is up", || host.ctl("status").code == 0);
@@ -302,18 +312,36 @@ scenario! {
 }
 
 scenario! {
-    fn a_bare_host_serves_the_site_after_one_push(host: reached) {
-        let repo = example(host);
-        repo.commit_and_push().assert_live();
+    fn harder_troubles_are_mended(host = serving) {
+        let healed = |what: &str, harm: &str| {
+            host.sh(harm).ok();
+            let said = host.ctl("sync").ok();
+            assert!(said.contains("live and healthy"), "{what}: {said}");
+            host.wait_until(what, || status(host, "/admin/login/") == "200" && status(host, "/static/admin/css/base.css") == "200");
+            assert!(host.ctl("sync").ok().contains("nothing to do"), "{what}");
+        };
+        healed("a server that was removed", "DEBIAN_FRONTEND=noninteractive apt-get -qq remove -y nginx nginx-common");
+        healed("a masked unit", "systemctl mask --now nginx");
+        healed("a user that was deleted", "systemctl stop gunicorn.socket gunicorn && userdel sammy");
+        healed("the file of the secrets", "rm /etc/myproject.env && systemctl restart gunicorn; true");
+        healed("who may read the secrets", "chmod 644 /etc/myproject.env");
+        healed("the whole environment", "rm -r /home/sammy/myprojectdir/myprojectenv && systemctl restart gunicorn; true");
+        healed("the database", "systemctl stop gunicorn.socket gunicorn && runuser -u postgres -- dropdb -f myproject");
+        healed("the role", "runuser -u postgres -- psql -qc 'ALTER ROLE myprojectuser NOLOGIN'");
+        healed("whose the database is", "runuser -u postgres -- psql -qc 'ALTER DATABASE myproject OWNER TO postgres'");
+        healed("the whole project", "rm -r /home/sammy/myprojectdir; systemctl restart gunicorn; true");
         assert!(logs_in(host));
-        assert_eq!(status(host, "/static/admin/css/base.css"), "200");
-        assert_eq!(host.exec("stat -c %U:%G:%a /home/sammy /etc/myproject.env").ok(), "sammy:sammy:711\nroot:root:600");
-        // The admin's password was an argument of nobody.
-        assert!(!host.sh(&format!("journalctl -o export | grep -a {ADMIN}")).stdout.contains(ADMIN));
+    }
+}
+
+scenario! {
+    fn a_bare_host_serves_after_one_push_and_all_comes_back_with_it(host = serving) {
         // The same again does nothing.
-        assert!(host.ctl("sync").ok().contains("nothing to do"));
+        let repo = live(host);
+        let before = processes(host);
         let _ = repo.push();
-        // All comes back with the host.
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
+        assert_eq!(processes(host), before);
         host.reboot();
         host.wait_until("the site is back", || status(host, "/admin/login/") == "200");
         assert!(logs_in(host));

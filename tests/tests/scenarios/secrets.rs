@@ -54,7 +54,7 @@ scenario! {
         repo.write("files/etc/motd.d/x", "x\n").commit_and_push().assert_live();
         host.sh("ssh-keygen -q -t ed25519 -N '' -f /root/other").ok();
         let foreign = host.sh("echo x | age -a -R /root/other.pub").ok();
-        repo.write("secrets/token.age", foreign).commit_and_push().assert_refused("secrets/token.age: no identity matched").says("seal it anew on this host");
+        repo.write("secrets/token.age", foreign).commit_and_push().assert_refused("secrets/token.age: no identity matched").says("seal it anew: ssh HOST reconcilectl secret seal");
         repo.write("secrets/token.age", "no age at all\n").commit_and_push().assert_refused("secrets/token.age:");
         repo.remove("secrets/token.age").write("secrets/token.cred", "AAAA\n").commit_and_push().assert_refused("secrets:");
         repo.remove("secrets/token.cred").write("secrets/token", "hunter2\n").commit_and_push().assert_refused("secrets/token: no sealed file");

@@ -62,14 +62,15 @@ pub(super) fn simulate(words: &[&str]) -> io::Result<Effect> {
 
 /// Refuses names that apt does not know. It would take them for a regular expression, or what ends in `+` or `-` for a request (apt-get(8)).
 pub(super) fn know(names: &[&str]) -> io::Result<()> {
-    for name in names {
-        let said = run(Command::new("/usr/bin/apt-cache").args(["--all-names", "pkgnames", name]).stdout(Stdio::piped()))?;
-        if !said.lines().any(|line| line == *name) {
+    let said = run(Command::new("/usr/bin/apt-cache").args(["--all-names", "pkgnames"]).stdout(Stdio::piped()))?;
+    let known: BTreeSet<&str> = said.lines().collect();
+    match names.iter().find(|name| !known.contains(*name)) {
+        None => Ok(()),
+        Some(name) => {
             let text = format!("apt knows no package `{name}`: correct the name, or add the source that has it");
-            return Err(io::Error::other(text));
+            Err(io::Error::other(text))
         }
     }
-    Ok(())
 }
 
 /// Whether a source has this version of a package.
