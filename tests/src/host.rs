@@ -253,10 +253,12 @@ impl Host {
     /// Waits until `holds` does, for two minutes at most.
     #[track_caller]
     pub fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let start = Instant::now();
+        let (start, mut pause) = (Instant::now(), Duration::from_millis(25));
         while !holds() {
             assert!(start.elapsed() < PATIENCE, "after {PATIENCE:?} {self:?} still does not meet: {what}");
-            thread::sleep(Duration::from_millis(50));
+            thread::sleep(pause);
+            // To look costs the processor time for which others wait.
+            pause = (pause * 2).min(Duration::from_millis(400));
         }
     }
 

@@ -180,10 +180,10 @@ impl<'h> Story<'h> {
         self.host.order(orders);
         let push = self.push();
         let settled = format!(
-            "for ((i = 0; i < 600; i++)); do
+            "for ((i = 0; i < 300; i++)); do
                [[ ! -e /var/lib/reconciled/failpoint && $(systemctl show -p MainPID --value reconciled) != {pid} ]] &&
                  systemctl is-active -q reconciled && exit 0
-               sleep 0.05
+               sleep 0.1
              done; exit 1"
         );
         assert!(
