@@ -17,7 +17,7 @@ mod unit;
 mod user;
 mod venv;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::change::{Call, Change, Run};
+use crate::change::{Call, Change, Object, Run};
 use crate::digest::Digest;
 use crate::host::{HostError, HostResult, Job, LOOK, Look};
 use crate::manifest::Resource;
@@ -174,18 +174,6 @@ pub enum KindError {
     NotYet(String),
 }
 
-impl KindError {
-    /// The same with another text, where it is one of ours or of a program.
-    #[must_use]
-    pub fn in_words(self, words: impl Fn(&str) -> String) -> Self {
-        match self {
-            Self::Host(error) => Self::Host(error),
-            Self::Impossible(text) => Self::Impossible(words(&text)),
-            Self::NotYet(text) => Self::NotYet(words(&text)),
-        }
-    }
-}
-
 /// A mistake in a declaration that its types do not rule out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
@@ -245,7 +233,22 @@ impl Sight<'_> {
     pub fn ask(&self, target: &str, call: &Call, input: &[u8]) -> Result<String, KindError> {
         let ran = self.host.run(&Job::of(call, LOOK, std::iter::empty(), input.to_owned()), &mut |_| true)?;
         let answer = ran.answers(call, 1).and_then(|answers| answers.into_iter().next());
-        answer.ok_or_else(|| KindError::Impossible(format!("{target}: what is there cannot be told: {}", ran.last_words())))
+        answer.ok_or_else(|| {
+            let said = self.conceal(&ran.last_words());
+            KindError::Impossible(format!("{target}: what is there cannot be told: {said}"))
+        })
+    }
+
+    /// What a program says may repeat what it has read.
+    fn conceal(&self, said: &str) -> String {
+        let mut secrets = crate::secrets::of(self.secrets);
+        for change in self.earlier {
+            let Change::Entry { path, after: Object::File(facts), secret: true, .. } = change else { continue };
+            if let Ok(content) = (self.contents)(&facts.digest) {
+                secrets.add_file(path, &content, &BTreeSet::new());
+            }
+        }
+        secrets.conceal(said)
     }
 
     /// Whether something that comes before in the same plan changes a path, or something below it.

@@ -200,14 +200,9 @@ impl Engine {
 
     /// The secrets of a plan's repository, and what stands and will stand in the secret files that it concerns.
     pub(super) fn secrets_of(&self, plan: &Plan) -> Secrets {
-        self.secrets_among(&plan.manifest, plan.steps.iter().map(|step| &step.change).chain(plan.claimed.values()))
-    }
-
-    /// The same of some changes alone.
-    fn secrets_among<'c>(&self, manifest: &Manifest, changes: impl Iterator<Item = &'c Change>) -> Secrets {
-        let mut secrets = Secrets::default();
-        manifest.secrets.iter().for_each(|(name, content)| secrets.add_secret(name, content));
-        for change in changes {
+        let manifest = &plan.manifest;
+        let mut secrets = crate::secrets::of(&manifest.secrets);
+        for change in plan.steps.iter().map(|step| &step.change).chain(plan.claimed.values()) {
             let Change::Entry { path, before, after, secret: true } = change else { continue };
             let open = self.open_words(path, manifest);
             secrets.add_file(path, b"", &open);
@@ -338,9 +333,7 @@ impl Engine {
             earlier.extend(going.iter().map(|claim| &claim.change));
             let mut found = Vec::new();
             for (resource, looked) in self.look(of_phase, manifest, (&former, &earlier), may_run) {
-                // A program that was asked may repeat what it has read.
-                let conceal = |text: &str| self.secrets_among(manifest, earlier.iter().copied()).conceal(text);
-                match looked.map_err(|error| error.in_words(conceal)) {
+                match looked {
                     Ok(claims) => found.push((resource, claims)),
                     Err(error) if goes_on => {
                         tracing::error!("left as it is: {}:{}: {error}", resource.kind, resource.name);

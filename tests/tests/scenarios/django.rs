@@ -312,29 +312,6 @@ scenario! {
 }
 
 scenario! {
-    fn harder_troubles_are_mended(host = serving) {
-        let healed = |what: &str, harm: &str| {
-            host.sh(harm).ok();
-            let said = host.ctl("sync").ok();
-            assert!(said.contains("live and healthy"), "{what}: {said}");
-            host.wait_until(what, || status(host, "/admin/login/") == "200" && status(host, "/static/admin/css/base.css") == "200");
-            assert!(host.ctl("sync").ok().contains("nothing to do"), "{what}");
-        };
-        healed("a server that was removed", "DEBIAN_FRONTEND=noninteractive apt-get -qq remove -y nginx nginx-common");
-        healed("a masked unit", "systemctl mask --now nginx");
-        healed("a user that was deleted", "systemctl stop gunicorn.socket gunicorn && userdel sammy");
-        healed("the file of the secrets", "rm /etc/myproject.env && systemctl restart gunicorn; true");
-        healed("who may read the secrets", "chmod 644 /etc/myproject.env");
-        healed("the whole environment", "rm -r /home/sammy/myprojectdir/myprojectenv && systemctl restart gunicorn; true");
-        healed("the database", "systemctl stop gunicorn.socket gunicorn && runuser -u postgres -- dropdb -f myproject");
-        healed("the role", "runuser -u postgres -- psql -qc 'ALTER ROLE myprojectuser NOLOGIN'");
-        healed("whose the database is", "runuser -u postgres -- psql -qc 'ALTER DATABASE myproject OWNER TO postgres'");
-        healed("the whole project", "rm -r /home/sammy/myprojectdir; systemctl restart gunicorn; true");
-        assert!(logs_in(host));
-    }
-}
-
-scenario! {
     fn a_bare_host_serves_after_one_push_and_all_comes_back_with_it(host = serving) {
         // The same again does nothing.
         let repo = live(host);
