@@ -56,7 +56,7 @@ impl Spec for DirectorySpec {
     const PHASE: Phase = Phase::Files;
     const ABOUT: &'static str =
         "A directory, with its owner and mode; what is in it stays as it is, unless `recurse` says that it belongs to the same.";
-    const EXAMPLE: &'static str = "[[directory]]\npath = \"/srv/shop/media\"\nowner = \"www-data\"\nmode = \"0750\"\nrecurse = true\nfile_mode = \"0640\"\n";
+    const EXAMPLE: &'static str = "[[directory]]\npath = \"/srv/shop/media\"\nowner = \"www-data\"\nmode = \"0750\"\n";
 
     fn name(&self) -> String {
         self.path.clone()
