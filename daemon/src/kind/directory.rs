@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::place::{implied_directories, managed, owner_of, parse_mode};
 use super::user::is_present;
 use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec, State};
-use crate::change::{Call, Change, DirFacts, Object, Run};
+use crate::change::{Call, Change, DirFacts, Run};
 use crate::digest::Digest;
+use crate::host::HostError;
 use crate::path::ManagedPath;
 use crate::subtree::{self, Request, Wanted};
 use crate::worker::PROGRAM;
@@ -174,8 +175,11 @@ fn brings_directories(path: &ManagedPath, sight: &Sight<'_>) -> Result<bool, Kin
         below(&resource.name).and(below(parent)).filter(|parent| parent != path)
     });
     for parent in parents.collect::<BTreeSet<_>>() {
-        if sight.host.object(&parent)?.object == Object::Absent {
-            return Ok(true);
+        match sight.host.directory(&parent) {
+            Ok(None) => return Ok(true),
+            // What else stands there is for whose parent it is to say.
+            Ok(Some(_)) | Err(HostError::Unfit(_)) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(false)

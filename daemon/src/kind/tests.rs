@@ -459,6 +459,10 @@ fn what_comes_into_a_subtree_is_made_as_wanted() {
     let tree = "[[directory]]\npath = \"/srv/shop\"\nowner = \"ana\"\nrecurse = true\n";
     let said = claims(&[("reconciled.toml", tree), ("files/srv/shop/static/css/a.css", "a")], |_| {});
     assert!(said.contains(&"~ subtree:/srv/shop (new directories in it)".to_owned()), "{said:?}");
+    // Directories that are there are none that come.
+    let all = [("reconciled.toml", tree), ("files/srv/shop/static/a.css", "a")];
+    let said = claims(&all, |w| w.dir("/srv/shop/static"));
+    assert!(!said.iter().any(|line| line.contains("new directories in it")), "{said:?}");
     // Where nothing comes into it there is nothing to look at.
     let said = claims(&[("reconciled.toml", tree), ("files/srv/shop/a.css", "a")], |_| {});
     assert!(!said.iter().any(|line| line.contains("subtree")), "{said:?}");

@@ -318,6 +318,10 @@ scenario! {
         host.ctl("sync").ok();
         assert!(modes().contains("media/new www-data:www-data 640"), "{}", modes());
         assert!(host.ctl("sync").ok().contains("nothing to do"));
+        // So are directories that come with a push: in the same one.
+        repo.write("files/srv/media/a/deep/er/x.txt", "x\n").commit_and_push().assert_live();
+        assert!(modes().contains("media/a/deep www-data:www-data 750\nmedia/a/deep/er www-data:www-data 750"), "{}", modes());
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
         // A file that has another name elsewhere is not given away.
         host.sh("echo secret >/srv/elsewhere/secret && ln /srv/elsewhere/secret /srv/media/taken").ok();
         repo.write("files/etc/x", "x").commit_and_push().assert_refused("/srv/media/taken has another name too (a hard link)");
