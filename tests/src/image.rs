@@ -169,7 +169,7 @@ impl Image {
         self.derive(kind, &[&content, QUIET.as_bytes()], |host| {
             host.install(deb);
             // What a scenario changes by hand has to stay until it says what is to happen; those about events switch it on.
-            host.write("/etc/reconciled/reconciled.d/quiet.toml", QUIET);
+            host.write("/etc/reconciled/reconciled.d/00-quiet.toml", QUIET);
         })
     }
 

@@ -7,7 +7,7 @@ use reconciled_tests::{Host, Repo, scenario};
 
 /// A host that watches what is managed and otherwise looks only when it is asked to.
 fn watching(host: &Host) -> Repo {
-    host.write("/etc/reconciled/reconciled.d/quiet.toml", "look_interval = \"1h\"\n");
+    host.write("/etc/reconciled/reconciled.d/00-quiet.toml", "look_interval = \"1h\"\n");
     host.exec("systemctl restart reconciled").ok();
     host.clone_repo()
 }
