@@ -277,8 +277,9 @@ impl Repo {
     }
 
     fn ssh_words(&self) -> Vec<String> {
+        // What is agreed upon by default is proof against machines that nobody has, and costs a quarter of a second of processor time.
         let options = "-F /dev/null -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=no \
-                       -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
+                       -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o KexAlgorithms=curve25519-sha256";
         let key = ["ssh".to_owned(), "-i".to_owned(), self.key()];
         key.into_iter().chain(options.split(' ').map(str::to_owned)).collect()
     }
