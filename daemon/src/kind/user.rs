@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::place::parse_mode;
 use super::{Claim, Drift, GroupSpec, KindError, Mistake, PackageSpec, Phase, Sight, Spec, State};
 use crate::accounts::{
-    self, Accounts, FIRST_OF_HOST, FIRST_OF_PEOPLE, Fields, GROUP, GSHADOW, LIMIT, MAILBOXES, NO_HOME, PASSWD, Request, SHADOW,
-    SUBGID, SUBUID, UserRequest,
+    self, Accounts, FIRST_OF_HOST, FIRST_OF_PEOPLE, Fields, GROUP, GSHADOW, HomeOwner, LIMIT, MAILBOXES, NO_HOME, PASSWD,
+    Request, SHADOW, SUBGID, SUBUID, UserRequest,
 };
 use crate::change::{ABSENT, Change, Object};
 use crate::host::{Account, HostError};
@@ -39,7 +39,8 @@ pub struct UserSpec {
     /// `/etc/skel`. Another one for an account that is there is made too; what is in the old one stays there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home: Option<String>,
-    /// Permission bits of the home as an octal string: `0711` lets nginx pass through it.
+    /// Permission bits of the home as an octal string: `0711` lets nginx pass through it. Where they are set the home is kept the user's
+    /// own, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home_mode: Option<String>,
     /// Login shell; for a new one `/bin/bash`, for a system account `/usr/sbin/nologin`.
@@ -162,6 +163,7 @@ impl UserSpec {
             group: self.group.clone(),
             groups: (!self.groups.is_empty()).then(|| self.groups.iter().cloned().collect()),
             home: self.home.clone(),
+            home_owner: mode.as_ref().is_ok_and(Option::is_some).then_some(HomeOwner::Itself),
             home_mode: mode.map_err(|mistake| Mistake { key: "home_mode", help: help(), ..mistake })?,
             shell: self.shell.clone(),
             comment: self.comment.clone(),
@@ -177,17 +179,17 @@ impl UserSpec {
             _ => self.new_home(),
         };
         let mut wanted = self.managed().map_err(|mistake| KindError::Impossible(mistake.message))?;
-        let mut modes = BTreeMap::new();
+        let mut homes = BTreeMap::new();
         for home in [Some(&home), there.map(|user| &user.home)].into_iter().flatten() {
             let Ok(path) = ManagedPath::new(home) else { continue };
             let facts = sight.host.directory(&path)?;
-            modes.extend(facts.map(|facts| (path, facts.mode)));
+            homes.extend(facts.map(|facts| (path, facts)));
         }
         // A place of the system that an account was merely given as its home is not made for it.
         let is_person = there.map_or(!self.system, |user| user.uid >= FIRST_OF_PEOPLE);
         let has_home = home != NO_HOME && ManagedPath::new(&home).is_ok();
         wanted.housed = (has_home && (is_person || self.home.is_some() || self.home_mode.is_some())).then_some(true);
-        let before = accounts.managed(&self.name, &wanted, |path| modes.get(path).copied());
+        let before = accounts.managed(&self.name, &wanted, |path| homes.get(path).copied());
         let reason = before.as_ref().map_or_else(|| "new".to_owned(), |before| differing(before, &wanted));
         let request = UserRequest {
             name: self.name.clone(),
@@ -330,6 +332,7 @@ fn differing(before: &Fields, wanted: &Fields) -> String {
     let pairs = before.words().into_iter().zip(wanted.words()).filter(|(old, new)| old != new);
     let words = pairs.map(|((key, old), (_, new))| match key {
         "home directory" => "its home is missing".to_owned(),
+        "home_owner" => format!("its home belongs to {old}"),
         _ => format!("{key} {old} → {new}"),
     });
     words.collect::<Vec<_>>().join(", ")
