@@ -17,6 +17,7 @@ mod unit;
 mod user;
 mod venv;
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
@@ -212,6 +213,8 @@ pub struct Sight<'a> {
     pub definition: &'a dyn Fn(&str) -> Definition,
     /// Whether code of the candidate may run while it is looked at; not for a key that may only preview.
     pub may_run: bool,
+    /// What there is in PostgreSQL, once somebody has asked.
+    pub postgres: OnceCell<cluster::Seen>,
 }
 
 impl<'a> Sight<'a> {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::change::ABSENT;
 
@@ -38,11 +39,12 @@ pub struct Asked {
 
 /// What a look is answered with.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Found<T> {
+pub struct Looked {
     /// The cluster that was looked at.
     pub cluster: String,
-    /// What there is in it.
-    pub seen: T,
+    /// What there is of each thing in it, in the order of the request ([`RoleSeen`], [`DatabaseSeen`] or [`SettingSeen`]); or why that cannot
+    /// be told.
+    pub seen: Vec<Result<Value, String>>,
 }
 
 impl Request {
@@ -60,8 +62,8 @@ impl Request {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// What there is, and what a change has to know of it: [`RoleSeen`], [`DatabaseSeen`] or [`SettingSeen`]. For planning.
-    Look(Thing),
+    /// What there is of each, and what a change has to know of it: [`Looked`]. For planning.
+    Look(Vec<Thing>),
     /// What there is of what is managed, in one line.
     Ask(Thing),
     /// It becomes so.

@@ -1,5 +1,6 @@
 //! From what is wanted to a plan: every kind looks, the ledger gives back, units are read, `plan::make` does the rest.
 
+use std::cell::OnceCell;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -400,6 +401,7 @@ impl Engine {
             contents: &contents,
             definition: &definition,
             may_run,
+            postgres: OnceCell::new(),
         };
         of_phase.iter().map(|(resource, kind)| (*resource, kind.claims(resource, &sight))).collect()
     }

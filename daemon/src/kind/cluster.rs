@@ -1,14 +1,15 @@
 //! What the kinds of things in a PostgreSQL cluster need: a look through the worker, and a change that it makes. No kind.
 
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::{Claim, KindError, Mistake, Sight};
+use super::{Claim, KindError, Mistake, PostgresDatabaseSpec, PostgresRoleSpec, PostgresSettingSpec, Sight, Spec};
 use crate::change::{ABSENT, Call, Change, Run};
 use crate::digest::Digest;
 use crate::host::{Job, Sandbox, Surroundings};
 use crate::manifest::Resource;
 use crate::path::ManagedPath;
-use crate::postgres::{Asked, Found, LOOK, MAKE, NO_CLUSTER, Request, Thing, USER};
+use crate::postgres::{Asked, LOOK, Looked, MAKE, NO_CLUSTER, Request, Thing, USER};
 use crate::worker::PROGRAM;
 
 /// Most that an answer may say, in bytes.
@@ -56,8 +57,60 @@ impl Step {
     }
 }
 
-/// What the worker sees of a thing, and in which cluster.
+/// What there is in a cluster.
+pub(super) struct Found<T> {
+    /// Which one was looked at.
+    pub(super) cluster: String,
+    /// What there is of a thing.
+    pub(super) seen: T,
+}
+
+/// A kind of things in a cluster.
+pub(super) trait InCluster: Spec {
+    /// What is asked for to see what has to change.
+    fn thing(&self) -> Thing;
+}
+
+/// What there is of all that is declared.
+pub struct Seen {
+    cluster: String,
+    things: Vec<(Thing, Result<Value, String>)>,
+}
+
+/// Not what there is: a verifier of a password may be in it.
+impl std::fmt::Debug for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Seen")
+    }
+}
+
+/// What the worker sees of one of the things that are declared, and in which cluster. It looks at all of them once, for whoever asks first.
 pub(super) fn look<T: DeserializeOwned>(thing: &Thing, sight: &Sight<'_>) -> Result<Found<T>, KindError> {
+    let unexpected = || KindError::Impossible("the look at PostgreSQL was answered with something unexpected".to_owned());
+    let all = match sight.postgres.get() {
+        Some(all) => all,
+        None => {
+            let things: Vec<Thing> = sight.resources.iter().filter_map(thing_of).collect();
+            let Looked { cluster, seen } = ask(&things, sight)?.ok_or_else(unexpected)?;
+            sight.postgres.get_or_init(|| Seen { cluster, things: things.into_iter().zip(seen).collect() })
+        }
+    };
+    let (_, seen) = all.things.iter().find(|(of, _)| of == thing).ok_or_else(unexpected)?;
+    let seen = seen.as_ref().map_err(|why| KindError::Impossible(crate::path::escape(why)))?;
+    Ok(Found { cluster: all.cluster.clone(), seen: T::deserialize(seen).map_err(|_| unexpected())? })
+}
+
+fn thing_of(resource: &Resource) -> Option<Thing> {
+    fn of<S: InCluster>(resource: &Resource) -> Option<Thing> {
+        (resource.kind == S::KIND).then(|| S::deserialize(&resource.spec).ok()).flatten().map(|spec| spec.thing())
+    }
+    of::<PostgresRoleSpec>(resource)
+        .or_else(|| of::<PostgresDatabaseSpec>(resource))
+        .or_else(|| of::<PostgresSettingSpec>(resource))
+}
+
+/// What the worker answers; nothing where that makes no sense.
+fn ask(things: &[Thing], sight: &Sight<'_>) -> Result<Option<Looked>, KindError> {
     let not_yet =
         || KindError::NotYet("there is no PostgreSQL cluster on this host: packages = [\"postgresql\"] brings one".to_owned());
     let tool = ManagedPath::new(TOOL).map_err(KindError::Impossible)?;
@@ -68,7 +121,7 @@ pub(super) fn look<T: DeserializeOwned>(thing: &Thing, sight: &Sight<'_>) -> Res
     let job = Job {
         purpose: "look",
         argv: [PROGRAM, "worker", "postgres"].map(str::to_owned).to_vec(),
-        input: bytes(&Asked { cluster: None, request: Request::Look(thing.clone()) }),
+        input: bytes(&Asked { cluster: None, request: Request::Look(things.to_vec()) }),
         sandbox: Sandbox::Live { user: Some(USER.to_owned()), surroundings: Surroundings::default() },
         limit: LOOK,
         output_limit: OUTPUT,
@@ -78,8 +131,9 @@ pub(super) fn look<T: DeserializeOwned>(thing: &Thing, sight: &Sight<'_>) -> Res
     let said = String::from_utf8_lossy(&ran.stderr);
     let said = said.lines().last().map_or_else(|| format!("the look at PostgreSQL ended by {}", ran.result), crate::path::escape);
     match ran.code {
-        Some(0) if ran.ok() => serde_json::from_slice(&ran.stdout)
-            .map_err(|_| KindError::Impossible("the look at PostgreSQL was answered with something unexpected".to_owned())),
+        Some(0) if ran.ok() => {
+            Ok(serde_json::from_slice(&ran.stdout).ok().filter(|looked: &Looked| looked.seen.len() == things.len()))
+        }
         Some(code) if code == i32::from(NO_CLUSTER) => Err(not_yet()),
         _ => Err(KindError::Impossible(said)),
     }

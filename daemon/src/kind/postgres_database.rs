@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::cluster::{Step, check_missing, check_name, look, reason};
+use super::cluster::{Found, InCluster, Step, check_missing, check_name, look, reason};
 use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec, State};
-use crate::postgres::{Database, DatabaseFacts, DatabaseSeen, Found, PRIVILEGES, Thing};
+use crate::postgres::{Database, DatabaseFacts, DatabaseSeen, PRIVILEGES, Thing};
 
 /// What a new database is encoded in: what the cluster's own encoding is depends on the locale that it was installed in.
 const ENCODING: &str = "UTF8";
@@ -95,9 +95,8 @@ impl Spec for PostgresDatabaseSpec {
     }
 
     fn claims(&self, sight: &Sight<'_>) -> Result<Vec<Claim>, KindError> {
-        let facts = (self.state == State::Present).then(|| self.facts());
-        let database = Database { name: self.name.clone(), facts, disconnect: false };
-        let Found { cluster, seen }: Found<DatabaseSeen> = look(&Thing::Database(database.clone()), sight)?;
+        let database = self.database();
+        let Found { cluster, seen }: Found<DatabaseSeen> = look(&self.thing(), sight)?;
         check_missing(&seen.missing, (Self::KIND, &self.name), sight)?;
         let name = crate::path::escape(&self.name);
         if let Some(unknown) = seen.unknown.first() {
@@ -140,7 +139,19 @@ impl Spec for PostgresDatabaseSpec {
     }
 }
 
+impl InCluster for PostgresDatabaseSpec {
+    fn thing(&self) -> Thing {
+        Thing::Database(self.database())
+    }
+}
+
 impl PostgresDatabaseSpec {
+    /// What is asked for.
+    fn database(&self) -> Database {
+        let facts = (self.state == State::Present).then(|| self.facts());
+        Database { name: self.name.clone(), facts, disconnect: false }
+    }
+
     fn facts(&self) -> DatabaseFacts {
         let has = |names: &[String]| names.iter().map(|name| (name.clone(), true)).collect();
         DatabaseFacts {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::cluster::{ROLE, Step, check_missing, check_name, is_setting, look, reason};
+use super::cluster::{Found, InCluster, ROLE, Step, check_missing, check_name, is_setting, look, reason};
 use super::{Claim, Drift, KindError, Mistake, Phase, Sealed, Sight, Spec, State};
-use crate::postgres::{Found, Password, Role, RoleFacts, RoleSeen, Thing, USER, scram};
+use crate::postgres::{Password, Role, RoleFacts, RoleSeen, Thing, USER, scram};
 
 /// A role of the PostgreSQL cluster at port 5432. What is not named is not managed; a new role may log in unless `login = false`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,8 +123,8 @@ impl Spec for PostgresRoleSpec {
     }
 
     fn claims(&self, sight: &Sight<'_>) -> Result<Vec<Claim>, KindError> {
-        let mut role = Role { name: self.name.clone(), facts: (self.state == State::Present).then(|| self.facts()) };
-        let Found { cluster, seen }: Found<RoleSeen> = look(&Thing::Role(role.clone()), sight)?;
+        let mut role = self.role();
+        let Found { cluster, seen }: Found<RoleSeen> = look(&self.thing(), sight)?;
         check_missing(&seen.missing, (ROLE, &self.name), sight)?;
         if role.facts.is_none() && !seen.holds.is_empty() {
             return Err(KindError::Impossible(format!(
@@ -159,7 +159,18 @@ impl Spec for PostgresRoleSpec {
     }
 }
 
+impl InCluster for PostgresRoleSpec {
+    fn thing(&self) -> Thing {
+        Thing::Role(self.role())
+    }
+}
+
 impl PostgresRoleSpec {
+    /// What is asked for; of a password only that there is one.
+    fn role(&self) -> Role {
+        Role { name: self.name.clone(), facts: (self.state == State::Present).then(|| self.facts()) }
+    }
+
     /// What is managed; of a password only that it is.
     fn facts(&self) -> RoleFacts {
         let attributes = [

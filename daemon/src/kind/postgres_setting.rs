@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::cluster::{Step, is_setting, look};
+use super::cluster::{Found, InCluster, Step, is_setting, look};
 use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec, State};
-use crate::postgres::{Found, Setting, SettingSeen, Thing};
+use crate::postgres::{Setting, SettingSeen, Thing};
 
 /// What only superusers may see (`GUC_SUPERUSER_ONLY`) because of what is in it.
 const HOLDS_PASSWORD: [&str; 2] = ["primary_conninfo", "ssl_passphrase_command"];
@@ -81,8 +81,8 @@ impl Spec for PostgresSettingSpec {
     }
 
     fn claims(&self, sight: &Sight<'_>) -> Result<Vec<Claim>, KindError> {
-        let setting = Setting { name: self.name.clone(), value: self.value.clone() };
-        let Found { cluster, seen }: Found<SettingSeen> = look(&Thing::Setting(setting.clone()), sight)?;
+        let setting = self.setting();
+        let Found { cluster, seen }: Found<SettingSeen> = look(&self.thing(), sight)?;
         let live = seen.live.as_ref().ok_or_else(|| {
             KindError::Impossible(format!("PostgreSQL does not run: systemctl start {0}, or see journalctl -u {0}", seen.unit))
         })?;
@@ -112,5 +112,18 @@ impl Spec for PostgresSettingSpec {
         let mut claim = step.claim();
         claim.restart = restart.then(|| (seen.unit, format!("{} takes effect with a restart", self.name)));
         Ok(vec![claim])
+    }
+}
+
+impl InCluster for PostgresSettingSpec {
+    fn thing(&self) -> Thing {
+        Thing::Setting(self.setting())
+    }
+}
+
+impl PostgresSettingSpec {
+    /// What is asked for.
+    fn setting(&self) -> Setting {
+        Setting { name: self.name.clone(), value: self.value.clone() }
     }
 }

@@ -3,6 +3,7 @@
 mod postgres;
 mod programs;
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{KINDS, Sight};
@@ -39,6 +40,7 @@ fn claims(list: &[(&str, &str)], host: impl FnOnce(&mut World)) -> Vec<String> {
             contents: &contents,
             definition: &definition,
             may_run: true,
+            postgres: OnceCell::new(),
         };
         match kind.claims(resource, &sight) {
             Err(error) => said.push(format!("error: {error}")),

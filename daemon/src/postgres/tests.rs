@@ -113,8 +113,8 @@ fn names_are_the_servers_own() {
 fn what_was_begun_ends() {
     use super::{LOOK, MAKE, MARGIN, Request, Thing};
     let thing = || Thing::Role(Role { name: "x".to_owned(), facts: None });
-    let limits =
-        [Request::Look(thing()), Request::Ask(thing()), Request::Make(thing()), Request::Undo(thing())].map(|of| of.limit());
+    let limits = [Request::Look(vec![thing()]), Request::Ask(thing()), Request::Make(thing()), Request::Undo(thing())]
+        .map(|of| of.limit());
     assert_eq!(limits, [LOOK, LOOK, MAKE, MAKE]);
     assert_eq!(sql::limit(LOOK - MARGIN), "SET statement_timeout = '50s';\n");
     assert!(sql::PREAMBLE.contains("('client_connection_check_interval', '1s'), ('lock_timeout', '30s')"));

@@ -10,9 +10,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use self::cluster::Cluster;
-use crate::postgres::{Asked, Database, DatabaseSeen, Found, MARGIN, Request, Role, RoleSeen, SettingSeen, Thing, sql};
+use crate::postgres::{Asked, Database, DatabaseSeen, Looked, MARGIN, Request, Role, RoleSeen, SettingSeen, Thing, sql};
 
 /// Longest request, in bytes.
 const LIMIT: u64 = 1 << 20;
@@ -61,19 +62,21 @@ fn meet() -> Result<String, Fault> {
         cluster.end_left_over()?;
     }
     match request {
-        Request::Look(thing) => look(&cluster, &thing),
+        Request::Look(things) => look(&cluster, &things),
         Request::Ask(thing) => ask(&cluster, &thing),
         Request::Make(thing) => make(&cluster, &thing).map(|()| String::new()),
         Request::Undo(thing) => undo(&cluster, &thing),
     }
 }
 
-fn look(cluster: &Cluster, thing: &Thing) -> Result<String, Fault> {
-    match thing {
-        Thing::Role(role) => found(cluster, see_role(cluster, role)?),
-        Thing::Database(database) => found(cluster, see_database(cluster, database)?),
-        Thing::Setting(setting) => found(cluster, setting::see(cluster, setting)?),
-    }
+fn look(cluster: &Cluster, things: &[Thing]) -> Result<String, Fault> {
+    let see = |thing: &Thing| match thing {
+        Thing::Role(role) => see_role(cluster, role).and_then(value),
+        Thing::Database(database) => see_database(cluster, database).and_then(value),
+        Thing::Setting(setting) => setting::see(cluster, setting).and_then(value),
+    };
+    let seen = things.iter().map(|thing| see(thing).map_err(|fault| fault.to_string())).collect();
+    value(Looked { cluster: cluster.to_string(), seen }).map(|looked| looked.to_string())
 }
 
 fn ask(cluster: &Cluster, thing: &Thing) -> Result<String, Fault> {
@@ -180,8 +183,8 @@ fn see_database(cluster: &Cluster, database: &Database) -> Result<DatabaseSeen, 
     Ok(seen)
 }
 
-fn found(cluster: &Cluster, seen: impl Serialize) -> Result<String, Fault> {
-    serde_json::to_string(&Found { cluster: cluster.to_string(), seen }).map_err(|error| unreadable(&error))
+fn value(seen: impl Serialize) -> Result<Value, Fault> {
+    serde_json::to_value(seen).map_err(|error| unreadable(&error))
 }
 
 /// The values themselves are not repeated.

@@ -8,7 +8,7 @@ use super::jobs::exited;
 use super::{Node, World};
 use crate::host::Ran;
 use crate::postgres::{
-    Asked, Database, DatabaseFacts, DatabaseSeen, Found, Live, Request, Role, RoleFacts, RoleSeen, Setting, SettingSeen, Thing,
+    Asked, Database, DatabaseFacts, DatabaseSeen, Live, Looked, Request, Role, RoleFacts, RoleSeen, Setting, SettingSeen, Thing,
 };
 
 /// Its name.
@@ -134,18 +134,16 @@ impl Cluster {
 
 /// A look: it changes nothing.
 pub(super) fn look(cluster: &Cluster, input: &[u8]) -> Ran {
-    let Ok(Asked { request: Request::Look(thing), .. }) = serde_json::from_slice(input) else {
+    let Ok(Asked { request: Request::Look(things), .. }) = serde_json::from_slice(input) else {
         return exited(2, Vec::new(), "only a look");
     };
-    match &thing {
-        Thing::Role(role) => found(cluster.role(role)),
-        Thing::Database(database) => found(cluster.database(database)),
-        Thing::Setting(setting) => found(cluster.setting(setting)),
-    }
-}
-
-fn found(seen: impl Serialize) -> Ran {
-    exited(0, serde_json::to_vec(&Found { cluster: CLUSTER.to_owned(), seen }).unwrap(), "")
+    let see = |thing: &Thing| match thing {
+        Thing::Role(role) => serde_json::to_value(cluster.role(role)),
+        Thing::Database(database) => serde_json::to_value(cluster.database(database)),
+        Thing::Setting(setting) => serde_json::to_value(cluster.setting(setting)),
+    };
+    let seen = things.iter().map(|thing| Ok(see(thing).unwrap())).collect();
+    exited(0, serde_json::to_vec(&Looked { cluster: CLUSTER.to_owned(), seen }).unwrap(), "")
 }
 
 /// A question, or what is to be done.

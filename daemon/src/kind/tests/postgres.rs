@@ -1,5 +1,6 @@
 //! Roles, databases and settings of PostgreSQL: what is claimed of them, and what is refused.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use super::{claims, entries};
@@ -55,6 +56,7 @@ fn with_secret(text: &str, secret: &str, host: impl FnOnce(&mut World)) -> Resul
         contents: &|_| Ok(Vec::new()),
         definition: &|_| crate::units::definition::Definition::default(),
         may_run: true,
+        postgres: OnceCell::new(),
     };
     find(&resources[0].kind).unwrap().claims(&resources[0], &sight).map(|mut claims| claims.remove(0))
 }
