@@ -223,6 +223,11 @@ fn users() {
         of("home_mode = \"0711\"\nshell = \"/bin/zsh\"\n", Box::new(|w| w.file("/bin/zsh", ""))),
         ["~ user:ana (home_mode 0755 → 0711, shell  → /bin/zsh)"]
     );
+    let others = || {
+        Box::new(|w: &mut World| drop(w.tree.insert("/home/ana".to_owned(), Node::Dir(DirFacts { mode: 0o755, uid: 0, gid: 0 }))))
+    };
+    assert_eq!(of("home_mode = \"0755\"\n", others()), ["~ user:ana (its home belongs to 0:0)"]);
+    assert_eq!(of("", others()), ["= user:ana"], "nobody has written that it is its own");
     assert_eq!(
         of("shell = \"/bin/zsh\"\n", none()),
         ["error: ana: there is no /bin/zsh on this host: declare the package that brings it, or correct `shell`"]
