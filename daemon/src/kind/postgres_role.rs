@@ -22,7 +22,7 @@ pub struct PostgresRoleSpec {
     /// leaves the table: `ALTER ROLE … RESET`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
-    /// It may log in. A new role may when this is not said.
+    /// It may log in. Where this is not said a new role may, and one with a `password` is kept so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<bool>,
     /// It may do everything.
@@ -174,7 +174,7 @@ impl PostgresRoleSpec {
     /// What is managed; of a password only that it is.
     fn facts(&self) -> RoleFacts {
         let attributes = [
-            ("login", self.login),
+            ("login", self.login.or(self.password.is_some().then_some(true))),
             ("superuser", self.superuser),
             ("createdb", self.createdb),
             ("createrole", self.createrole),

@@ -96,7 +96,7 @@ fn a_role_comes_after_those_that_it_names() {
 fn a_password_is_set_once_and_never_said() {
     let claim = with_secret(SEALED, "hunter2 hunter2\n", |_| {}).unwrap();
     let Change::Run(run) = &claim.change else { panic!("{claim:?}") };
-    assert_eq!([run.before.as_deref(), Some(run.after.as_str())], [Some(ABSENT), Some("password=as wanted")]);
+    assert_eq!([run.before.as_deref(), Some(run.after.as_str())], [Some(ABSENT), Some("login password=as wanted")]);
     let inputs = claim.inputs.values().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect::<String>();
     let said = format!("{claim:?}").replace(&format!("{:?}", claim.inputs), "");
     assert!(inputs.contains("SCRAM-SHA-256$4096:") && !inputs.contains("hunter2"), "the server gets a verifier");
@@ -106,13 +106,16 @@ fn a_password_is_set_once_and_never_said() {
         assert!(claim.inputs.contains_key(&call.input.unwrap()));
     }
     // Whatever salt the server's has, it stays where it is of this password.
-    let with = |password: Password| cluster(role(RoleFacts { password: Some(password), ..RoleFacts::default() }));
+    let login = |on| BTreeMap::from([("login".to_owned(), on)]);
+    let with = |password: Password| {
+        cluster(role(RoleFacts { password: Some(password), attributes: login(true), ..RoleFacts::default() }))
+    };
     let salted = || Password::Verifier(scram::verifier("hunter2 hunter2", b"another salt"));
     assert!(with_secret(SEALED, "hunter2 hunter2", with(salted())).unwrap().change.is_noop());
     for (there, answer) in [
-        (salted(), "password=other"),
-        (Password::Verifier("md5d41d8cd98f00b204e9800998ecf8427e".to_owned()), "password=other"),
-        (Password::None, "password=none"),
+        (salted(), "login password=other"),
+        (Password::Verifier("md5d41d8cd98f00b204e9800998ecf8427e".to_owned()), "login password=other"),
+        (Password::None, "login password=none"),
     ] {
         let claim = with_secret(SEALED, "changed", with(there.clone())).unwrap();
         let Change::Run(run) = &claim.change else { panic!("{claim:?}") };
@@ -121,6 +124,9 @@ fn a_password_is_set_once_and_never_said() {
         let old = serde_json::to_string(&there).unwrap();
         assert!(String::from_utf8_lossy(back).contains(&old), "what was there comes back");
     }
+    // Who has a password is to get in with it.
+    let shut = RoleFacts { password: Some(salted()), attributes: login(false), ..RoleFacts::default() };
+    assert_eq!(with_secret(SEALED, "hunter2 hunter2", cluster(role(shut))).unwrap().reason, "login");
     for bad in ["", "\n", "naïve", "a\tb"] {
         assert!(with_secret(SEALED, bad, |_| {}).unwrap_err().to_string().contains("printable ASCII"), "{bad:?}");
     }
