@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 
 use serde::Deserialize as _;
 
@@ -44,7 +45,7 @@ pub(super) enum Drifted {
 type Claims = Vec<(Phase, String, Vec<Claim>)>;
 
 /// Resources that could not be looked at and are left as they are, each with what is said of it.
-type Unseen = Vec<(Resource, String)>;
+type Unseen = Vec<(Resource, Option<String>)>;
 
 impl Engine {
     pub(super) fn plan(&mut self, order: &Order, wanted: Wanted, drifted: Drifted) -> Result<Plan, Stop> {
@@ -52,7 +53,7 @@ impl Engine {
         let ledger = self.state.ledger()?;
         let mut unseen = Unseen::new();
         let (mut claims, mut left) = self.claims(&manifest, order, drifted, &ledger, &mut unseen)?;
-        manifest.notes.extend(unseen.iter().map(|(_, note)| note.clone()));
+        manifest.notes.extend(unseen.iter().filter_map(|(_, note)| note.clone()));
         let ledger = of_what_is_seen(ledger, &unseen);
         keep_secret(&mut claims, &ledger);
         let restarts = restarts(&claims, order.intent(), &mut left);
@@ -336,18 +337,15 @@ impl Engine {
             for (resource, looked) in self.look(of_phase, manifest, (&former, &earlier), may_run) {
                 match looked {
                     Ok(claims) => found.push((resource, claims)),
-                    Err(error) if goes_on => {
-                        tracing::error!("left as it is: {}:{}: {error}", resource.kind, resource.name);
-                        unseen.push((resource.clone(), format!("{}: left as it is: {error}", resource.origin)));
-                    }
+                    Err(kind::KindError::NotYet(why)) => not_yet.push((resource, why)),
+                    Err(error) if goes_on => unseen.push((resource.clone(), Some(left_as_it_is(resource, &error)))),
                     Err(kind::KindError::Host(error @ (HostError::Io { .. } | HostError::Timeout { .. }))) => {
                         return Err(error.into());
                     }
-                    Err(kind::KindError::NotYet(why)) => not_yet.push(format!("{}: {why}", resource.origin)),
                     // A server that is down is no reason to refuse what would mend it.
                     Err(error) if phase == Phase::Databases && is_live(resource) => {
                         let note = format!("{}: left as it is, since it is declared as before: {error}", resource.origin);
-                        unseen.push((resource.clone(), note));
+                        unseen.push((resource.clone(), Some(note)));
                     }
                     Err(error) => impossible.push(format!("{}: {error}", resource.origin)),
                 }
@@ -365,8 +363,13 @@ impl Engine {
             self.later = put_off(&mut claims);
         }
         // What is still to come may bring it: with that in place all is planned once more.
-        if !claims.iter().any(is_foundation) {
-            impossible.append(&mut not_yet);
+        let comes = claims.iter().any(is_foundation);
+        for (resource, why) in not_yet {
+            match (goes_on, comes) {
+                (true, comes) => unseen.push((resource.clone(), (!comes).then(|| left_as_it_is(resource, &why)))),
+                (false, true) => {}
+                (false, false) => impossible.push(format!("{}: {why}", resource.origin)),
+            }
         }
         if impossible.is_empty() { Ok((claims, left)) } else { Err(Stop::refused(impossible.join("\n"))) }
     }
@@ -451,6 +454,12 @@ fn put_off(claims: &mut Claims) -> bool {
         claim.change.leave();
     }
     any
+}
+
+/// What is said, also in the journal, of what a repair cannot look at.
+fn left_as_it_is(resource: &Resource, why: &impl Display) -> String {
+    tracing::error!("left as it is: {}:{}: {why}", resource.kind, resource.name);
+    format!("{}: left as it is: {why}", resource.origin)
 }
 
 /// What could not be looked at has not left the repository.

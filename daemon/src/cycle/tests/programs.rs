@@ -1,6 +1,7 @@
 //! What programs do, in whole pushes: environments and who runs from them, commands with and without a question.
 
 use super::{Rig, id};
+use crate::accounts::PASSWD;
 use crate::cycle::Order;
 use crate::host::fake::{Fake, Fault, errno};
 use crate::policy::PastIrreversible;
@@ -281,6 +282,19 @@ fn commands_wait_until_all_else_is_healed() {
     let repaired = rig.events().iter().filter(|event| *event == "drift-repaired").count();
     assert_eq!(repaired, 2, "{:?}", rig.events());
     assert_eq!(rig.repair(false).verdict, Verdict::NothingToDo);
+}
+
+#[test]
+fn an_account_that_is_gone_comes_back_with_what_is_in_its_home() {
+    let mut rig = Rig::new(Fake::new());
+    rig.commit("1", None, &[("reconciled.toml", "users = [\"sammy\"]\n"), ("files/home/sammy/x", "x")]);
+    let without = rig.fake.world().text(PASSWD).unwrap();
+    rig.live("1");
+    rig.fake.world().file(PASSWD, &without);
+    rig.fake.world().file("/home/sammy/x", "edited");
+    assert_eq!(rig.repair(false).verdict, Verdict::Live);
+    assert_eq!(rig.fake.world().text("/home/sammy/x").as_deref(), Some("x"));
+    assert!(!rig.heard("left as it is"), "it is seen once its owner is there: {:?}", rig.said);
 }
 
 #[test]
