@@ -277,37 +277,59 @@ scenario! {
     }
 }
 
+/// What was harmed is brought back by one look.
+#[track_caller]
+fn healed(host: &Host, what: &str, harm: &str) {
+    host.sh(harm).ok();
+    let said = host.ctl("sync").ok();
+    assert!(said.contains("live and healthy"), "{what}: {said}");
+    host.wait_until(what, || status(host, "/admin/login/") == "200" && status(host, "/static/admin/css/base.css") == "200");
+}
+
+/// All is as it was declared: there is nothing to do, and the admin gets in.
+#[track_caller]
+fn as_declared(host: &Host) {
+    assert!(host.ctl("sync").ok().contains("nothing to do"));
+    assert!(logs_in(host));
+}
+
 scenario! {
-    fn troubles_are_mended(host = serving) {
-        let healed = |what: &str, harm: &str| {
-            host.sh(harm).ok();
-            let said = host.ctl("sync").ok();
-            assert!(said.contains("live and healthy"), "{what}: {said}");
-            host.wait_until(what, || status(host, "/admin/login/") == "200" && status(host, "/static/admin/css/base.css") == "200");
-            assert!(host.ctl("sync").ok().contains("nothing to do"), "{what}");
-        };
-        healed("the link of the site", "rm /etc/nginx/sites-enabled/myproject && systemctl reload nginx");
-        healed("the default site", "ln -s /etc/nginx/sites-available/default /etc/nginx/sites-enabled/default && systemctl reload nginx");
-        healed("the name of the site", "sed -i s/example.test/other.test/ /etc/nginx/sites-available/myproject && systemctl reload nginx");
-        healed("the socket", "systemctl stop gunicorn.socket gunicorn.service; rm -f /run/gunicorn.sock");
-        healed("the way to the static files", "chmod 700 /home/sammy");
-        healed("settings.py", "rm /home/sammy/myprojectdir/myproject/settings.py");
-        healed("whose settings.py is", "chown root:root /home/sammy/myprojectdir/myproject/settings.py");
-        healed("the environment", "rm -r /home/sammy/myprojectdir/myprojectenv/lib/python3*/site-packages/django/core; systemctl restart gunicorn");
-        healed("a package of it", "rm /home/sammy/myprojectdir/myprojectenv/bin/gunicorn");
-        healed("the unit", "sed -i s/wsgi:application/wsgi:nothing/ /etc/systemd/system/gunicorn.service && systemctl daemon-reload && systemctl restart gunicorn; true");
-        healed("the start limit", "sed -i s,bin/gunicorn,bin/nothing, /etc/systemd/system/gunicorn.service && systemctl daemon-reload; for n in 1 2 3 4 5 6 7; do systemctl restart gunicorn; done; true");
-        healed("enablement", "systemctl disable gunicorn.socket nginx");
-        healed("the database server", "systemctl stop postgresql");
-        healed("its one cluster", "systemctl stop 'postgresql@*'");
-        healed("the death of its process", "kill -9 $(head -n 1 /var/lib/postgresql/*/main/postmaster.pid); sleep 1");
-        healed("the static files", "rm -r /home/sammy/myprojectdir/static");
-        healed("the password", "runuser -u postgres -- psql -qc \"ALTER ROLE myprojectuser PASSWORD 'other'\"");
-        healed("the secrets", "sed -i s/hunter2/hunter3/ /etc/myproject.env && systemctl restart gunicorn");
-        healed("the migrations", "runuser -u postgres -- psql -q myproject -c 'DROP TABLE django_session' -c \"DELETE FROM django_migrations WHERE app = 'sessions'\"");
-        healed("the admin", "runuser -u postgres -- psql -q myproject -c 'DELETE FROM auth_user'");
-        healed("the firewall", "ufw --force disable");
-        assert!(logs_in(host));
+    fn what_is_edited_or_deleted_comes_back(host = serving) {
+        healed(host, "the site of nginx", "rm /etc/nginx/sites-enabled/myproject && systemctl reload nginx");
+        healed(host, "its name, and the default site", "sed -i s/example.test/other.test/ /etc/nginx/sites-available/myproject && \
+            ln -s /etc/nginx/sites-available/default /etc/nginx/sites-enabled/default && systemctl reload nginx");
+        healed(host, "the socket, and who may read what", "systemctl stop gunicorn.socket gunicorn.service; rm -f /run/gunicorn.sock; \
+            chown root: /home/sammy /home/sammy/myprojectdir/myproject/urls.py && chmod 700 /home/sammy && chmod 644 /etc/myproject.env");
+        assert_eq!(host.exec("stat -c %U:%G:%a /home/sammy /etc/myproject.env").ok(), "sammy:sammy:711\nroot:root:600");
+        healed(host, "settings.py and the static files", "cd /home/sammy/myprojectdir && rm -r myproject/settings.py static");
+        healed(host, "the environment, in part", "cd /home/sammy/myprojectdir/myprojectenv && \
+            rm -r bin/gunicorn lib/python3*/site-packages/django/core; systemctl restart gunicorn; true");
+        healed(host, "the whole project, environment and all", "rm -r /home/sammy/myprojectdir; systemctl restart gunicorn; true");
+        healed(host, "the unit", "sed -i s/wsgi:application/wsgi:nothing/ /etc/systemd/system/gunicorn.service && systemctl daemon-reload && systemctl restart gunicorn; true");
+        healed(host, "the start limit", "sed -i s,bin/gunicorn,bin/nothing, /etc/systemd/system/gunicorn.service && systemctl daemon-reload; \
+            for n in 1 2 3 4 5 6 7; do systemctl restart gunicorn; done; true");
+        healed(host, "the secrets", "sed -i s/hunter2/hunter3/ /etc/myproject.env && systemctl restart gunicorn");
+        healed(host, "the file of the secrets", "rm /etc/myproject.env && systemctl restart gunicorn; true");
+        as_declared(host);
+    }
+}
+
+scenario! {
+    fn what_is_stopped_dropped_or_removed_comes_back(host = serving) {
+        healed(host, "enablement and the firewall", "systemctl disable gunicorn.socket nginx && ufw --force disable");
+        healed(host, "a masked unit", "systemctl mask --now nginx");
+        healed(host, "a server that was removed", "DEBIAN_FRONTEND=noninteractive apt-get -qq remove -y nginx nginx-common");
+        healed(host, "a user that was deleted", "systemctl stop gunicorn.socket gunicorn && userdel sammy");
+        healed(host, "the database server", "systemctl stop postgresql");
+        healed(host, "its one cluster", "systemctl stop 'postgresql@*'");
+        healed(host, "the death of its process", "kill -9 $(head -n 1 /var/lib/postgresql/*/main/postmaster.pid); sleep 1");
+        let by_postgres = |what: &str, words: &str| healed(host, what, &format!("runuser -u postgres -- psql -q {words}"));
+        by_postgres("the password", "-c \"ALTER ROLE myprojectuser PASSWORD 'other'\"");
+        by_postgres("who may log in, and whose the database is", "-c 'ALTER ROLE myprojectuser NOLOGIN' -c 'ALTER DATABASE myproject OWNER TO postgres'");
+        by_postgres("the migrations and the admin", "myproject -c 'DROP TABLE django_session' \
+            -c \"DELETE FROM django_migrations WHERE app = 'sessions'\" -c 'DELETE FROM auth_user'");
+        healed(host, "the database", "systemctl stop gunicorn.socket gunicorn && runuser -u postgres -- dropdb -f myproject");
+        as_declared(host);
     }
 }
 
