@@ -20,6 +20,7 @@ done
 exec 3<>/dev/tcp/127.0.0.1/80
 printf 'GET / HTTP/1.0\r\nHost: shop\r\n\r\n' >&3
 echo "nginx serves: $(tail -n 1 <&3)"
+echo "group: $(getent group deployers)"
 echo "failed: $(systemctl list-units --failed --plain --no-legend | tr '\n' ' ')"
 "#;
 
@@ -67,13 +68,15 @@ fn write_old(repo: &Repo) {
         .write("files/srv/other/file", "old\n");
 }
 
-/// Something of everything: replaced, created, deleted, its mode changed, links swapped, units of all kinds.
+/// Something of everything: replaced, created, deleted, its mode changed, links swapped, units of all kinds, an account, a command.
 fn write_new(repo: &Repo) {
     let halted = "[[unit]]\nname = \"halted.service\"\nenabled = false\nactive = false\n";
     let hidden = "[[unit]]\nname = \"hidden.service\"\nmasked = true\n";
     let made = "[[directory]]\npath = \"/srv/app/made\"\nowner = \"www-data\"\nmode = \"0750\"\n";
-    let units = "units = [\"nginx.service\", \"svc.service\", \"fresh.service\"]\n";
-    repo.write("reconciled.toml", format!("{units}{halted}{hidden}{made}{PROBE}"))
+    let mark = "[[command]]\nname = \"mark\"\nask = [\"test\", \"-e\", \"/srv/app/marked\"]\nforward = [\"touch\", \"/srv/app/marked\"]\n\
+                backward = [\"rm\", \"-f\", \"/srv/app/marked\"]\n";
+    let units = "units = [\"nginx.service\", \"svc.service\", \"fresh.service\"]\ngroups = [\"deployers\"]\n";
+    repo.write("reconciled.toml", format!("{units}{halted}{hidden}{made}{mark}{PROBE}"))
         .write("files/etc/nginx/sites-enabled/default", site("new"))
         .write("files/etc/systemd/system/svc.service", service("svc", "new"))
         .write("files/etc/systemd/system/fresh.service", service("fresh", "new"))
@@ -139,6 +142,8 @@ impl<'h> Story<'h> {
     fn reset(&self, when: &str) {
         self.host.ctl("rollback 1").ok();
         self.is_settled(when);
+        // What programs have made is let go: the next push is to make it again.
+        self.host.sh("groupdel deployers && rm /srv/app/marked").ok();
         same(&self.old, &look(self.host), &format!("rolled back {when}"));
     }
 
