@@ -9,8 +9,8 @@ ifdef CI
 export CARGO_INCREMENTAL := 0
 endif
 PROFILE ?= release
-# Hosts that run side by side: a few more than cores, since most of their time is waiting.
-THREADS ?= 4
+# Hosts that run side by side: a few more than cores, since some of their time is waiting.
+THREADS ?= 5
 SCENARIO ?=
 # Files of scenarios that `make e2e` runs: all there are, or some by name.
 SUITES ?=
@@ -56,9 +56,9 @@ unit: setup ## tests that need no host
 e2e: tested-deb ## scenarios on booted hosts, both releases; SCENARIO=part-of-a-name for some, KEEP_HOSTS=1 to look at failed ones
 	@RECONCILED_DEB="$$(cat $(TESTED))" RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" cargo test --profile ci -p reconciled-tests --test scenarios -- --test-threads=$(THREADS) $(SUITES:%=%::) $(SCENARIO)
 
-.PHONY: test-crash
-test-crash: tested-deb ## every kill point on each release; make test has the two releases share them
-	@RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" EVERY_POINT=1 cargo test --profile ci -p reconciled-tests --test scenarios -- --test-threads=$(THREADS) crash::
+.PHONY: test-every
+test-every: export EVERY_CASE := 1
+test-every: e2e ## as e2e, with every kill point and every bad input on each release; make test has the two releases share them
 
 .PHONY: test-planted
 test-planted: setup ## bugs planted in the daemon, which the crash tests have to catch

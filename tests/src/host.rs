@@ -77,19 +77,19 @@ impl Host {
         Host::boot(&Image::bare(release))
     }
 
-    /// As `installed`, with the programs that guards are shipped for; those that are services do not run.
+    /// As `installed`, with the programs that guards are shipped for and those of a web application; those that are services do not run.
     #[must_use]
     #[track_caller]
     pub fn with_programs(release: Release) -> Host {
         Host::boot(&Image::programs(release))
     }
 
-    /// The same with what a web application runs on: gunicorn, Django, PostgreSQL.
+    /// The same with nginx and PostgreSQL up, as under a web application.
     #[must_use]
     #[track_caller]
     pub fn with_web(release: Release) -> Host {
-        let host = Host::boot(&Image::web(release));
-        host.exec("systemctl enable --quiet --now nginx").ok();
+        let host = Host::with_programs(release);
+        host.exec("systemctl enable --quiet --now nginx postgresql").ok();
         host
     }
 
@@ -130,6 +130,13 @@ impl Host {
     #[track_caller]
     pub fn bare_image(release: Release) -> Image {
         Image::bare(release)
+    }
+
+    /// Of cases that go alike on every release those that this host sees to: the hosts of the two releases share them. All of them where
+    /// `EVERY_CASE` is set (`make test-every`).
+    pub fn share<T>(&self, cases: impl IntoIterator<Item = T>) -> impl Iterator<Item = T> {
+        let (all, mine) = (std::env::var_os("EVERY_CASE").is_some(), usize::from(self.release == Release::Trixie));
+        cases.into_iter().enumerate().filter(move |(index, _)| all || index % 2 == mine).map(|(_, case)| case)
     }
 
     /// Its name, which is its hostname too.

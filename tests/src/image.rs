@@ -11,8 +11,6 @@ use crate::run::{self, Output};
 
 /// What the hosts of most scenarios have besides Debian's minimum: all that a run of the package brings in, and tools to look with.
 const STACK: &str = "openssh-server,git,polkitd,age,man-db,nginx,sqlite3,strace,python3,dbus";
-/// What a web application runs on, for the scenarios that need a real one.
-const WEB: &str = "gunicorn,python3-django,postgresql,curl";
 /// What a bare host needs so that one can push to it.
 const REACHED: &str = "openssh-server,git,polkitd,age";
 /// dpkg waits for none of thousands of small files: no scenario cuts the power while it is at work.
@@ -23,8 +21,8 @@ const OFFERED: &str = "python3-venv,python3-dev,libpq-dev,postgresql,postgresql-
 const WHEELS: &str = "Django==5.2.19,gunicorn==27.0.1,psycopg2-binary==2.9.13";
 /// Settings of hosts with our package: nothing happens by itself, however long a scenario takes.
 const QUIET: &str = "watch = false\nlook_interval = \"1h\"\n";
-/// The programs that guards are shipped for, as far as [`STACK`] has them not.
-const PROGRAMS: &str = "sudo,postgresql,redis-server,pgbouncer,haproxy,apache2,logrotate,cron,nftables";
+/// The programs that guards are shipped for, as far as [`STACK`] has them not, and what a web application runs on.
+const PROGRAMS: &str = "sudo,postgresql,redis-server,pgbouncer,haproxy,apache2,logrotate,cron,nftables,gunicorn,python3-django";
 /// Images of one kind and release that are kept.
 const KEEP: &str = "2";
 
@@ -98,7 +96,7 @@ impl Image {
         made.clone()
     }
 
-    /// The package under test on top, with the programs that guards are shipped for; those that are services do not run.
+    /// The package under test on top, with [`PROGRAMS`]; those that are services do not run.
     #[track_caller]
     pub(crate) fn programs(release: Release) -> Image {
         static PROGRAMMED: [OnceLock<Image>; 2] = [const { OnceLock::new() }; 2];
@@ -108,24 +106,10 @@ impl Image {
             drop(lock);
             // In this order, so that another package under test costs no apt.
             let stack = Image::stack(release).derive("programs", &[PROGRAMS.as_bytes()], |host| {
-                host.apt(&format!("update -qq && apt-get install -y -qq {}", PROGRAMS.replace(',', " ")));
+                host.apt(&format!("update -qq && apt-get install -y -qq --no-install-recommends {}", PROGRAMS.replace(',', " ")));
                 host.sh("systemctl disable --now postgresql redis-server pgbouncer haproxy apache2 && apt-get clean").ok();
             });
             stack.with_deb("guarded", &deb())
-        });
-        made.clone()
-    }
-
-    /// The packages of [`WEB`] below the one under test.
-    #[track_caller]
-    pub(crate) fn web(release: Release) -> Image {
-        static WEBS: [OnceLock<Image>; 2] = [const { OnceLock::new() }; 2];
-        let made = WEBS[release as usize].get_or_init(|| {
-            let web = Image::stack(release).derive("web", &[WEB.as_bytes()], |host| {
-                testhost(&["mirror", "--release", release.name(), "--deb", WEB], b"").ok();
-                host.apt(&format!("update -qq && apt-get install -y -qq {} && apt-get clean", WEB.replace(',', " ")));
-            });
-            web.with_deb("web-deb", &deb())
         });
         made.clone()
     }

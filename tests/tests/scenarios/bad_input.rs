@@ -15,6 +15,9 @@ const MEMORY_KIB: u64 = 100 * 1024;
 /// One entry of a tree: its mode as git writes it, its name as bytes, its object.
 type Entry<'a> = (&'a str, &'a [u8], &'a str);
 
+/// What is too large, the tree that is, and words of its refusal.
+type Large<'a> = (&'a str, &'a dyn Fn() -> String, &'a [&'a str]);
+
 /// Writes an object as it is, however malformed.
 #[track_caller]
 fn object(repo: &Repo, kind: &str, content: &[u8]) -> String {
@@ -116,7 +119,7 @@ scenario! {
         let repo = open_shop(host, "one");
         host.sh("mkdir -p /srv/real && ln -s /srv/real /srv/alias && mkdir /etc/shop && mkfifo /etc/pipe").ok();
         let before = Before::of(host, &repo);
-        for (what, manifest, words) in [
+        for (what, manifest, words) in host.share([
             ("an unknown key", "nonsense = 1\n", &["unknown key `nonsense`"][..]),
             ("a misspelt key", "[[unit]]\nname = \"nginx.service\"\nenabeld = true\n", &["enabeld"]),
             ("a wrong type", "units = \"nginx.service\"\n", &["units"]),
@@ -142,7 +145,7 @@ scenario! {
             ("a file below a file", "[[file]]\npath = \"/etc/passwd/x\"\ncontent = \"\"\n", &["/etc/passwd"]),
             ("a symlinked parent", "[[file]]\npath = \"/srv/alias/x\"\ncontent = \"\"\n", &["/srv/alias", "/srv/real"]),
             ("a parent that Debian links", "[[file]]\npath = \"/bin/x\"\ncontent = \"\"\n", &["/bin", "/usr/bin"]),
-        ] {
+        ]) {
             repo.write("reconciled.toml", manifest);
             let push = repo.commit_and_push();
             before.refused(host, &repo, &push, what, words);
@@ -193,7 +196,7 @@ scenario! {
             ("a link where a folder is", &[("120000", b"nginx", &link)], &["/etc/nginx"]),
             ("a file where a folder is", &[("100644", b"nginx", &blob)], &["/etc/nginx"]),
         ];
-        for (what, entries, words) in cases {
+        for (what, entries, words) in host.share(cases) {
             let push = push_tree(&repo, &in_etc(&repo, entries));
             before.refused(host, &repo, &push, what, words);
         }
@@ -224,50 +227,47 @@ scenario! {
         host.wait_until("the watch has begun", || host.exists("/run/systemd/peaks"));
         let before = Before::of(host, &repo);
 
-        let names: Vec<String> = (0..200_000).map(|i| format!("{i:06}")).collect();
-        let wide: Vec<Entry<'_>> = names.iter().map(|name| ("100644", name.as_bytes(), blob.as_str())).collect();
-        let push = push_tree(&repo, &in_etc(&repo, &wide));
-        before.refused(host, &repo, &push, "200,000 entries", &["more than 20000 entries"]);
-
-        let mut bomb = blob.clone();
-        for level in 0..10 {
-            let mode = if level == 0 { "100644" } else { "40000" };
-            let names: Vec<[u8; 1]> = (b'a'..=b'j').map(|c| [c]).collect();
-            bomb = tree(&repo, &names.iter().map(|name| (mode, name.as_slice(), bomb.as_str())).collect::<Vec<_>>());
+        let many = |names: &[String], object: &str| {
+            in_etc(&repo, &names.iter().map(|name| ("100644", name.as_bytes(), object)).collect::<Vec<_>>())
+        };
+        let wide = || many(&(0..200_000).map(|i| format!("{i:06}")).collect::<Vec<_>>(), &blob);
+        let bomb = || {
+            let mut bomb = blob.clone();
+            for level in 0..10 {
+                let mode = if level == 0 { "100644" } else { "40000" };
+                let names: Vec<[u8; 1]> = (b'a'..=b'j').map(|c| [c]).collect();
+                bomb = tree(&repo, &names.iter().map(|name| (mode, name.as_slice(), bomb.as_str())).collect::<Vec<_>>());
+            }
+            in_etc(&repo, &[("40000", b"bomb", &bomb)])
+        };
+        let deep = || {
+            let deep = (0..200).fold(tree(&repo, &[("100644", b"x", &blob)]), |deep, _| tree(&repo, &[("40000", b"d", &deep)]));
+            in_etc(&repo, &[("40000", b"deep", &deep)])
+        };
+        let big = || in_etc(&repo, &[("100644", b"big", &object(&repo, "blob", &vec![0; 200 << 20]))]);
+        let halves = || {
+            let halves: Vec<String> = (0..10).map(|i| object(&repo, "blob", &vec![i; 15 << 20])).collect();
+            let names: Vec<String> = (0..10).map(|i| format!("half{i}")).collect();
+            let entries = names.iter().zip(&halves).map(|(name, id)| ("100644", name.as_bytes(), id.as_str()));
+            in_etc(&repo, &entries.collect::<Vec<_>>())
+        };
+        let long = || in_etc(&repo, &[("120000", b"link", &object(&repo, "blob", &vec![b'/'; 1 << 20]))]);
+        let manifest = |text: String| tree(&repo, &[("100644", b"reconciled.toml", &object(&repo, "blob", text.as_bytes()))]);
+        let nested = || manifest(format!("units = {}{}\n", "[".repeat(200_000), "]".repeat(200_000)));
+        let tables = || manifest("[[file]]\npath = \"/etc/x\"\nnonsense = 1\n".repeat(100_000));
+        let cases: [Large<'_>; 8] = [
+            ("200,000 entries", &wide, &["more than 20000 entries"]),
+            ("a tree bomb", &bomb, &["more than 20000 entries"]),
+            ("200 levels", &deep, &["64 directories deep"]),
+            ("200 MB", &big, &["files/etc/big", "209715200 bytes", "16777216"]),
+            ("150 MB in all", &halves, &["67108864 bytes together"]),
+            ("a link with a text of 1 MB", &long, &["files/etc/link"]),
+            ("a manifest nested 200,000 deep", &nested, &["reconciled.toml"]),
+            ("a manifest of 300,000 lines of mistakes", &tables, &["reconciled.toml"]),
+        ];
+        for (what, made, words) in host.share(cases) {
+            before.refused(host, &repo, &push_tree(&repo, &made()), what, words);
         }
-        let push = push_tree(&repo, &in_etc(&repo, &[("40000", b"bomb", &bomb)]));
-        before.refused(host, &repo, &push, "a tree bomb", &["more than 20000 entries"]);
-
-        let mut deep = tree(&repo, &[("100644", b"x", &blob)]);
-        for _ in 0..200 {
-            deep = tree(&repo, &[("40000", b"d", &deep)]);
-        }
-        let push = push_tree(&repo, &in_etc(&repo, &[("40000", b"deep", &deep)]));
-        before.refused(host, &repo, &push, "200 levels", &["64 directories deep"]);
-
-        let big = object(&repo, "blob", &vec![0; 200 << 20]);
-        let push = push_tree(&repo, &in_etc(&repo, &[("100644", b"big", &big)]));
-        before.refused(host, &repo, &push, "200 MB", &["files/etc/big", "209715200 bytes", "16777216"]);
-
-        let half: Vec<String> = (0..10).map(|i| object(&repo, "blob", &vec![i; 15 << 20])).collect();
-        let names: Vec<String> = (0..10).map(|i| format!("half{i}")).collect();
-        let many: Vec<Entry<'_>> = names.iter().zip(&half).map(|(n, id)| ("100644", n.as_bytes(), id.as_str())).collect();
-        let push = push_tree(&repo, &in_etc(&repo, &many));
-        before.refused(host, &repo, &push, "150 MB in all", &["67108864 bytes together"]);
-
-        let long = object(&repo, "blob", &vec![b'/'; 1 << 20]);
-        let push = push_tree(&repo, &in_etc(&repo, &[("120000", b"link", &long)]));
-        before.refused(host, &repo, &push, "a link with a text of 1 MB", &["files/etc/link"]);
-
-        let toml = object(&repo, "blob", format!("units = {}{}\n", "[".repeat(200_000), "]".repeat(200_000)).as_bytes());
-        let push = push_tree(&repo, &tree(&repo, &[("100644", b"reconciled.toml", &toml)]));
-        before.refused(host, &repo, &push, "a manifest nested 200,000 deep", &["reconciled.toml"]);
-
-        let tables = "[[file]]\npath = \"/etc/x\"\nnonsense = 1\n".repeat(100_000);
-        let toml = object(&repo, "blob", tables.as_bytes());
-        let push = push_tree(&repo, &tree(&repo, &[("100644", b"reconciled.toml", &toml)]));
-        before.refused(host, &repo, &push, "a manifest of 300,000 lines of mistakes", &["reconciled.toml"]);
-
         before.all_refused();
         let peaks = host.read("/run/systemd/peaks");
         eprintln!("peaks in KiB:\n{peaks}");

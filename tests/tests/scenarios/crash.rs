@@ -8,15 +8,12 @@ use reconciled_tests::{Host, Release, Repo};
 /// Everything that a look from outside can tell the two generations apart by; the same text means the same state.
 const LOOK: &str = r#"
 cd /
-find /srv/app /srv/deep /srv/other /etc/nginx/sites-enabled /etc/systemd/system -not -path '*/reconciled.service.d*' 2>/dev/null | sort |
-while read -r p; do
-  stat -c '%n %F %a %U:%G' "$p"
-  if [[ -L $p ]]; then echo "  -> $(readlink "$p")"; elif [[ -f $p ]]; then echo "  $(sha256sum <"$p")"; fi
-done
-for u in nginx svc dropped fresh lent halted hidden; do
-  echo "$u: $(systemctl show -p LoadState,ActiveState,UnitFileState,NeedDaemonReload "$u.service" | sort | tr '\n' ' ')"
-  echo "  has read: $(uniq -c /run/read."$u" 2>/dev/null | tr -s ' \n' ' ')"
-done
+of() { find /srv/app /srv/deep /srv/other /etc/nginx/sites-enabled /etc/systemd/system -not -path '*/reconciled.service.d*' "$@" 2>/dev/null | sort; }
+of -printf '%p %y %m %u:%g %l\n'
+of -type f -exec sha256sum {} +
+units=(nginx svc dropped fresh lent halted hidden)
+systemctl show -p Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload "${units[@]/%/.service}"
+for u in "${units[@]}"; do echo "$u has read: $(uniq -c /run/read."$u" 2>/dev/null | tr -s ' \n' ' ')"; done
 exec 3<>/dev/tcp/127.0.0.1/80
 printf 'GET / HTTP/1.0\r\nHost: shop\r\n\r\n' >&3
 echo "nginx serves: $(tail -n 1 <&3)"
@@ -251,14 +248,12 @@ fn same(wanted: &str, found: &str, when: &str) {
     assert!(differ.is_empty(), "{when}, and the host is not as it should be:{differ}");
 }
 
-/// The points that a release visits: the two share them, so that together they visit each; all of them where `EVERY_POINT` is
-/// set, those of one name where `KILL_AT` says so.
-fn share(points: &[String], release: Release) -> impl Iterator<Item = &String> {
-    let only = std::env::var("KILL_AT").unwrap_or_default();
-    let all = !only.is_empty() || std::env::var_os("EVERY_POINT").is_some();
-    let is_mine = move |index: usize| all || index % 2 == usize::from(release == Release::Trixie);
-    let points = points.iter().enumerate().filter(move |(index, _)| is_mine(*index)).map(|(_, point)| point);
-    points.filter(move |point| point.starts_with(&only))
+/// The points that a host visits: those of one name where `KILL_AT` says so.
+fn visited_by<'p>(host: &Host, points: &'p [String]) -> Vec<&'p String> {
+    match std::env::var("KILL_AT") {
+        Ok(only) if !only.is_empty() => points.iter().filter(|point| point.starts_with(&only)).collect(),
+        _ => host.share(points).collect(),
+    }
 }
 
 /// Every point of a deploy.
@@ -266,13 +261,14 @@ fn i01_killed_at_every_point(release: Release) {
     let host = Host::with_failpoints(release);
     let mut story = Story::begin(&host);
     let points = story.points(&[]);
-    for point in share(&points, release) {
+    let visited = visited_by(&host, &points);
+    for point in &visited {
         story.visit(&[point]);
     }
     story.push().assert_live();
     story.is_settled("after the last");
     same(&story.new, &look(&host), "pushed after the last kill");
-    println!("{host:?}: {} kill points visited of {points:?}", share(&points, release).count());
+    println!("{host:?}: {} kill points visited of {points:?}", visited.len());
 }
 
 /// Every point of the recovery from a kill in the middle of the files, and from one when all was done.
@@ -283,7 +279,7 @@ fn i05_killed_in_recovery(release: Release) {
     for first in ["step 9", "woken 2"] {
         let points = story.points(&[first]);
         println!("{host:?}: after {first} the recovery passes {points:?}");
-        for point in share(&points, release) {
+        for point in visited_by(&host, &points) {
             story.visit(&[first, point]);
             visited += 1;
         }
