@@ -29,6 +29,8 @@ pub const FIRST_OF_HOST: u32 = 100;
 pub const FIRST_OF_PEOPLE: u32 = 1000;
 /// Where the mailboxes are.
 pub const MAILBOXES: &str = "/var/mail";
+/// Permission bits with which others than a directory's owner put things in it: the group's stand for an access control list, too (acl(5)).
+pub const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// A home that is none (Debian policy §9.2.3).
 pub const NO_HOME: &str = "/nonexistent";
 

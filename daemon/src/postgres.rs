@@ -38,13 +38,20 @@ pub struct Asked {
 }
 
 /// What a look is answered with.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Looked {
     /// The cluster that was looked at.
     pub cluster: String,
     /// What there is of each thing in it, in the order of the request ([`RoleSeen`], [`DatabaseSeen`] or [`SettingSeen`]); or why that cannot
     /// be told.
     pub seen: Vec<Result<Value, String>>,
+}
+
+/// Not what there is: a verifier of a password may be in it.
+impl std::fmt::Debug for Looked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Looked({})", self.cluster)
+    }
 }
 
 impl Request {

@@ -366,7 +366,9 @@ impl Engine {
         let comes = claims.iter().any(is_foundation);
         for (resource, why) in not_yet {
             match (goes_on, comes) {
-                (true, comes) => unseen.push((resource.clone(), (!comes).then(|| left_as_it_is(resource, &why)))),
+                // Where it does not come a repair fails as a whole; whatever else goes on does without.
+                (true, true) if intent == Intent::Repair => unseen.push((resource.clone(), None)),
+                (true, _) => unseen.push((resource.clone(), Some(left_as_it_is(resource, &why)))),
                 (false, true) => {}
                 (false, false) => impossible.push(format!("{}: {why}", resource.origin)),
             }

@@ -71,11 +71,14 @@ pub(super) trait InCluster: Spec {
     fn thing(&self) -> Thing;
 }
 
-/// What there is of all that is declared.
-pub struct Seen {
-    cluster: String,
-    things: Vec<(Thing, Result<Value, String>)>,
-}
+/// What there is of all that is declared; or what is wrong, and what that means for a declaration.
+pub struct Seen(Result<InIt, Failure>);
+
+/// What is wrong, after what it means.
+type Failure = (fn(String) -> KindError, String);
+
+/// A cluster, and what there is of each thing in it or why that cannot be told.
+type InIt = (String, Vec<(Thing, Result<Value, String>)>);
 
 /// Not what there is: a verifier of a password may be in it.
 impl std::fmt::Debug for Seen {
@@ -87,17 +90,29 @@ impl std::fmt::Debug for Seen {
 /// What the worker sees of one of the things that are declared, and in which cluster. It looks at all of them once, for whoever asks first.
 pub(super) fn look<T: DeserializeOwned>(thing: &Thing, sight: &Sight<'_>) -> Result<Found<T>, KindError> {
     let unexpected = || KindError::Impossible("the look at PostgreSQL was answered with something unexpected".to_owned());
-    let all = match sight.postgres.get() {
+    let Seen(all) = match sight.postgres.get() {
         Some(all) => all,
         None => {
-            let things: Vec<Thing> = sight.resources.iter().filter_map(thing_of).collect();
-            let Looked { cluster, seen } = ask(&things, sight)?.ok_or_else(unexpected)?;
-            sight.postgres.get_or_init(|| Seen { cluster, things: things.into_iter().zip(seen).collect() })
+            let all = match look_at_all(sight) {
+                Ok(all) => Ok(all.ok_or_else(unexpected)?),
+                // A server that answers nobody is waited for once.
+                Err(KindError::NotYet(why)) => Err((KindError::NotYet as fn(String) -> _, why)),
+                Err(KindError::Impossible(why)) => Err((KindError::Impossible as fn(String) -> _, why)),
+                Err(error @ KindError::Host(_)) => return Err(error),
+            };
+            sight.postgres.get_or_init(|| Seen(all))
         }
     };
-    let (_, seen) = all.things.iter().find(|(of, _)| of == thing).ok_or_else(unexpected)?;
+    let (cluster, things) = all.as_ref().map_err(|(error, why)| error(why.clone()))?;
+    let (_, seen) = things.iter().find(|(of, _)| of == thing).ok_or_else(unexpected)?;
     let seen = seen.as_ref().map_err(|why| KindError::Impossible(crate::path::escape(why)))?;
-    Ok(Found { cluster: all.cluster.clone(), seen: T::deserialize(seen).map_err(|_| unexpected())? })
+    Ok(Found { cluster: cluster.clone(), seen: T::deserialize(seen).map_err(|_| unexpected())? })
+}
+
+fn look_at_all(sight: &Sight<'_>) -> Result<Option<InIt>, KindError> {
+    let things: Vec<Thing> = sight.resources.iter().filter_map(thing_of).collect();
+    let looked = ask(&things, sight)?;
+    Ok(looked.map(|Looked { cluster, seen }| (cluster, things.into_iter().zip(seen).collect())))
 }
 
 fn thing_of(resource: &Resource) -> Option<Thing> {

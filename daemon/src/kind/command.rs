@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::place::{managed, owner_of};
+use super::user::is_present;
 use super::{Claim, Drift, KindError, Mistake, Phase, Sealed, Sight, Spec, UserSpec};
 use crate::change::{Call, Change, DONE, Object, Run, TO_DO};
 use crate::digest::Digest;
@@ -247,7 +248,7 @@ impl CommandSpec {
         let account = user.as_ref().map(|user| accounts.iter().find(|account| account.name == *user));
         if let (Some(user), Some(None)) = (&user, account) {
             let user = crate::path::escape(user);
-            let declared = sight.resources.iter().any(|r| r.kind == UserSpec::KIND && r.name == user);
+            let declared = sight.resources.iter().any(|r| r.kind == UserSpec::KIND && r.name == user && is_present(r));
             let why = match declared {
                 true => format!("the user {user} is not on this host yet"),
                 false => format!("the user `{user}` is neither on this host nor declared: create it, or correct `user`"),

@@ -196,7 +196,7 @@ scenario! {
             ("a link where a folder is", &[("120000", b"nginx", &link)], &["/etc/nginx"]),
             ("a file where a folder is", &[("100644", b"nginx", &blob)], &["/etc/nginx"]),
         ];
-        for (what, entries, words) in host.share(cases) {
+        for (what, entries, words) in cases {
             let push = push_tree(&repo, &in_etc(&repo, entries));
             before.refused(host, &repo, &push, what, words);
         }
@@ -265,7 +265,7 @@ scenario! {
             ("a manifest nested 200,000 deep", &nested, &["reconciled.toml"]),
             ("a manifest of 300,000 lines of mistakes", &tables, &["reconciled.toml"]),
         ];
-        for (what, made, words) in host.share(cases) {
+        for (what, made, words) in cases {
             before.refused(host, &repo, &push_tree(&repo, &made()), what, words);
         }
         before.all_refused();

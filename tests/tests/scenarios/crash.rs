@@ -12,7 +12,7 @@ of() { find /srv/app /srv/deep /srv/other /etc/nginx/sites-enabled /etc/systemd/
 of -printf '%p %y %m %u:%g %l\n'
 of -type f -exec sha256sum {} +
 units=(nginx svc dropped fresh lent halted hidden)
-systemctl show -p Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload "${units[@]/%/.service}"
+systemctl show -p Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload "${units[@]/%/.service}" | awk -v RS= '{ gsub("\n", " ") } 1'
 for u in "${units[@]}"; do echo "$u has read: $(uniq -c /run/read."$u" 2>/dev/null | tr -s ' \n' ' ')"; done
 exec 3<>/dev/tcp/127.0.0.1/80
 printf 'GET / HTTP/1.0\r\nHost: shop\r\n\r\n' >&3

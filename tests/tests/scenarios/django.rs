@@ -92,6 +92,8 @@ fn serving(release: Release) -> Host {
     let host = Host::boot(&image);
     host.wait_until("the site answers", || status(&host, "/admin/login/") == "200");
     host.wait_until("the daemon is up", || host.ctl("status").code == 0);
+    // It looks by itself when it starts: what a scenario does comes after that.
+    assert!(host.ctl("sync").ok().contains("nothing to do"));
     host.write("/usr/local/bin/visitor", VISITOR);
     host
 }
@@ -300,7 +302,8 @@ scenario! {
             ln -s /etc/nginx/sites-available/default /etc/nginx/sites-enabled/default && systemctl reload nginx");
         healed(host, "the socket, and who may read what", "systemctl stop gunicorn.socket gunicorn.service; rm -f /run/gunicorn.sock; \
             chown root: /home/sammy /home/sammy/myprojectdir/myproject/urls.py && chmod 700 /home/sammy && chmod 644 /etc/myproject.env");
-        assert_eq!(host.exec("stat -c %U:%G:%a /home/sammy /etc/myproject.env").ok(), "sammy:sammy:711\nroot:root:600");
+        let whose = host.exec("stat -c %U:%a /home/sammy /home/sammy/myprojectdir/myproject/urls.py /etc/myproject.env").ok();
+        assert_eq!(whose, "sammy:711\nsammy:644\nroot:600");
         healed(host, "settings.py and the static files", "cd /home/sammy/myprojectdir && rm -r myproject/settings.py static");
         healed(host, "the environment, in part", "cd /home/sammy/myprojectdir/myprojectenv && \
             rm -r bin/gunicorn lib/python3*/site-packages/django/core; systemctl restart gunicorn; true");
@@ -317,6 +320,8 @@ scenario! {
 scenario! {
     fn what_is_stopped_dropped_or_removed_comes_back(host = serving) {
         healed(host, "enablement and the firewall", "systemctl disable gunicorn.socket nginx && ufw --force disable");
+        assert_eq!(host.exec("systemctl is-enabled gunicorn.socket nginx").ok(), "enabled\nenabled");
+        assert!(host.exec("ufw status").ok().contains("Status: active"));
         healed(host, "a masked unit", "systemctl mask --now nginx");
         healed(host, "a server that was removed", "DEBIAN_FRONTEND=noninteractive apt-get -qq remove -y nginx nginx-common");
         healed(host, "a user that was deleted", "systemctl stop gunicorn.socket gunicorn && userdel sammy");
@@ -326,6 +331,9 @@ scenario! {
         let by_postgres = |what: &str, words: &str| healed(host, what, &format!("runuser -u postgres -- psql -q {words}"));
         by_postgres("the password", "-c \"ALTER ROLE myprojectuser PASSWORD 'other'\"");
         by_postgres("who may log in, and whose the database is", "-c 'ALTER ROLE myprojectuser NOLOGIN' -c 'ALTER DATABASE myproject OWNER TO postgres'");
+        let owner = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'myproject'";
+        assert_eq!(host.exec_with(&["runuser", "-u", "postgres", "--", "psql", "-XAtqc", owner], b"").ok(), "myprojectuser");
+        assert!(logs_in(host));
         by_postgres("the migrations and the admin", "myproject -c 'DROP TABLE django_session' \
             -c \"DELETE FROM django_migrations WHERE app = 'sessions'\" -c 'DELETE FROM auth_user'");
         healed(host, "the database", "systemctl stop gunicorn.socket gunicorn && runuser -u postgres -- dropdb -f myproject");

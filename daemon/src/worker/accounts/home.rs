@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::accounts::WRITABLE_BY_OTHERS;
 use crate::change::DirFacts;
 
 /// Where a path ends: the directory that it stands in and its name in there.
@@ -70,7 +71,7 @@ fn make_directory(path: &str, (uid, gid): (u32, u32), mode: u32, may_own: &dyn F
 /// Sets the permission bits of a user's home.
 pub(super) fn set_mode(path: &str, uid: u32, mode: u32) -> io::Result<()> {
     let is_theirs = |owner| owner == 0 || owner == uid;
-    let home = open(path, &is_theirs)?;
+    let home = open(place(path, &is_theirs)?)?;
     let owner = fs::fstat(&home)?.st_uid;
     if !is_theirs(owner) {
         return Err(foreign(path, owner));
@@ -78,17 +79,15 @@ pub(super) fn set_mode(path: &str, uid: u32, mode: u32) -> io::Result<()> {
     Ok(fs::fchmod(&home, Mode::from_raw_mode(mode))?)
 }
 
-/// Gives a home to this user and group. All above it is root's: whoever owned a directory there could have put another one in its place.
+/// Gives a home to this user and group. Above it nobody but root can write: else another directory could have been put in its place.
 pub(super) fn give(path: &str, (uid, gid): (u32, u32)) -> io::Result<()> {
-    let home = open(path, &|owner| owner == 0)?;
-    let mode = fs::fstat(&home)?.st_mode & 0o7777;
-    fs::fchown(&home, Some(fs::Uid::from_raw(uid)), Some(fs::Gid::from_raw(gid)))?;
-    // The kernel takes these bits from what changes hands (chown(2)).
-    Ok(fs::fchmod(&home, Mode::from_raw_mode(mode))?)
+    let is_roots = |found: &Stat| found.st_uid == 0 && found.st_mode & WRITABLE_BY_OTHERS == 0;
+    let home = open(place_where(path, &is_roots)?)?;
+    Ok(fs::fchown(&home, Some(fs::Uid::from_raw(uid)), Some(fs::Gid::from_raw(gid)))?)
 }
 
-fn open(path: &str, may_own: &dyn Fn(u32) -> bool) -> io::Result<OwnedFd> {
-    let Some((parent, name)) = place(path, may_own)? else { return Err(Errno::NOENT.into()) };
+fn open(place: Option<Place>) -> io::Result<OwnedFd> {
+    let (parent, name) = place.ok_or(Errno::NOENT)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(fs::openat(&parent, name.as_str(), flags, Mode::empty())?)
 }
@@ -121,6 +120,11 @@ fn stat(parent: &OwnedFd, name: &str) -> io::Result<Option<Stat>> {
 
 /// Where a path ends, if all that is above it is there and belongs to whom it may; nowhere for what is no path of a home.
 fn place(path: &str, may_own: &dyn Fn(u32) -> bool) -> io::Result<Option<Place>> {
+    place_where(path, &|found| may_own(found.st_uid))
+}
+
+/// The same by all that can be known of a directory.
+fn place_where(path: &str, may_be: &dyn Fn(&Stat) -> bool) -> io::Result<Option<Place>> {
     let is_name = |name: &str| !matches!(name, "" | "." | "..");
     let Some(names) = path.strip_prefix('/').filter(|names| names.split('/').all(is_name)) else { return Ok(None) };
     let mut parent = fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -135,9 +139,9 @@ fn place(path: &str, may_own: &dyn Fn(u32) -> bool) -> io::Result<Option<Place>>
             Err(errno) => return Err(io::Error::other(format!("{path}: {name} is no directory that can be passed: {errno}"))),
             Ok(parent) => parent,
         };
-        let owner = fs::fstat(&parent)?.st_uid;
-        if !may_own(owner) {
-            return Err(foreign(path, owner));
+        let found = fs::fstat(&parent)?;
+        if !may_be(&found) {
+            return Err(foreign(path, found.st_uid));
         }
     }
     Ok(None)
@@ -145,7 +149,7 @@ fn place(path: &str, may_own: &dyn Fn(u32) -> bool) -> io::Result<Option<Place>>
 
 fn foreign(path: &str, owner: u32) -> io::Error {
     io::Error::other(format!(
-        "{path}: it is, or stands in, a directory of another user (uid {owner}), who could lead root elsewhere"
+        "{path}: it is, or stands in, a directory of another user (uid {owner}) or one that others write in, who could lead root elsewhere"
     ))
 }
 
