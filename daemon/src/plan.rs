@@ -477,11 +477,18 @@ impl Plan {
         Digest::of(&body)
     }
 
-    /// Whether a unit is started or restarted, so that it has to settle.
+    /// Whether a service is started or restarted, so that it has to settle. Other units have no processes that could die: they are what they
+    /// are at once.
     #[must_use]
-    pub fn starts_units(&self) -> bool {
-        self.wakes.iter().any(Wake::starts)
-            || self.steps.iter().any(|s| matches!(&s.change, Change::Unit { after, .. } if after.active == Some(true)))
+    pub fn starts_services(&self) -> bool {
+        let woken = self.wakes.iter().filter(|wake| wake.starts()).filter_map(Wake::unit);
+        let started = self.steps.iter().filter_map(|step| match &step.change {
+            Change::Unit { unit, before, after } if after.active == Some(true) && before.active != Some(true) => {
+                Some(unit.as_str())
+            }
+            _ => None,
+        });
+        woken.chain(started).any(|unit| unit.ends_with(".service"))
     }
 }
 

@@ -353,8 +353,14 @@ fn only_what_the_plan_touches_is_judged_and_looked_at() {
         .running("nginx.service", "")
         .running("other.service", "");
     assert_eq!(given.plan().touched, ["app.service", "nginx.service"]);
-    assert!(given.plan().starts_units());
-    assert!(!Given::wanted(vec![entry(SITE, Some("a"), Some("b"))]).running("nginx.service", "").plan().starts_units());
+    assert!(given.plan().starts_services());
+    let of =
+        |unit_name: &str, before: &str, after: &str| Given::wanted(vec![unit(unit_name, before, after)]).plan().starts_services();
+    assert_eq!(
+        [of("app.service", "-a", "+a"), of("app.service", "-e +a", "+e +a"), of("app.socket", "-a", "+a")],
+        [true, false, false]
+    );
+    assert!(!Given::wanted(vec![entry(SITE, Some("a"), Some("b"))]).running("nginx.service", "").plan().starts_services());
 
     let names = concerned_units(
         given.wanted.iter(),
