@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::change::{ABSENT, DirFacts};
+use crate::change::ABSENT;
 use crate::digest::Digest;
 use crate::path::ManagedPath;
 
@@ -29,8 +29,6 @@ pub const FIRST_OF_HOST: u32 = 100;
 pub const FIRST_OF_PEOPLE: u32 = 1000;
 /// Where the mailboxes are.
 pub const MAILBOXES: &str = "/var/mail";
-/// Permission bits with which others than a directory's owner put things in it: the group's stand for an access control list, too (acl(5)).
-pub const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// A home that is none (Debian policy §9.2.3).
 pub const NO_HOME: &str = "/nonexistent";
 
@@ -44,21 +42,6 @@ pub enum Password {
     Set,
     /// Everybody: there is none.
     Empty,
-}
-
-/// Whose a home is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HomeOwner {
-    /// The user's, or nobody's: it is missing.
-    Itself,
-    /// Somebody else's.
-    Other {
-        /// Owner.
-        uid: u32,
-        /// Group.
-        gid: u32,
-    },
 }
 
 /// A user, as the databases have it.
@@ -115,8 +98,6 @@ pub struct Fields {
     pub home: Option<String>,
     /// Permission bits of the home directory; 0 when that is missing.
     pub home_mode: Option<u32>,
-    /// Whose it is.
-    pub home_owner: Option<HomeOwner>,
     /// Login shell.
     pub shell: Option<String>,
     /// Comment.
@@ -253,24 +234,19 @@ impl Accounts {
         self.groups.get(name)
     }
 
-    /// What a user is, of the fields that are managed. `facts_of` tells what a directory is, where there is one.
+    /// What a user is, of the fields that are managed. `mode_of` tells the permission bits of a directory, where there is one.
     #[must_use]
-    pub fn managed(&self, name: &str, wanted: &Fields, facts_of: impl Fn(&ManagedPath) -> Option<DirFacts>) -> Option<Fields> {
+    pub fn managed(&self, name: &str, wanted: &Fields, mode_of: impl Fn(&ManagedPath) -> Option<u32>) -> Option<Fields> {
         let user = self.users.get(name)?;
         let is_member = |group: &&String| self.groups.get(*group).is_some_and(|group| group.members.iter().any(|m| m == name));
-        let found = ManagedPath::new(&user.home).ok().and_then(|home| facts_of(&home));
-        let owner = |found: DirFacts| match found {
-            DirFacts { uid, .. } if uid == user.uid => HomeOwner::Itself,
-            DirFacts { uid, gid, .. } => HomeOwner::Other { uid, gid },
-        };
+        let mode = ManagedPath::new(&user.home).ok().and_then(|home| mode_of(&home));
         Some(Fields {
-            housed: wanted.housed.map(|_| found.is_some()),
+            housed: wanted.housed.map(|_| mode.is_some()),
             uid: wanted.uid.map(|_| user.uid),
             group: wanted.group.as_ref().map(|_| self.name_of(user.gid).unwrap_or_else(|| user.gid.to_string())),
             groups: wanted.groups.as_ref().map(|groups| groups.iter().filter(is_member).cloned().collect()),
             home: wanted.home.as_ref().map(|_| user.home.clone()),
-            home_mode: wanted.home_mode.map(|_| found.map_or(0, |found| found.mode)),
-            home_owner: wanted.home_owner.map(|_| found.map_or(HomeOwner::Itself, owner)),
+            home_mode: wanted.home_mode.map(|_| mode.unwrap_or_default()),
             shell: wanted.shell.as_ref().map(|_| user.shell.clone()),
             comment: wanted.comment.as_ref().map(|_| user.comment.clone()),
             password: wanted.password.map(|_| self.password(name)),
@@ -329,14 +305,14 @@ impl Accounts {
 
     /// The answer to a request: what there is of it, as far as it is managed.
     #[must_use]
-    pub fn answer(&self, request: &Request, facts_of: impl Fn(&ManagedPath) -> Option<DirFacts>) -> String {
+    pub fn answer(&self, request: &Request, mode_of: impl Fn(&ManagedPath) -> Option<u32>) -> String {
         match request {
             Request::User(user) if user.wanted.is_none() => match (self.all_of(&user.name), &user.removed) {
                 (None, _) => ABSENT.to_owned(),
                 (Some(now), was) => now.answer(was.as_ref(), &user.declared),
             },
             Request::User(user) => {
-                let managed = self.managed(&user.name, user.wanted.as_ref().unwrap_or(&Fields::default()), facts_of);
+                let managed = self.managed(&user.name, user.wanted.as_ref().unwrap_or(&Fields::default()), mode_of);
                 managed.map_or_else(|| ABSENT.to_owned(), |fields| fields.to_string())
             }
             Request::Group(group) => match self.groups.get(&group.name) {
@@ -467,21 +443,11 @@ impl Fields {
             ("groups", self.groups.as_ref().map(listed)),
             ("home", self.home.clone()),
             ("home_mode", self.home_mode.map(|mode| format!("{mode:04o}"))),
-            ("home_owner", self.home_owner.map(|owner| owner.to_string())),
             ("shell", self.shell.clone()),
             ("comment", self.comment.as_ref().map(|comment| format!("\"{}\"", crate::path::escape(comment)))),
             ("password", self.password.map(|password| format!("{password:?}").to_lowercase())),
         ];
         words.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
-    }
-}
-
-impl fmt::Display for HomeOwner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Itself => f.write_str("itself"),
-            Self::Other { uid, gid } => write!(f, "{uid}:{gid}"),
-        }
     }
 }
 
@@ -494,8 +460,7 @@ impl fmt::Display for Fields {
 
 #[cfg(test)]
 mod tests {
-    use super::{Accounts, Fields, GroupRequest, HomeOwner, Password, Removed, Request, UserRequest};
-    use crate::change::DirFacts;
+    use super::{Accounts, Fields, GroupRequest, Password, Removed, Request, UserRequest};
     use crate::path::ManagedPath;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nana:x:1000:1000:Ana,,,:/home/ana:/bin/sh\ntorn:x:1\n\
@@ -506,10 +471,10 @@ mod tests {
     #[test]
     fn answers() {
         let accounts = Accounts::read(PASSWD, GROUP, SHADOW);
-        let facts_of = |path: &ManagedPath| (path.as_str() == "/home/ana").then_some(DirFacts { mode: 0o700, uid: 0, gid: 7 });
+        let mode_of = |path: &ManagedPath| (path.as_str() == "/home/ana").then_some(0o700);
         let of = |name: &str, wanted: Fields| {
             let request = UserRequest { name: name.to_owned(), wanted: Some(wanted), ..UserRequest::default() };
-            accounts.answer(&Request::User(Box::new(request)), facts_of)
+            accounts.answer(&Request::User(Box::new(request)), mode_of)
         };
         let text = |word: &str| Some(word.to_owned());
         let groups = Some(["adm", "www-data", "none"].map(str::to_owned).into());
@@ -520,20 +485,19 @@ mod tests {
             groups,
             home: text("/x"),
             home_mode: Some(0o711),
-            home_owner: Some(HomeOwner::Itself),
             shell: text("/x"),
             comment: text("x"),
             password: Some(Password::Locked),
         };
         assert_eq!(
             of("ana", all.clone()),
-            "there, home directory there, uid 1000, group ana, groups www-data, home /home/ana, home_mode 0700, home_owner 0:7, \
-             shell /bin/sh, comment \"Ana,,,\", password set"
+            "there, home directory there, uid 1000, group ana, groups www-data, home /home/ana, home_mode 0700, shell /bin/sh, \
+             comment \"Ana,,,\", password set"
         );
         assert_eq!(
             of("bob", all),
             "there, home directory missing, uid 1001, group www-data, groups www-data, home /home/bob, home_mode 0000, \
-             home_owner itself, shell /bin/bash, comment \"\", password empty"
+             shell /bin/bash, comment \"\", password empty"
         );
         assert_eq!(of("ana", Fields::default()), "there");
         assert_eq!(of("root", Fields { password: Some(Password::Locked), ..Fields::default() }), "there, password locked");

@@ -477,10 +477,10 @@ impl Plan {
         Digest::of(&body)
     }
 
-    /// Whether a service is started or restarted, so that it has to settle. Other units have no processes that could die: they are what they
-    /// are at once.
+    /// Whether something is started or restarted that has to settle: a service, or a path, which fails with what it triggers. A socket does so
+    /// only when somebody connects, as the probes do.
     #[must_use]
-    pub fn starts_services(&self) -> bool {
+    pub fn has_to_settle(&self) -> bool {
         let woken = self.wakes.iter().filter(|wake| wake.starts()).filter_map(Wake::unit);
         let started = self.steps.iter().filter_map(|step| match &step.change {
             Change::Unit { unit, before, after } if after.active == Some(true) && before.active != Some(true) => {
@@ -488,7 +488,7 @@ impl Plan {
             }
             _ => None,
         });
-        woken.chain(started).any(|unit| unit.ends_with(".service"))
+        woken.chain(started).any(|unit| unit.ends_with(".service") || unit.ends_with(".path"))
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) fn settle(plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyEr
     let restarts = |touch: &dyn Touch, unit: &str| touch.unit(unit).map(|seen| seen.restarts);
     let before: Vec<u32> = plan.touched.iter().map(|u| restarts(ground.touch, u)).collect::<HostResult<_>>()?;
     let mut books: Vec<Workers> = plan.touched.iter().map(|_| Workers::default()).collect();
-    if plan.starts_services() || plan.manifest.probes.is_empty() {
+    if plan.has_to_settle() || plan.manifest.probes.is_empty() {
         for _ in 0..SETTLE_LOOKS {
             for (unit, book) in plan.touched.iter().zip(&mut books) {
                 book.look(&ground.touch.workers(unit)?);

@@ -72,16 +72,9 @@ const HOMES: [&str; 3] = ["/home/", "/srv/", "/opt/"];
 /// The user whose home directory holds a path: a person's (uids from 1000 on, login.defs(5)), or a system account's in one of
 /// [`HOMES`].
 fn home_owner<'a>(path: &ManagedPath, accounts: &'a [Account]) -> Option<&'a Account> {
-    accounts
-        .iter()
-        .filter(|a| is_home(a.uid, &a.home))
-        .filter(|a| path.as_path().starts_with(&a.home))
-        .max_by_key(|a| a.home.len())
-}
-
-/// Whether that is a home, and no place that an account was merely given.
-pub(super) fn is_home(uid: u32, path: &str) -> bool {
-    (uid >= 1000 && uid != 65534 && path.len() > 1) || HOMES.iter().any(|homes| path.starts_with(homes))
+    let is_own =
+        |a: &Account| (a.uid >= 1000 && a.uid != 65534 && a.home.len() > 1) || HOMES.iter().any(|h| a.home.starts_with(h));
+    accounts.iter().filter(|a| is_own(a)).filter(|a| path.as_path().starts_with(&a.home)).max_by_key(|a| a.home.len())
 }
 
 /// Claims on the missing directories above a path: made 0755, owned as the place says; those that are there stay as they are.

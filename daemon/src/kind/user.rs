@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::place::{is_home, parse_mode};
-use super::{Claim, DirectorySpec, Drift, GroupSpec, KindError, Mistake, PackageSpec, Phase, Sight, Spec, State};
+use super::place::parse_mode;
+use super::{Claim, Drift, GroupSpec, KindError, Mistake, PackageSpec, Phase, Sight, Spec, State};
 use crate::accounts::{
-    self, Accounts, FIRST_OF_HOST, FIRST_OF_PEOPLE, Fields, GROUP, GSHADOW, HomeOwner, LIMIT, MAILBOXES, NO_HOME, PASSWD,
-    Request, SHADOW, SUBGID, SUBUID, User, UserRequest, WRITABLE_BY_OTHERS,
+    self, Accounts, FIRST_OF_HOST, FIRST_OF_PEOPLE, Fields, GROUP, GSHADOW, LIMIT, MAILBOXES, NO_HOME, PASSWD, Request, SHADOW,
+    SUBGID, SUBUID, UserRequest,
 };
-use crate::change::{ABSENT, Change, DirFacts, Object};
+use crate::change::{ABSENT, Change, Object};
 use crate::host::{Account, HostError};
 use crate::manifest::Resource;
 use crate::path::ManagedPath;
@@ -39,8 +39,7 @@ pub struct UserSpec {
     /// `/etc/skel`. Another one for an account that is there is made too; what is in the old one stays there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home: Option<String>,
-    /// Permission bits of the home as an octal string: `0711` lets nginx pass through it. Where they are set the home is kept the user's
-    /// own, too: unless a `[[directory]]` declares it, or somebody else could put another directory in its place.
+    /// Permission bits of the home as an octal string: `0711` lets nginx pass through it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home_mode: Option<String>,
     /// Login shell; for a new one `/bin/bash`, for a system account `/usr/sbin/nologin`.
@@ -163,7 +162,6 @@ impl UserSpec {
             group: self.group.clone(),
             groups: (!self.groups.is_empty()).then(|| self.groups.iter().cloned().collect()),
             home: self.home.clone(),
-            home_owner: mode.as_ref().is_ok_and(Option::is_some).then_some(HomeOwner::Itself),
             home_mode: mode.map_err(|mistake| Mistake { key: "home_mode", help: help(), ..mistake })?,
             shell: self.shell.clone(),
             comment: self.comment.clone(),
@@ -179,20 +177,17 @@ impl UserSpec {
             _ => self.new_home(),
         };
         let mut wanted = self.managed().map_err(|mistake| KindError::Impossible(mistake.message))?;
-        let mut homes = BTreeMap::new();
+        let mut modes = BTreeMap::new();
         for home in [Some(&home), there.map(|user| &user.home)].into_iter().flatten() {
             let Ok(path) = ManagedPath::new(home) else { continue };
             let facts = sight.host.directory(&path)?;
-            homes.extend(facts.map(|facts| (path, facts)));
+            modes.extend(facts.map(|facts| (path, facts.mode)));
         }
         // A place of the system that an account was merely given as its home is not made for it.
         let is_person = there.map_or(!self.system, |user| user.uid >= FIRST_OF_PEOPLE);
         let has_home = home != NO_HOME && ManagedPath::new(&home).is_ok();
         wanted.housed = (has_home && (is_person || self.home.is_some() || self.home_mode.is_some())).then_some(true);
-        if wanted.home_owner.is_some() && !self.keeps_home(there, sight)? {
-            wanted.home_owner = None;
-        }
-        let before = accounts.managed(&self.name, &wanted, |path| homes.get(path).copied());
+        let before = accounts.managed(&self.name, &wanted, |path| modes.get(path).copied());
         let reason = before.as_ref().map_or_else(|| "new".to_owned(), |before| differing(before, &wanted));
         let request = UserRequest {
             name: self.name.clone(),
@@ -207,36 +202,6 @@ impl UserSpec {
             declared: BTreeSet::new(),
         };
         Ok((request, reason))
-    }
-
-    /// Whether its home is its own beyond doubt, so that it is given back to it: the account is there and stays where it is, nothing else is
-    /// declared of that place, nobody else's it is, and nobody but root can put another directory there.
-    fn keeps_home(&self, there: Option<&User>, sight: &Sight<'_>) -> Result<bool, KindError> {
-        let Some(user) = there.filter(|user| self.home.as_ref().is_none_or(|home| *home == user.home)) else { return Ok(false) };
-        let Ok(home) = ManagedPath::new(&user.home) else { return Ok(false) };
-        let is_claimed = |r: &Resource| match r.kind.as_str() {
-            DirectorySpec::KIND => r.name == user.home,
-            Self::KIND => r.name != self.name && r.spec["home"] == user.home.as_str(),
-            _ => false,
-        };
-        if !is_home(user.uid, &user.home) || sight.resources.iter().any(is_claimed) {
-            return Ok(false);
-        }
-        let owner = sight.host.directory(&home)?.map(|found| found.uid).filter(|uid| *uid != 0 && *uid != user.uid);
-        if let Some(owner) = owner
-            && sight.host.accounts()?.iter().any(|account| account.uid == owner)
-        {
-            return Ok(false);
-        }
-        let mut above = home.parent();
-        while let Some(path) = above {
-            let is_roots = |found: DirFacts| found.uid == 0 && found.mode & WRITABLE_BY_OTHERS == 0;
-            if !sight.host.directory(&path)?.is_some_and(is_roots) {
-                return Ok(false);
-            }
-            above = path.parent();
-        }
-        Ok(true)
     }
 
     fn unwanted(&self, sight: &Sight<'_>, accounts: &Accounts) -> Result<UserRequest, KindError> {
@@ -365,7 +330,6 @@ fn differing(before: &Fields, wanted: &Fields) -> String {
     let pairs = before.words().into_iter().zip(wanted.words()).filter(|(old, new)| old != new);
     let words = pairs.map(|((key, old), (_, new))| match key {
         "home directory" => "its home is missing".to_owned(),
-        "home_owner" => format!("its home belongs to {old}"),
         _ => format!("{key} {old} → {new}"),
     });
     words.collect::<Vec<_>>().join(", ")

@@ -353,14 +353,19 @@ fn only_what_the_plan_touches_is_judged_and_looked_at() {
         .running("nginx.service", "")
         .running("other.service", "");
     assert_eq!(given.plan().touched, ["app.service", "nginx.service"]);
-    assert!(given.plan().starts_services());
+    assert!(given.plan().has_to_settle());
     let of =
-        |unit_name: &str, before: &str, after: &str| Given::wanted(vec![unit(unit_name, before, after)]).plan().starts_services();
+        |unit_name: &str, before: &str, after: &str| Given::wanted(vec![unit(unit_name, before, after)]).plan().has_to_settle();
     assert_eq!(
-        [of("app.service", "-a", "+a"), of("app.service", "-e +a", "+e +a"), of("app.socket", "-a", "+a")],
-        [true, false, false]
+        [
+            of("app.service", "-a", "+a"),
+            of("app.service", "-e +a", "+e +a"),
+            of("app.socket", "-a", "+a"),
+            of("app.path", "-a", "+a")
+        ],
+        [true, false, false, true]
     );
-    assert!(!Given::wanted(vec![entry(SITE, Some("a"), Some("b"))]).running("nginx.service", "").plan().starts_services());
+    assert!(!Given::wanted(vec![entry(SITE, Some("a"), Some("b"))]).running("nginx.service", "").plan().has_to_settle());
 
     let names = concerned_units(
         given.wanted.iter(),

@@ -14,10 +14,9 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::accounts::{
-    Accounts, Fields, GROUP, GSHADOW, GroupRequest, HomeOwner, LIMIT, NO_HOME, PASSWD, Password, Range, Removed, Request, SHADOW,
-    SUBGID, SUBUID, Secret, UserRequest,
+    Accounts, Fields, GROUP, GSHADOW, GroupRequest, LIMIT, NO_HOME, PASSWD, Password, Range, Removed, Request, SHADOW, SUBGID,
+    SUBUID, Secret, UserRequest,
 };
-use crate::change::DirFacts;
 
 /// The exit code of userdel(8) for an account that processes run as.
 const IN_USE: i32 = 8;
@@ -39,11 +38,11 @@ pub fn main(arguments: &[&str]) -> ExitCode {
             _ => return Err(io::Error::other("which accounts?")),
         }
         let accounts = databases()?;
-        let home = match &request {
-            Request::User(user) if user.wanted.is_some() => facts_of_home(&accounts, &user.name)?,
+        let mode = match &request {
+            Request::User(user) if user.wanted.is_some() => mode_of_home(&accounts, &user.name)?,
             _ => None,
         };
-        println!("{}", accounts.answer(&request, |_| home));
+        println!("{}", accounts.answer(&request, |_| mode));
         Ok(())
     });
     super::ended(done)
@@ -67,9 +66,9 @@ fn databases() -> io::Result<Accounts> {
     ))
 }
 
-/// What an account's home is, where both are there.
-fn facts_of_home(accounts: &Accounts, name: &str) -> io::Result<Option<DirFacts>> {
-    accounts.user(name).map_or(Ok(None), |user| home::facts(&user.home))
+/// The permission bits of an account's home, where both are there.
+fn mode_of_home(accounts: &Accounts, name: &str) -> io::Result<Option<u32>> {
+    accounts.user(name).map_or(Ok(None), |user| home::mode(&user.home))
 }
 
 fn set_user(request: &UserRequest) -> io::Result<()> {
@@ -116,8 +115,8 @@ fn make_user(request: &UserRequest, wanted: &Fields) -> io::Result<()> {
 fn bring(name: &str, declared: &Fields, to: &Fields) -> io::Result<()> {
     let accounts = databases()?;
     let gone = || io::Error::other(format!("{name} is gone"));
-    let home = facts_of_home(&accounts, name)?;
-    let now = accounts.managed(name, declared, |_| home).ok_or_else(gone)?;
+    let mode = mode_of_home(&accounts, name)?;
+    let now = accounts.managed(name, declared, |_| mode).ok_or_else(gone)?;
     let uid = to.uid.filter(|_| now.uid != to.uid).map(|uid| uid.to_string());
     let mut words = Vec::new();
     words.extend(uid.as_ref().map(|uid| ["--uid", uid]).into_iter().flatten());
@@ -152,22 +151,13 @@ fn bring(name: &str, declared: &Fields, to: &Fields) -> io::Result<()> {
     if user.home == NO_HOME {
         return Ok(());
     }
-    if to.housed == Some(true) && home::facts(&user.home)?.is_none() {
+    if to.housed == Some(true) && home::mode(&user.home)?.is_none() {
         home::make(&user.home, user.uid, user.gid)?;
     }
-    let Some(now) = home::facts(&user.home)? else { return Ok(()) };
-    let (uid, gid) = match to.home_owner {
-        Some(HomeOwner::Itself) => (user.uid, user.gid),
-        Some(HomeOwner::Other { uid, gid }) => (uid, gid),
-        None => (now.uid, now.gid),
-    };
-    let give = || if uid == now.uid { Ok(()) } else { home::give(&user.home, (uid, gid)) };
-    let set_mode = || match to.home_mode {
-        Some(to) if to != now.mode && to != 0 => home::set_mode(&user.home, user.uid, to),
+    match (to.home_mode, home::mode(&user.home)?) {
+        (Some(to), Some(now)) if to != now && to != 0 => home::set_mode(&user.home, user.uid, to),
         _ => Ok(()),
-    };
-    // The mode is set while it is the user's.
-    if uid == user.uid { give().and_then(|()| set_mode()) } else { set_mode().and_then(|()| give()) }
+    }
 }
 
 fn undo_user(request: &UserRequest) -> io::Result<()> {

@@ -19,8 +19,6 @@ use crate::postgres::{Asked, Database, DatabaseSeen, Looked, MARGIN, Request, Ro
 const LIMIT: u64 = 1 << 20;
 /// How often, and how long apart, it is looked whether the server has done what it does by itself.
 const LOOKS: (u32, Duration) = (100, Duration::from_millis(50));
-/// With less time than this a look is not begun.
-const LEAST: Duration = Duration::from_secs(2);
 /// Where what belongs to no database in particular is asked.
 const COMMON: &str = "postgres";
 
@@ -73,15 +71,11 @@ fn meet() -> Result<String, Fault> {
 
 /// Looks at each; what there is no time for is answered so, that a server that hangs at one hides no other that was seen.
 fn look(cluster: &mut Cluster, things: &[Thing]) -> Result<String, Fault> {
-    let end = Instant::now() + cluster.limit;
-    let mut see = |thing: &Thing| {
-        cluster.limit = end.saturating_duration_since(Instant::now());
-        match thing {
-            _ if cluster.limit < LEAST => Err(Fault::Said("not looked at: PostgreSQL takes too long to answer".to_owned())),
-            Thing::Role(role) => see_role(cluster, role).and_then(value),
-            Thing::Database(database) => see_database(cluster, database).and_then(value),
-            Thing::Setting(setting) => setting::see(cluster, setting).and_then(value),
-        }
+    cluster.end = Some(Instant::now() + cluster.limit);
+    let see = |thing: &Thing| match thing {
+        Thing::Role(role) => see_role(cluster, role).and_then(value),
+        Thing::Database(database) => see_database(cluster, database).and_then(value),
+        Thing::Setting(setting) => setting::see(cluster, setting).and_then(value),
     };
     let seen = things.iter().map(|thing| see(thing).map_err(|fault| fault.to_string())).collect();
     value(Looked { cluster: cluster.to_string(), seen }).map(|looked| looked.to_string())

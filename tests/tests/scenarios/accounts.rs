@@ -47,7 +47,7 @@ scenario! {
         assert!(host.ctl("sync").ok().contains("nothing to do"));
         // What is declared comes back.
         let before = all(host);
-        host.sh("gpasswd -d sammy www-data && chmod 700 /home/sammy && chown root: /home/sammy && usermod -c other sammy").ok();
+        host.sh("gpasswd -d sammy www-data && chmod 700 /home/sammy && usermod -c other sammy").ok();
         host.ctl("sync").ok();
         assert_eq!(all(host), before);
         host.sh("userdel sammy && rm -r /home/sammy").ok();

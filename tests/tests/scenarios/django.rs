@@ -301,9 +301,9 @@ scenario! {
         healed(host, "its name, and the default site", "sed -i s/example.test/other.test/ /etc/nginx/sites-available/myproject && \
             ln -s /etc/nginx/sites-available/default /etc/nginx/sites-enabled/default && systemctl reload nginx");
         healed(host, "the socket, and who may read what", "systemctl stop gunicorn.socket gunicorn.service; rm -f /run/gunicorn.sock; \
-            chown root: /home/sammy /home/sammy/myprojectdir/myproject/urls.py && chmod 700 /home/sammy && chmod 644 /etc/myproject.env");
-        let whose = host.exec("stat -c %U:%a /home/sammy /home/sammy/myprojectdir/myproject/urls.py /etc/myproject.env").ok();
-        assert_eq!(whose, "sammy:711\nsammy:644\nroot:600");
+            chown root: /home/sammy/myprojectdir/myproject/urls.py && chmod 700 /home/sammy && chmod 644 /etc/myproject.env");
+        let whose = host.exec("stat -c %U:%G:%a /home/sammy /home/sammy/myprojectdir/myproject/urls.py /etc/myproject.env").ok();
+        assert_eq!(whose, "sammy:sammy:711\nsammy:sammy:644\nroot:root:600");
         healed(host, "settings.py and the static files", "cd /home/sammy/myprojectdir && rm -r myproject/settings.py static");
         healed(host, "the environment, in part", "cd /home/sammy/myprojectdir/myprojectenv && \
             rm -r bin/gunicorn lib/python3*/site-packages/django/core; systemctl restart gunicorn; true");

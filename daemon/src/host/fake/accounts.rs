@@ -2,7 +2,7 @@
 
 use super::jobs::exited;
 use super::{Node, World};
-use crate::accounts::{Accounts, Fields, GROUP, GroupRequest, HomeOwner, PASSWD, Request, SHADOW, UserRequest};
+use crate::accounts::{Accounts, Fields, GROUP, GroupRequest, PASSWD, Request, SHADOW, UserRequest};
 use crate::change::DirFacts;
 use crate::host::{Account, Ran};
 use crate::path::ManagedPath;
@@ -32,11 +32,11 @@ impl World {
             ("set" | "undo", Request::Group(group)) => self.group(verb, group),
             _ => return exited(2, Vec::new(), "no such verb"),
         }
-        let facts_of = |path: &ManagedPath| match self.tree.get(path.as_str()) {
-            Some(Node::Dir(facts)) => Some(*facts),
+        let mode_of = |path: &ManagedPath| match self.tree.get(path.as_str()) {
+            Some(Node::Dir(facts)) => Some(facts.mode),
             _ => None,
         };
-        exited(0, self.databases().answer(&request, facts_of).into_bytes(), "")
+        exited(0, self.databases().answer(&request, mode_of).into_bytes(), "")
     }
 
     /// Puts a line in the place of that of a name, at the end where there is none, or takes it away.
@@ -92,11 +92,6 @@ impl World {
                     _ => DirFacts { mode: 0o700, uid, gid: user.gid },
                 };
                 facts.mode = to.home_mode.unwrap_or(facts.mode);
-                (facts.uid, facts.gid) = match to.home_owner {
-                    Some(HomeOwner::Itself) => (uid, user.gid),
-                    Some(HomeOwner::Other { uid, gid }) => (uid, gid),
-                    None => (facts.uid, facts.gid),
-                };
                 self.tree.insert(home, Node::Dir(facts));
             }
             Some(false) => drop(self.tree.remove(&home)),

@@ -11,17 +11,14 @@ use std::process::{Command, Stdio};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::accounts::WRITABLE_BY_OTHERS;
-use crate::change::DirFacts;
-
 /// Where a path ends: the directory that it stands in and its name in there.
 type Place = (OwnedFd, String);
 
-/// What a directory is.
-pub(super) fn facts(path: &str) -> io::Result<Option<DirFacts>> {
+/// The permission bits of a directory.
+pub(super) fn mode(path: &str) -> io::Result<Option<u32>> {
     let Some((parent, name)) = place(path, &|_| true)? else { return Ok(None) };
     let found = stat(&parent, &name)?.filter(|found| FileType::from_raw_mode(found.st_mode) == FileType::Directory);
-    Ok(found.map(|found| DirFacts { mode: found.st_mode & 0o7777, uid: found.st_uid, gid: found.st_gid }))
+    Ok(found.map(|found| found.st_mode & 0o7777))
 }
 
 /// Refuses a place where root does not make a home for this user: somebody else could have it made elsewhere.
@@ -71,25 +68,14 @@ fn make_directory(path: &str, (uid, gid): (u32, u32), mode: u32, may_own: &dyn F
 /// Sets the permission bits of a user's home.
 pub(super) fn set_mode(path: &str, uid: u32, mode: u32) -> io::Result<()> {
     let is_theirs = |owner| owner == 0 || owner == uid;
-    let home = open(place(path, &is_theirs)?)?;
+    let Some((parent, name)) = place(path, &is_theirs)? else { return Err(Errno::NOENT.into()) };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let home = fs::openat(&parent, name.as_str(), flags, Mode::empty())?;
     let owner = fs::fstat(&home)?.st_uid;
     if !is_theirs(owner) {
         return Err(foreign(path, owner));
     }
     Ok(fs::fchmod(&home, Mode::from_raw_mode(mode))?)
-}
-
-/// Gives a home to this user and group. Above it nobody but root can write: else another directory could have been put in its place.
-pub(super) fn give(path: &str, (uid, gid): (u32, u32)) -> io::Result<()> {
-    let is_roots = |found: &Stat| found.st_uid == 0 && found.st_mode & WRITABLE_BY_OTHERS == 0;
-    let home = open(place_where(path, &is_roots)?)?;
-    Ok(fs::fchown(&home, Some(fs::Uid::from_raw(uid)), Some(fs::Gid::from_raw(gid)))?)
-}
-
-fn open(place: Option<Place>) -> io::Result<OwnedFd> {
-    let (parent, name) = place.ok_or(Errno::NOENT)?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(fs::openat(&parent, name.as_str(), flags, Mode::empty())?)
 }
 
 /// Removes what an account has brought: with `whole` all that is in it, otherwise a file or an empty directory.
@@ -120,11 +106,6 @@ fn stat(parent: &OwnedFd, name: &str) -> io::Result<Option<Stat>> {
 
 /// Where a path ends, if all that is above it is there and belongs to whom it may; nowhere for what is no path of a home.
 fn place(path: &str, may_own: &dyn Fn(u32) -> bool) -> io::Result<Option<Place>> {
-    place_where(path, &|found| may_own(found.st_uid))
-}
-
-/// The same by all that can be known of a directory.
-fn place_where(path: &str, may_be: &dyn Fn(&Stat) -> bool) -> io::Result<Option<Place>> {
     let is_name = |name: &str| !matches!(name, "" | "." | "..");
     let Some(names) = path.strip_prefix('/').filter(|names| names.split('/').all(is_name)) else { return Ok(None) };
     let mut parent = fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -139,9 +120,9 @@ fn place_where(path: &str, may_be: &dyn Fn(&Stat) -> bool) -> io::Result<Option<
             Err(errno) => return Err(io::Error::other(format!("{path}: {name} is no directory that can be passed: {errno}"))),
             Ok(parent) => parent,
         };
-        let found = fs::fstat(&parent)?;
-        if !may_be(&found) {
-            return Err(foreign(path, found.st_uid));
+        let owner = fs::fstat(&parent)?.st_uid;
+        if !may_own(owner) {
+            return Err(foreign(path, owner));
         }
     }
     Ok(None)
@@ -149,7 +130,7 @@ fn place_where(path: &str, may_be: &dyn Fn(&Stat) -> bool) -> io::Result<Option<
 
 fn foreign(path: &str, owner: u32) -> io::Error {
     io::Error::other(format!(
-        "{path}: it is, or stands in, a directory of another user (uid {owner}) or one that others write in, who could lead root elsewhere"
+        "{path}: it is, or stands in, a directory of another user (uid {owner}), who could lead root elsewhere"
     ))
 }
 
@@ -160,7 +141,7 @@ mod tests {
 
     use rustix::process::getuid;
 
-    use super::{clear, facts, give, set_mode, tree};
+    use super::{clear, mode, set_mode, tree};
 
     fn bits(path: &Path) -> u32 {
         tree::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -178,15 +159,15 @@ mod tests {
         }
         let uid = getuid().as_raw();
         set_mode(&of(&home), uid, 0o711).unwrap();
-        assert_eq!((bits(&home), facts(&of(&home)).unwrap().map(|home| (home.mode, home.uid))), (0o711, Some((0o711, uid))));
-        assert_eq!(facts(&of(&folder.path().join("none/home"))).unwrap(), None);
+        assert_eq!((bits(&home), mode(&of(&home)).unwrap()), (0o711, Some(0o711)));
+        assert_eq!(mode(&of(&folder.path().join("none/home"))).unwrap(), None);
         // One in its place, and one above it.
         let (link, above) = (folder.path().join("link"), folder.path().join("above"));
         symlink(&other, &link).unwrap();
         symlink(folder.path(), &above).unwrap();
         for path in [of(&link), of(&above.join("other"))] {
             assert!(set_mode(&path, uid, 0o777).is_err(), "{path}");
-            assert_eq!(facts(&path).ok().flatten(), None, "{path}");
+            assert_eq!(mode(&path).ok().flatten(), None, "{path}");
         }
         assert!(clear(&of(&above.join("other")), true).is_err());
         clear(&of(&link), true).unwrap();
@@ -212,7 +193,6 @@ mod tests {
         assert!(set_mode(home, 1000, 0o777).unwrap_err().to_string().contains("uid 1001"));
         assert!(clear(home, true).is_err() && super::judge(home, Some(1000)).is_err());
         std::os::unix::fs::chown(&above, Some(1000), None).unwrap();
-        assert!(give(home, (1000, 1000)).is_err(), "it could be another one");
         set_mode(home, 1000, 0o711).unwrap();
         assert!(super::judge(home, Some(1000)).is_ok() && super::judge(home, None).is_err());
         clear(home, true).unwrap();

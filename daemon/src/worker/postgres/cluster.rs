@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
@@ -14,6 +14,10 @@ use crate::postgres::{APPLICATION, LOOK, USER, sql};
 
 /// Where everybody expects a server.
 const PORT: &str = "5432";
+/// How long a connection may take, in seconds.
+const CONNECT: u64 = 10;
+/// With less time than this nothing more is asked.
+const LEAST: Duration = Duration::from_secs(5);
 
 /// A cluster of Debian's packages (pg_lsclusters(1)).
 #[derive(Debug)]
@@ -27,6 +31,8 @@ pub(super) struct Cluster {
     pub(super) data: PathBuf,
     /// How long one statement may take.
     pub(super) limit: Duration,
+    /// When all has to be over, where much is asked.
+    pub(super) end: Option<Instant>,
 }
 
 impl Cluster {
@@ -46,7 +52,7 @@ impl Cluster {
             let mut fields = line.split_ascii_whitespace().map(str::to_owned);
             let (version, name, port) = (fields.next()?, fields.next()?, fields.next()?);
             let online = fields.next()?.split(',').any(|word| word == "online");
-            Some(Self { version, name, port, online, data: fields.nth(1)?.into(), limit: LOOK })
+            Some(Self { version, name, port, online, data: fields.nth(1)?.into(), limit: LOOK, end: None })
         };
         let mut all: Vec<Self> = list.lines().filter_map(of_line).collect();
         if let Some(name) = name {
@@ -78,19 +84,20 @@ impl Cluster {
             let unit = self.unit();
             return Err(Fault::Said(format!("PostgreSQL does not run: systemctl start {unit}, or see journalctl -u {unit}")));
         }
+        let (connect, limit) = self.time()?;
         let mut psql = Command::new("/usr/bin/psql");
         psql.args(["--cluster", &self.to_string(), "-U", USER]);
         // Terse: no error quotes the statement.
         psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-v", "SHOW_CONTEXT=never", "-d", database]);
         psql.env("PGCLIENTENCODING", "UTF8")
-            .env("PGCONNECT_TIMEOUT", "10")
+            .env("PGCONNECT_TIMEOUT", connect.to_string())
             .env("PGOPTIONS", sql::OPTIONS)
             .env("LC_ALL", "C.UTF-8")
             .env("PGAPPNAME", APPLICATION);
         let mut child = psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
             // One that ended before it had read all says why.
-            let _ = stdin.write_all([sql::PREAMBLE, &sql::limit(self.limit), script].concat().as_bytes());
+            let _ = stdin.write_all([sql::PREAMBLE, &sql::limit(limit), script].concat().as_bytes());
         }
         let output = child.wait_with_output()?;
         if output.status.success() {
@@ -98,6 +105,17 @@ impl Cluster {
         } else {
             Err(Fault::Said(words(&output.stderr)))
         }
+    }
+
+    /// How long a connection may take, in seconds, and each statement.
+    fn time(&self) -> Result<(u64, Duration), Fault> {
+        let Some(end) = self.end else { return Ok((CONNECT, self.limit)) };
+        let left = end.saturating_duration_since(Instant::now());
+        if left < LEAST {
+            return Err(Fault::Said("PostgreSQL takes too long to answer: this was not looked at".to_owned()));
+        }
+        let connect = (left.as_secs() / 2).min(CONNECT);
+        Ok((connect, left - Duration::from_secs(connect)))
     }
 
     /// The same for a query that answers with one JSON value.
@@ -157,7 +175,9 @@ fn words(said: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cluster, Fault, words};
+    use std::time::{Duration, Instant};
+
+    use super::{CONNECT, Cluster, Fault, LOOK, words};
 
     #[test]
     fn the_cluster_that_is_meant() {
@@ -181,6 +201,19 @@ mod tests {
         assert_eq!(named(&[old, new].concat(), Some("17/main")).unwrap().0, "postgresql@17-main.service");
         assert!(named(old, Some("17/main")).unwrap_err().to_string().contains("no PostgreSQL cluster 17/main"));
         assert_eq!(Cluster::chosen(old, None).unwrap().data, std::path::Path::new("/var/lib/postgresql/15/main"));
+    }
+
+    #[test]
+    fn what_is_asked_together_is_over_together() {
+        let mut cluster = Cluster::chosen("15 main 5432 online postgres /data /log\n", None).unwrap();
+        assert_eq!(cluster.time().unwrap(), (CONNECT, LOOK));
+        for (left, connect) in [(50, 10), (12, 6), (6, 3)] {
+            cluster.end = Some(Instant::now() + Duration::from_millis(left * 1000 + 900));
+            let (to_connect, limit) = cluster.time().unwrap();
+            assert_eq!((to_connect, limit.as_secs()), (connect, left - connect), "{left} s");
+        }
+        cluster.end = Some(Instant::now() + Duration::from_secs(3));
+        assert!(cluster.time().unwrap_err().to_string().contains("takes too long"));
     }
 
     #[test]
