@@ -132,13 +132,6 @@ impl Host {
         Image::bare(release)
     }
 
-    /// Of cases that go alike on every release those that this host sees to: the hosts of the two releases share them. All of them where
-    /// `EVERY_CASE` is set (`make test-every`).
-    pub fn share<T>(&self, cases: impl IntoIterator<Item = T>) -> impl Iterator<Item = T> {
-        let (all, mine) = (std::env::var_os("EVERY_CASE").is_some(), usize::from(self.release == Release::Trixie));
-        cases.into_iter().enumerate().filter(move |(index, _)| all || index % 2 == mine).map(|(_, case)| case)
-    }
-
     /// Its name, which is its hostname too.
     #[must_use]
     pub fn name(&self) -> &str {

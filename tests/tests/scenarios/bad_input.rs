@@ -119,7 +119,7 @@ scenario! {
         let repo = open_shop(host, "one");
         host.sh("mkdir -p /srv/real && ln -s /srv/real /srv/alias && mkdir /etc/shop && mkfifo /etc/pipe").ok();
         let before = Before::of(host, &repo);
-        for (what, manifest, words) in host.share([
+        for (what, manifest, words) in [
             ("an unknown key", "nonsense = 1\n", &["unknown key `nonsense`"][..]),
             ("a misspelt key", "[[unit]]\nname = \"nginx.service\"\nenabeld = true\n", &["enabeld"]),
             ("a wrong type", "units = \"nginx.service\"\n", &["units"]),
@@ -145,7 +145,7 @@ scenario! {
             ("a file below a file", "[[file]]\npath = \"/etc/passwd/x\"\ncontent = \"\"\n", &["/etc/passwd"]),
             ("a symlinked parent", "[[file]]\npath = \"/srv/alias/x\"\ncontent = \"\"\n", &["/srv/alias", "/srv/real"]),
             ("a parent that Debian links", "[[file]]\npath = \"/bin/x\"\ncontent = \"\"\n", &["/bin", "/usr/bin"]),
-        ]) {
+        ] {
             repo.write("reconciled.toml", manifest);
             let push = repo.commit_and_push();
             before.refused(host, &repo, &push, what, words);

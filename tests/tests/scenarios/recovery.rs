@@ -105,7 +105,7 @@ scenario! {
     fn i05_the_plug_is_pulled(host: with_failpoints) {
         let repo = at_generation_one(host);
         let base = repo.head();
-        for point in host.share(["recorded 1", "step 2", "step 5", "guarded 1", "step 6", "woken 1", "settled 1"]) {
+        for point in ["recorded 1", "step 2", "step 5", "guarded 1", "step 6", "woken 1", "settled 1"] {
             repo.git(&["reset", "-q", "--hard", &base]).ok();
             host.order(&[&format!("{point} stop")]);
             let push = start_two(&repo);
@@ -136,7 +136,7 @@ scenario! {
         assert!(!host.exists("/var/lib/reconciled/failpoint"), "both recoveries were killed");
         is_at_generation_one(host, &repo, "killed in the recovery at boot");
         // The plug is pulled in the recovery.
-        for point in host.share(["undoing 1", "step-back 4", "restored 1", "unit-back 1", "woken-back 1"]) {
+        for point in ["undoing 1", "step-back 4", "restored 1", "unit-back 1", "woken-back 1"] {
             repo.git(&["reset", "-q", "--hard", &base]).ok();
             host.order(&["settled 1", &format!("{point} stop")]);
             let push = start_two(&repo);
@@ -360,7 +360,7 @@ scenario! {
         ))
         .ok();
         let repo = at_generation_one(host);
-        for point in host.share(["planned 1", "staged 1", "recorded 1", "step 2", "woken 1", "settled 1", "probed 1", "archived 1"]) {
+        for point in ["planned 1", "staged 1", "recorded 1", "step 2", "woken 1", "settled 1", "probed 1", "archived 1"] {
             repo.git(&["reset", "-q", "--hard", "origin/main"]).ok();
             host.order(&[&format!("{point} stop")]);
             let push = start_two(&repo);

@@ -236,7 +236,7 @@ fn confined(capabilities: u64, families: &[&str]) -> Vec<(&'static str, Variant<
             Variant::from((true, ["@system-service"].into_iter().chain(LANDLOCK).map(str::to_owned).collect::<Vec<_>>())),
         ),
         ("SystemCallErrorNumber", 1_i32.into()),
-        // Else the filters are made for every architecture that the kernel knows: half of what a worker costs.
+        // Else the filters are made for every architecture that the kernel knows: a third of what a worker costs.
         ("SystemCallArchitectures", Variant::from(vec!["native".to_owned()])),
         ("OOMScoreAdjust", 500_i32.into()),
         ("UMask", 0o077_u32.into()),
