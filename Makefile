@@ -44,8 +44,13 @@ tested-deb: setup
 test: lint unit e2e ## lints, unit tests, and scenarios on both Debian releases (SUITES)
 
 .PHONY: lint
-lint: tested-deb ## fmt, clippy, rustdoc, generated files, shellcheck, cargo deny, lintian
+lint: tested-deb ## fmt, clippy, rustdoc, generated files, shellcheck, lintian
 	@tests/lint "$$(cat $(TESTED))"
+
+.PHONY: advisories
+advisories: ## known holes and yanked versions among dependencies, by cargo deny (asks its database)
+	@tests/setup cargo-deny
+	@cargo deny --all-features check
 
 .PHONY: unit
 unit: setup ## tests that need no host
@@ -54,7 +59,8 @@ unit: setup ## tests that need no host
 
 .PHONY: e2e
 e2e: tested-deb ## scenarios on booted hosts, both releases; SCENARIO=part-of-a-name for some, KEEP_HOSTS=1 to look at failed ones
-	@RECONCILED_DEB="$$(cat $(TESTED))" RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" cargo test --profile ci -p reconciled-tests --test scenarios -- --test-threads=$(THREADS) $(SUITES:%=%::) $(SCENARIO)
+	@RECONCILED_DEB="$$(cat $(TESTED))" RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" cargo test --profile ci -p reconciled-tests --test scenarios -- --test-threads=$(THREADS) $(SUITES:%=%::) $(SCENARIO) | tee $(TARGET)/scenarios.log || \
+		{ echo "what failed, in short:"; awk '/panicked at/ { n = 6 } n-- > 0 { print substr($$0, 1, 300) }' $(TARGET)/scenarios.log; exit 1; }
 
 .PHONY: test-crash
 test-crash: tested-deb ## every kill point on each release; make test has the two releases share them

@@ -1,7 +1,11 @@
 //! The rules of this source tree that no compiler checks.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
 
 /// Longest file, without its unit tests.
 const MAX_LINES: usize = 600;
@@ -239,4 +243,53 @@ fn links_between_pages_lead_somewhere() {
         })
     });
     none(&dead.collect::<Vec<_>>(), "a link leads to a file that exists");
+}
+
+/// All packages that are built for a platform, as `cargo metadata` tells of them.
+fn packages(platform: &str) -> Vec<Value> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["metadata", "--locked", "--all-features", "--format-version", "1", "--filter-platform", platform]);
+    let said = cargo.current_dir(top()).output().unwrap_or_else(|e| panic!("cargo metadata: {e}"));
+    assert!(said.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&said.stderr));
+    let told: Value = serde_json::from_slice(&said.stdout).unwrap_or_else(|e| panic!("cargo metadata: {e}"));
+    let built: Vec<&Value> = told["resolve"]["nodes"].as_array().into_iter().flatten().map(|node| &node["id"]).collect();
+    let all = told["packages"].as_array().cloned().unwrap_or_default();
+    let packages: Vec<Value> = all.into_iter().filter(|package| built.contains(&&package["id"])).collect();
+    assert!(packages.len() > 50, "cargo metadata tells of {} packages only", packages.len());
+    packages
+}
+
+/// What `cargo deny` would say of licences, names and sources: it takes longer to build than all else that reads the project. Known holes and
+/// yanked versions it alone knows: `make advisories`.
+#[test]
+fn dependencies_are_what_deny_toml_allows() {
+    let rules: toml::Table = page("deny.toml").parse().unwrap_or_else(|e| panic!("deny.toml: {e}"));
+    let list = |section: &str, key: &str| rules[section][key].as_array().cloned().unwrap_or_default();
+    let allowed: Vec<spdx::Licensee> =
+        list("licenses", "allow").iter().filter_map(|name| spdx::Licensee::parse(name.as_str()?).ok()).collect();
+    let denied: Vec<String> =
+        list("bans", "deny").iter().map(|ban| ban["name"].as_str().unwrap_or_default().to_owned()).collect();
+    assert!(!allowed.is_empty() && !denied.is_empty(), "deny.toml allows and denies nothing");
+    let is_allowed = |licence: &str| {
+        let read = spdx::Expression::parse_mode(licence, spdx::ParseMode::LAX);
+        read.is_ok_and(|expression| expression.evaluate(|wanted| allowed.iter().any(|licensee| licensee.satisfies(wanted))))
+    };
+    let platforms = list("graph", "targets");
+    assert!(!platforms.is_empty(), "deny.toml names no platform");
+    let mut sources = BTreeSet::new();
+    for package in platforms.iter().flat_map(|platform| packages(platform.as_str().unwrap_or_default())) {
+        let text = |key: &str| package[key].as_str().unwrap_or_default();
+        let (name, source) = (text("name"), text("source"));
+        assert!(is_allowed(text("license")), "{name}: the licence {:?} is not among those of deny.toml", text("license"));
+        assert!(!denied.iter().any(|ban| ban == name), "{name} is banned by deny.toml");
+        let is_ours = source.is_empty() && name.starts_with("reconciled");
+        if !is_ours {
+            assert!(source.starts_with("registry+"), "{name} comes from {source:?}");
+            sources.insert(source.to_owned());
+        }
+        let any =
+            package["dependencies"].as_array().into_iter().flatten().find(|d| is_ours && d["req"] == "*" && d["path"].is_null());
+        assert!(any.is_none(), "{name} takes any version: {any:?}");
+    }
+    assert_eq!(sources.len(), 1, "one registry, which is cargo's own: {sources:?}");
 }
