@@ -211,6 +211,16 @@ impl Desk {
     pub fn finish(&self, ticket: &Ticket, report: Report) {
         let mut inner = self.lock();
         inner.in_flight = None;
+        if report.verdict == Verdict::Live && deployed(&ticket.task).is_some() {
+            // It has looked at all that is declared, and probed it: the timer that came meanwhile would find the same.
+            inner.queue.retain(|waiting| {
+                let is_late = is_timed_look(&waiting.task);
+                if is_late {
+                    reject(waiting, Verdict::Superseded, "a push has looked at everything");
+                }
+                !is_late
+            });
+        }
         ticket.followers.tell(&Progress::Done { report });
     }
 
@@ -258,6 +268,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A task that changes nothing.
 fn is_question(task: &Task) -> bool {
     matches!(task, Task::Order(Order::Preview { .. }) | Task::Diff { .. })
+}
+
+/// The look that comes with the timer, and not because something has happened.
+fn is_timed_look(task: &Task) -> bool {
+    matches!(task, Task::Order(Order::Repair { actor, insist: false }) if actor == crate::tasks::TIMER)
 }
 
 /// The timer's tasks are worth one place each.
@@ -308,6 +323,24 @@ mod tests {
         let mut late = desk.submit(push("a"));
         assert_eq!((end(&mut first), end(&mut late)), (Some(Verdict::Live), None));
         assert_eq!(desk.take(Duration::ZERO).unwrap().task, push("a"), "it is a push of its own");
+    }
+
+    #[test]
+    fn a_push_that_is_live_has_looked_for_the_timer_too() {
+        let look = |actor: &str| Task::Order(Order::Repair { actor: actor.to_owned(), insist: false });
+        for (verdict, stays) in [(Verdict::Live, false), (Verdict::RolledBack, true), (Verdict::Refused, true)] {
+            let desk = Desk::default();
+            let _push = desk.submit(push("a"));
+            let flying = desk.take(Duration::ZERO).unwrap();
+            let mut timed = desk.submit(look(crate::tasks::TIMER));
+            let _happened = desk.submit(look("drift:event"));
+            desk.finish(&flying, crate::report::Report::short(verdict, ""));
+            assert_eq!(end(&mut timed).is_none(), stays, "{verdict:?}");
+            if stays {
+                assert_eq!(desk.take(Duration::ZERO).unwrap().task, look(crate::tasks::TIMER));
+            }
+            assert_eq!(desk.take(Duration::ZERO).unwrap().task, look("drift:event"), "something has happened since it looked");
+        }
     }
 
     #[test]
