@@ -14,6 +14,8 @@ use crate::postgres::{APPLICATION, LOOK, USER, sql};
 
 /// Where everybody expects a server.
 const PORT: &str = "5432";
+/// Where Debian's servers have their sockets (`unix_socket_directories`).
+const SOCKETS: &str = "/var/run/postgresql";
 /// How long a connection may take, in seconds.
 const CONNECT: u64 = 10;
 /// With less time than this nothing more is asked.
@@ -85,10 +87,21 @@ impl Cluster {
             return Err(Fault::Said(format!("PostgreSQL does not run: systemctl start {unit}, or see journalctl -u {unit}")));
         }
         let (connect, limit) = self.time()?;
-        let mut psql = Command::new("/usr/bin/psql");
-        psql.args(["--cluster", &self.to_string(), "-U", USER]);
+        let mut psql = self.client();
         // Terse: no error quotes the statement.
-        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-v", "SHOW_CONTEXT=never", "-d", database]);
+        psql.args([
+            "-U",
+            USER,
+            "-XAtq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-v",
+            "VERBOSITY=terse",
+            "-v",
+            "SHOW_CONTEXT=never",
+            "-d",
+            database,
+        ]);
         psql.env("PGCLIENTENCODING", "UTF8")
             .env("PGCONNECT_TIMEOUT", connect.to_string())
             .env("PGOPTIONS", sql::OPTIONS)
@@ -105,6 +118,25 @@ impl Cluster {
         } else {
             Err(Fault::Said(words(&output.stderr)))
         }
+    }
+
+    /// The client of its own version at its own socket. Debian's `psql` is a script that finds these two, for more time than most answers
+    /// take (pg_wrapper(1)); a socket that is not where it usually is, is left to it.
+    fn client(&self) -> Command {
+        let program = self.programs().join("psql");
+        if !Path::new(SOCKETS).join(format!(".s.PGSQL.{}", self.port)).exists() || !program.exists() {
+            let mut wrapper = Command::new("/usr/bin/psql");
+            wrapper.args(["--cluster", &self.to_string()]);
+            return wrapper;
+        }
+        let mut psql = Command::new(program);
+        psql.args(["-h", SOCKETS, "-p", &self.port]);
+        psql
+    }
+
+    /// Where the programs of its version are (postgresql-common).
+    fn programs(&self) -> PathBuf {
+        Path::new("/usr/lib/postgresql").join(&self.version).join("bin")
     }
 
     /// How long a connection may take, in seconds, and each statement.
@@ -141,8 +173,7 @@ impl Cluster {
     /// What the server's files say of a setting, in the server's own words; with `value` what they would say if it were so. The server need
     /// not run.
     pub(super) fn configured(&self, setting: &str, value: Option<&str>) -> Result<String, Fault> {
-        let program = Path::new("/usr/lib/postgresql").join(&self.version).join("bin/postgres");
-        let mut postgres = Command::new(program);
+        let mut postgres = Command::new(self.programs().join("postgres"));
         postgres.arg("-D").arg(Path::new("/etc/postgresql").join(&self.version).join(&self.name)).args(["-C", setting]);
         postgres.args(value.map(|value| format!("{setting}={value}")).iter().flat_map(|word| ["-c", word]));
         let output = postgres.env("LC_ALL", "C.UTF-8").stdin(Stdio::null()).output()?;
