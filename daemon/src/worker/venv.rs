@@ -1,6 +1,8 @@
 //! The worker for virtual environments, `reconciled worker venv VERB`, as the user whose they are: says what is there, builds one aside and
 //! swaps it in, takes it back. Reads a request on its standard input.
 
+mod pip;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -186,21 +188,11 @@ fn make(request: &Request, path: &Path, aside: &Path) -> io::Result<()> {
         )),
         _ => of(aside, &error),
     })?;
-    let name = path.file_name().unwrap_or_default();
-    run(Command::new(&request.interpreter).args(["-m", "venv", "--prompt"]).arg(name).arg(aside))?;
     let requirements = aside.join(REQUIREMENTS);
     // They may hold the password of an index.
     let written = File::options().write(true).create_new(true).mode(0o600).open(&requirements);
     written.and_then(|mut file| file.write_all(request.requirements.as_bytes())).map_err(|error| of(&requirements, &error))?;
-    if !request.requirements.is_empty() {
-        let mut pip = Command::new(aside.join("bin/python"));
-        pip.args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-warn-script-location"]);
-        pip.args(["--progress-bar", "off", "--requirement"]).arg(&requirements).env("PIP_ROOT_USER_ACTION", "ignore");
-        if request.requirements.contains(" --hash=") {
-            pip.arg("--require-hashes");
-        }
-        run(&mut pip)?;
-    }
+    pip::install(request, aside, &requirements)?;
     relocate(path, aside)?;
     put_stamp(request, aside)?;
     // After a power cut it is there as a whole, or not at all.
