@@ -392,6 +392,8 @@ pub trait Look {
     fn group(&self, name: &str) -> HostResult<Option<u32>>;
     /// A unit, loaded if need be.
     fn unit(&self, unit: &str) -> HostResult<UnitSeen>;
+    /// Which of these units are neither inactive nor failed: one question, where [`Look::unit`] tells all of one.
+    fn up_among(&self, units: &[&str]) -> HostResult<Vec<String>>;
     /// The services that run now.
     fn running_services(&self) -> HostResult<Vec<String>>;
     /// The units that PID 1 has loaded whose names match a glob (`worker@?*.service`).

@@ -63,7 +63,10 @@ pub(super) fn settle(plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyEr
 /// What this plan does not touch and has to stay up still does. What failed by itself meanwhile is nobody's fault here; what was stopped, something
 /// that was started has stopped (systemd.unit(5), `Conflicts=`).
 pub(super) fn stand_by(plan: &Plan, ground: &mut Ground<'_>) -> Result<(), ApplyError> {
-    for (unit, _) in plan.bystanders.iter().filter(|(_, has_to_stay)| **has_to_stay) {
+    let has_to_stay = plan.bystanders.iter().filter(|(_, has_to_stay)| **has_to_stay).map(|(unit, _)| unit.as_str());
+    let names: Vec<&str> = has_to_stay.collect();
+    let up = ground.touch.up_among(&names)?;
+    for unit in names.into_iter().filter(|unit| !up.iter().any(|other| other == unit)) {
         let seen = ground.touch.unit(unit)?;
         if seen.active == "inactive" && seen.result == "success" {
             let text = format!(

@@ -165,7 +165,8 @@ impl Engine {
         // A unit that starts can stop what the host is reached by (`Conflicts=`).
         let is_of_unit = |change: &Change| change.unit().is_some() || change.path().is_some_and(|p| places.of_path(p).is_some());
         if changes.iter().any(|change| !change.is_noop() && is_of_unit(change)) {
-            self.see_units(self.lifelines.units().iter().cloned(), &mut units)?;
+            let lifelines: Vec<&str> = self.lifelines.units().iter().map(String::as_str).collect();
+            self.see_units(self.host.up_among(&lifelines)?, &mut units)?;
         }
         Ok(units)
     }

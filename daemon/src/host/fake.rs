@@ -466,6 +466,10 @@ impl Look for Fake {
         let name = |p: &String| p.strip_prefix(&below).filter(|rest| !rest.contains('/')).map(str::to_owned);
         self.look(|w| Ok(w.tree.keys().filter_map(name).take(limit).collect()))
     }
+    fn up_among(&self, units: &[&str]) -> HostResult<Vec<String>> {
+        let is_up = |w: &World, name: &str| w.units.get(name).is_some_and(|unit| unit.active);
+        self.look(|w| Ok(units.iter().filter(|name| is_up(w, name)).map(|name| (*name).to_owned()).collect()))
+    }
     fn running_services(&self) -> HostResult<Vec<String>> {
         self.look(|w| {
             Ok(w.units.iter().filter(|(name, u)| u.active && name.ends_with(".service")).map(|(n, _)| n.clone()).collect())

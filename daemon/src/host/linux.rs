@@ -1,8 +1,10 @@
-//! The real host: `files` for paths, `systemd` and `jobs` for units, `transient` for processes. No decisions.
+//! The real host: `files` for paths, `systemd` and `jobs` for units, `transient` for processes, `journal` for what
+//! they said. No decisions.
 
 mod facts;
 mod files;
 mod jobs;
+mod journal;
 mod processes;
 mod systemd;
 mod transient;
@@ -101,6 +103,9 @@ impl Look for Linux {
     }
     fn unit(&self, unit: &str) -> HostResult<UnitSeen> {
         self.manager()?.unit(unit)
+    }
+    fn up_among(&self, units: &[&str]) -> HostResult<Vec<String>> {
+        self.manager()?.up_among(units)
     }
     fn running_services(&self) -> HostResult<Vec<String>> {
         self.manager()?.running_services()

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use zbus::OwnedObjectPath;
 
 use super::processes::children_of;
-use super::systemd::{AWAY, Manager, bus_error, strings};
+use super::systemd::{AWAY, Manager, UNIT, bus_error, own_interface, strings};
 use crate::change::{Proof, Wake};
 use crate::host::{HostError, HostResult, Job, Patience, Process, Sandbox, Surroundings, SystemState, UnitSeen};
 
@@ -88,7 +88,8 @@ impl Manager {
     /// How long a job may take: as long as the unit itself allows (`TimeoutStartUSec`, `TimeoutStopUSec`), and a little more.
     fn limit(&self, verb: Verb, unit: &str) -> HostResult<Duration> {
         self.ask(&format!("limits of {unit}"), async || {
-            let properties = self.properties(unit).await?;
+            let names = ["TimeoutStartUSec", "TimeoutStopUSec"];
+            let properties = self.some(&self.object_of(unit).await?, &own_interface(unit), &names).await?;
             let span = |key: &str| properties.get(key).and_then(|v| u64::try_from(v.clone()).ok()).filter(|us| *us != u64::MAX);
             let (start, stop) = (span("TimeoutStartUSec"), span("TimeoutStopUSec"));
             let own = match verb {
@@ -114,7 +115,7 @@ impl Manager {
     /// The number of the job that waits or runs for a unit; 0 when there is none.
     fn pending_job(&self, unit: &str) -> HostResult<u32> {
         self.ask(&format!("job of {unit}"), async || {
-            let properties = self.properties(unit).await?;
+            let properties = self.some(&self.object_of(unit).await?, UNIT, &["Job"]).await?;
             let job = properties.get("Job").and_then(|v| <(u32, OwnedObjectPath)>::try_from(v.clone()).ok());
             Ok(job.map_or(0, |(id, _)| id))
         })
@@ -209,8 +210,9 @@ impl Manager {
     /// What a unit needs and that has failed: a job `dependency` says no more than that there is one (systemd.unit(5), `Requires=`).
     fn failed_before(&self, unit: &str) -> HostResult<Vec<String>> {
         let needed = self.ask(&format!("what {unit} needs"), async || {
-            let properties = self.properties(unit).await?;
-            Ok(["Requires", "BindsTo", "Requisite"].iter().flat_map(|key| strings(&properties, key)).collect::<Vec<_>>())
+            let names = ["Requires", "BindsTo", "Requisite"];
+            let properties = self.some(&self.object_of(unit).await?, UNIT, &names).await?;
+            Ok(names.iter().flat_map(|key| strings(&properties, key)).collect::<Vec<_>>())
         })?;
         let has_failed = |name: &String| self.unit(name).is_ok_and(|seen| seen.active == "failed");
         Ok(needed.into_iter().filter(has_failed).collect())

@@ -24,6 +24,18 @@ pub(super) const AWAY: Duration = Duration::from_millis(100);
 /// Limit of a daemon-reload: hundreds of units take seconds, and rate limits add to that.
 const RELOAD_LIMIT: Duration = Duration::from_secs(180);
 
+/// A unit in a list: its name, description, states (load, active, sub), whom it follows, its object, and its job.
+type Listed = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+/// All properties of one interface, or some of it.
+pub(super) type Properties = HashMap<String, OwnedVariant>;
+
+/// The interface that every unit has.
+pub(super) const UNIT: &str = "org.freedesktop.systemd1.Unit";
+/// What is asked of a service's own interface: all that is there fills tens of kilobytes, and has the manager read control groups.
+const OF_SERVICE: [&str; 5] = ["MainPID", "NRestarts", "Result", "ExecMainStartTimestamp", "Type"];
+/// Units of these types can fail.
+const WITH_RESULT: [&str; 7] = [".socket", ".timer", ".path", ".mount", ".automount", ".swap", ".scope"];
+
 #[zbus::proxy(
     interface = "org.freedesktop.systemd1.Manager",
     default_service = "org.freedesktop.systemd1",
@@ -41,12 +53,8 @@ pub(super) trait Manager1 {
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
     fn unref_unit(&self, name: &str) -> zbus::Result<()>;
     fn get_unit_file_state(&self, name: &str) -> zbus::Result<String>;
-    #[allow(clippy::type_complexity, reason = "the signature of ListUnitsByPatterns")]
-    fn list_units_by_patterns(
-        &self,
-        states: &[&str],
-        patterns: &[&str],
-    ) -> zbus::Result<Vec<(String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath)>>;
+    fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<Listed>>;
+    fn list_units_by_names(&self, names: &[&str]) -> zbus::Result<Vec<Listed>>;
     fn enable_unit_files(
         &self,
         names: &[&str],
@@ -156,23 +164,58 @@ impl Manager {
             .map_err(|e| bus_error("reach systemd", e))
     }
 
-    /// The properties of a unit, of `Unit` and of its own type's interface together.
-    pub(super) async fn properties(&self, unit: &str) -> HostResult<HashMap<String, OwnedVariant>> {
-        let manager = self.manager().await?;
-        let path = manager.load_unit(unit).await.map_err(|e| bus_error(&format!("load {unit}"), e))?;
+    /// The object of a unit, which is loaded if need be.
+    pub(super) async fn object_of(&self, unit: &str) -> HostResult<OwnedObjectPath> {
+        self.manager().await?.load_unit(unit).await.map_err(|e| bus_error(&format!("load {unit}"), e))
+    }
+
+    /// All properties of one interface of a unit.
+    async fn all(&self, object: &OwnedObjectPath, interface: &str) -> HostResult<Properties> {
+        let reply = self.read(object, "GetAll", &(interface)).await?;
+        reply.body().deserialize().map_err(|e| bus_error(&format!("read {object}"), e))
+    }
+
+    /// These properties of one interface of a unit, as far as it has them; all are asked for at once.
+    pub(super) async fn some(&self, object: &OwnedObjectPath, interface: &str, names: &[&str]) -> HostResult<Properties> {
+        let one = async |name: &str| -> HostResult<Option<(String, OwnedVariant)>> {
+            match self.read(object, "Get", &(interface, name)).await {
+                Ok(reply) => {
+                    let value = reply.body().deserialize().map_err(|e| bus_error(&format!("read {object}"), e))?;
+                    Ok(Some((name.to_owned(), value)))
+                }
+                Err(lost @ HostError::Io { .. }) => Err(lost),
+                Err(_) => Ok(None),
+            }
+        };
+        let all = futures_util::future::join_all(names.iter().map(|name| one(name))).await;
+        Ok(all.into_iter().collect::<HostResult<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    async fn read(
+        &self,
+        object: &OwnedObjectPath,
+        method: &str,
+        words: &(impl serde::Serialize + zbus::zvariant::DynamicType),
+    ) -> HostResult<zbus::Message> {
         let connection = self.connection().await?;
-        let reply = connection
-            .call_method(
-                Some("org.freedesktop.systemd1"),
-                &path,
-                Some("org.freedesktop.DBus.Properties"),
-                "GetAll",
-                // The empty name asks for all interfaces at once (sd-bus(3) objects answer so).
-                &(""),
-            )
-            .await
-            .map_err(|e| bus_error(&format!("read {unit}"), e))?;
-        reply.body().deserialize().map_err(|e| bus_error(&format!("read {unit}"), e))
+        let interface = Some("org.freedesktop.DBus.Properties");
+        let reply = connection.call_method(Some("org.freedesktop.systemd1"), object, interface, method, words).await;
+        reply.map_err(|e| bus_error(&format!("read {object}"), e))
+    }
+
+    /// What [`UnitSeen`] tells, as far as properties do.
+    async fn properties(&self, unit: &str) -> HostResult<Properties> {
+        let object = self.object_of(unit).await?;
+        let names = match unit.rsplit_once('.') {
+            Some((_, "service")) => OF_SERVICE.as_slice(),
+            _ if WITH_RESULT.iter().any(|suffix| unit.ends_with(suffix)) => &["Result"],
+            _ => &[],
+        };
+        let own = own_interface(unit);
+        let (all, own) = tokio::join!(self.all(&object, UNIT), self.some(&object, &own, names));
+        let mut properties = all?;
+        properties.extend(own?);
+        Ok(properties)
     }
 
     pub(super) fn unit(&self, unit: &str) -> HostResult<UnitSeen> {
@@ -215,7 +258,7 @@ impl Manager {
     /// The id of a unit's current or last run (`InvocationID`), as hexadecimal digits.
     pub(super) fn invocation(&self, unit: &str) -> HostResult<Option<String>> {
         self.ask(&format!("invocation of {unit}"), async || {
-            let properties = self.properties(unit).await?;
+            let properties = self.some(&self.object_of(unit).await?, UNIT, &["InvocationID"]).await?;
             let id = properties.get("InvocationID").and_then(|v| Vec::<u8>::try_from(v.clone()).ok()).unwrap_or_default();
             let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
             Ok(Some(hex).filter(|hex| !hex.is_empty()))
@@ -232,9 +275,26 @@ impl Manager {
 
     /// The children of a service's main process that run the same program as it does, by its name (proc_pid_comm(5)).
     pub(super) fn workers(&self, unit: &str) -> HostResult<Vec<Process>> {
-        let main = self.unit(unit)?.main_pid;
+        let main = self.ask(&format!("main process of {unit}"), async || {
+            let properties = self.some(&self.object_of(unit).await?, &own_interface(unit), &["MainPID"]).await?;
+            Ok(number(&properties, "MainPID"))
+        })?;
         let Some(program) = process(main).map(|process| process.program) else { return Ok(Vec::new()) };
         Ok(children_of(main).into_iter().filter(|child| child.program == program).collect())
+    }
+
+    pub(super) fn up_among(&self, names: &[&str]) -> HostResult<Vec<String>> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.ask("which units are up", async || {
+            let units = self.manager().await?.list_units_by_names(names).await;
+            let units = units.map_err(|e| bus_error("list units", e))?;
+            // An alias is answered for by the unit's own name, each in its turn.
+            let is_down = |unit: &Listed| matches!(unit.3.as_str(), "inactive" | "failed");
+            let is_up = |place: usize| units.len() != names.len() || units.get(place).is_none_or(|unit| !is_down(unit));
+            Ok(names.iter().enumerate().filter(|(place, _)| is_up(*place)).map(|(_, name)| (*name).to_owned()).collect())
+        })
     }
 
     pub(super) fn running_services(&self) -> HostResult<Vec<String>> {
@@ -364,18 +424,25 @@ pub(super) fn bus_error(what: &str, error: zbus::Error) -> HostError {
     }
 }
 
-pub(super) fn string(properties: &HashMap<String, OwnedVariant>, key: &str) -> String {
+/// The interface of a unit's own type: `org.freedesktop.systemd1.Service`.
+pub(super) fn own_interface(unit: &str) -> String {
+    let kind = unit.rsplit_once('.').map_or("", |(_, suffix)| suffix);
+    let (first, rest) = kind.split_at_checked(1).unwrap_or_default();
+    format!("org.freedesktop.systemd1.{}{rest}", first.to_ascii_uppercase())
+}
+
+pub(super) fn string(properties: &Properties, key: &str) -> String {
     properties.get(key).and_then(|v| String::try_from(v.clone()).ok()).unwrap_or_default()
 }
 
-pub(super) fn number(properties: &HashMap<String, OwnedVariant>, key: &str) -> u32 {
+pub(super) fn number(properties: &Properties, key: &str) -> u32 {
     properties.get(key).and_then(|v| u32::try_from(v.clone()).ok()).unwrap_or_default()
 }
 
-fn flag(properties: &HashMap<String, OwnedVariant>, key: &str) -> bool {
+fn flag(properties: &Properties, key: &str) -> bool {
     properties.get(key).and_then(|v| bool::try_from(v.clone()).ok()).unwrap_or_default()
 }
 
-pub(super) fn strings(properties: &HashMap<String, OwnedVariant>, key: &str) -> Vec<String> {
+pub(super) fn strings(properties: &Properties, key: &str) -> Vec<String> {
     properties.get(key).and_then(|v| Vec::<String>::try_from(v.clone()).ok()).unwrap_or_default()
 }

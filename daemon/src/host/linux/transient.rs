@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use zbus::{Fd, Variant};
 
-use super::systemd::{Manager, bus_error, number, string};
+use super::systemd::{Manager, UNIT, bus_error, number, own_interface, string};
 use crate::host::{HostError, HostResult, Job, Ran, Sandbox, Surroundings};
 use crate::worker::secrets::IDENTITY;
 
@@ -24,6 +24,9 @@ static COUNTER: AtomicU64 = AtomicU64::new(0);
 
 impl Manager {
     pub(super) fn run(&self, job: &Job, on_line: &mut dyn FnMut(&str) -> bool) -> HostResult<Ran> {
+        if matches!(job.sandbox, Sandbox::Evidence) {
+            super::journal::settle();
+        }
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("reconciled-{}-{}-{number}.service", job.purpose, std::process::id());
         self.block_on(job.purpose, job.limit + GRACE, self.run_unit(&name, job, on_line))
@@ -92,9 +95,12 @@ impl Manager {
         /// `CLD_EXITED` (sigaction(2)). 0 is *unknown*, never success: a forgotten unit answers with defaults.
         const EXITED: u32 = 1;
         let mut nap = Duration::from_millis(1);
+        let unit = self.object_of(name).await?;
         loop {
-            let properties = self.properties(name).await?;
-            if matches!(string(&properties, "ActiveState").as_str(), "inactive" | "failed") {
+            let state = self.some(&unit, UNIT, &["ActiveState"]).await?;
+            if matches!(string(&state, "ActiveState").as_str(), "inactive" | "failed") {
+                let names = ["ExecMainCode", "ExecMainStatus", "ExecMainPID", "Result"];
+                let properties = self.some(&unit, &own_interface(name), &names).await?;
                 let exited = number_of(&properties, "ExecMainCode") == Some(EXITED as i32);
                 let code = exited.then(|| number_of(&properties, "ExecMainStatus")).flatten();
                 let mut result = string(&properties, "Result");
@@ -109,29 +115,6 @@ impl Manager {
             tokio::time::sleep(nap).await;
             nap = (nap * 2).min(Duration::from_millis(100));
         }
-    }
-
-    /// What a unit has said since it was last started, and what PID 1 said of it (systemd.journal-fields(7)).
-    pub(super) fn journal(&self, unit: &str, lines: usize) -> HostResult<Vec<String>> {
-        let lines = lines.to_string();
-        let mut argv: Vec<String> = ["/usr/bin/journalctl", "--no-pager", "--quiet", "--boot", "--output=cat", "--lines", &lines]
-            .map(str::to_owned)
-            .to_vec();
-        match self.invocation(unit)? {
-            Some(id) => argv.extend([format!("_SYSTEMD_INVOCATION_ID={id}"), "+".to_owned(), format!("INVOCATION_ID={id}")]),
-            None => argv.push(format!("--unit={unit}")),
-        }
-        let job = Job {
-            purpose: "journal",
-            argv,
-            input: Vec::new(),
-            sandbox: Sandbox::Probe,
-            limit: Duration::from_secs(10),
-            output_limit: 64 * 1024,
-            keeps_tail: false,
-        };
-        let ran = self.run(&job, &mut |_| true)?;
-        Ok(String::from_utf8_lossy(&ran.stdout).lines().map(crate::path::escape).collect())
     }
 }
 

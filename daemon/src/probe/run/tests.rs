@@ -40,6 +40,9 @@ impl Look for Fake {
     fn entries(&self, _: &ManagedPath, _: usize) -> HostResult<Vec<String>> {
         unreachable!()
     }
+    fn up_among(&self, _: &[&str]) -> HostResult<Vec<String>> {
+        unreachable!()
+    }
     fn running_services(&self) -> HostResult<Vec<String>> {
         unreachable!()
     }
