@@ -15,6 +15,13 @@ const STACK: &str = "openssh-server,git,polkitd,age,man-db,nginx,sqlite3,strace,
 const REACHED: &str = "openssh-server,git,polkitd,age";
 /// dpkg waits for none of thousands of small files: no scenario cuts the power while it is at work.
 const FAST: &str = "force-unsafe-io\n";
+/// What costs time at each start, daemon-reload and login, and is looked at by no scenario: systemd's own generators, which find nothing on
+/// these hosts (systemd.generator(7)), but for that of init scripts, and sessions of logind, each first one with a manager of its own
+/// (pam_systemd(8)). Hosts of [`Image::base`] have them.
+const LEAN: &str =
+    "mkdir -p /etc/systemd/system-generators && cd /usr/lib/systemd/system-generators && for generator in systemd-*; do
+    [ $generator = systemd-sysv-generator ] || ln -s /dev/null /etc/systemd/system-generators/$generator
+  done && pam-auth-update --package --remove systemd";
 /// What the packages of a host's manifest are taken from: a Django site with its database, cache and firewall.
 const OFFERED: &str = "python3-venv,python3-dev,libpq-dev,postgresql,postgresql-contrib,nginx,curl,ufw,redis-server,file";
 /// The same for pip.
@@ -78,8 +85,9 @@ impl Image {
     pub(crate) fn stack(release: Release) -> Image {
         static STACKS: [OnceLock<Image>; 2] = [const { OnceLock::new() }; 2];
         let made = STACKS[release as usize].get_or_init(|| {
-            Image::base(release).derive("stack", &[], |host| {
+            Image::base(release).derive("stack", &[LEAN.as_bytes()], |host| {
                 host.apt(&format!("update -qq && apt-get install -y -qq {}", STACK.replace(',', " ")));
+                host.sh(LEAN).ok();
                 host.sh("systemctl disable --now nginx && apt-get clean").ok();
                 // No scenario looks for a manual, and its index would be made anew with each package that comes.
                 host.sh("rm -f /var/lib/man-db/auto-update").ok();
@@ -127,12 +135,14 @@ impl Image {
                 File::create(&wheeled).unwrap_or_else(|e| panic!("{}: {e}", wheeled.display()));
             }
             drop(lock);
-            let reached = Image::base(release).derive("reached", &[REACHED.as_bytes(), FAST.as_bytes()], |host| {
-                host.apt(&format!("update -qq && apt-get install -y -qq {}", REACHED.replace(',', " ")));
-                // As on a host that has never heard of another package.
-                host.sh("apt-get clean && rm -rf /var/lib/apt/lists/*").ok();
-                host.write("/etc/dpkg/dpkg.cfg.d/tests", FAST);
-            });
+            let reached =
+                Image::base(release).derive("reached", &[REACHED.as_bytes(), FAST.as_bytes(), LEAN.as_bytes()], |host| {
+                    host.apt(&format!("update -qq && apt-get install -y -qq {}", REACHED.replace(',', " ")));
+                    host.sh(LEAN).ok();
+                    // As on a host that has never heard of another package.
+                    host.sh("apt-get clean && rm -rf /var/lib/apt/lists/*").ok();
+                    host.write("/etc/dpkg/dpkg.cfg.d/tests", FAST);
+                });
             reached.with_deb("bare", &deb())
         });
         made.clone()
