@@ -6,6 +6,7 @@ mod files;
 mod jobs;
 mod journal;
 mod processes;
+mod sockets;
 mod systemd;
 mod transient;
 

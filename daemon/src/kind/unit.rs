@@ -123,7 +123,10 @@ impl Spec for UnitSpec {
                 parts.push(describe(field, want == Some(true)));
             }
         }
-        let reason = parts.join(", ");
+        let mut reason = parts.join(", ");
+        if let Some(deaf) = seen.deaf.as_ref().filter(|_| wanted.active == Some(true)) {
+            reason = format!("{reason} anew: {deaf}");
+        }
         let mut claims = vec![Claim::new(Change::Unit { unit: self.name.clone(), before, after: wanted.clone() }, reason)];
         if wanted.active == Some(true) && seen.is_active() {
             claims.extend(self.members(&seen, sight)?);

@@ -14,6 +14,7 @@ use super::Pulse;
 use super::files::enablement_links;
 use super::jobs::Verb;
 use super::processes::{children_of, process};
+use super::sockets::deaf;
 use crate::change::UnitFacts;
 use crate::host::{HostError, HostResult, Patience, Process, SystemState, UnitSeen};
 
@@ -33,8 +34,10 @@ pub(super) type Properties = HashMap<String, OwnedVariant>;
 pub(super) const UNIT: &str = "org.freedesktop.systemd1.Unit";
 /// What is asked of a service's own interface: all that is there fills tens of kilobytes, and has the manager read control groups.
 const OF_SERVICE: [&str; 5] = ["MainPID", "NRestarts", "Result", "ExecMainStartTimestamp", "Type"];
-/// Units of these types can fail.
-const WITH_RESULT: [&str; 7] = [".socket", ".timer", ".path", ".mount", ".automount", ".swap", ".scope"];
+/// The same of a socket's.
+const OF_SOCKET: [&str; 3] = ["Result", "Listen", "SocketMode"];
+/// Units of these types can fail too.
+const WITH_RESULT: [&str; 6] = [".timer", ".path", ".mount", ".automount", ".swap", ".scope"];
 
 #[zbus::proxy(
     interface = "org.freedesktop.systemd1.Manager",
@@ -171,36 +174,26 @@ impl Manager {
 
     /// All properties of one interface of a unit.
     async fn all(&self, object: &OwnedObjectPath, interface: &str) -> HostResult<Properties> {
-        let reply = self.read(object, "GetAll", &(interface)).await?;
-        reply.body().deserialize().map_err(|e| bus_error(&format!("read {object}"), e))
+        let what = format!("read {object}");
+        let reply = read(&self.connection().await?, object, "GetAll", &(interface)).await.map_err(|e| bus_error(&what, e))?;
+        reply.body().deserialize().map_err(|e| bus_error(&what, e))
     }
 
     /// These properties of one interface of a unit, as far as it has them; all are asked for at once.
     pub(super) async fn some(&self, object: &OwnedObjectPath, interface: &str, names: &[&str]) -> HostResult<Properties> {
-        let one = async |name: &str| -> HostResult<Option<(String, OwnedVariant)>> {
-            match self.read(object, "Get", &(interface, name)).await {
-                Ok(reply) => {
-                    let value = reply.body().deserialize().map_err(|e| bus_error(&format!("read {object}"), e))?;
-                    Ok(Some((name.to_owned(), value)))
-                }
-                Err(lost @ HostError::Io { .. }) => Err(lost),
-                Err(_) => Ok(None),
-            }
+        use zbus::fdo::Error as Fdo;
+        let connection = self.connection().await?;
+        let is_none_of_its = |error: &zbus::Error| matches!(error, zbus::Error::FDO(fdo) if matches!(**fdo, Fdo::UnknownProperty(_) | Fdo::UnknownInterface(_)));
+        let one = async |name: &str| {
+            let reply = match read(&connection, object, "Get", &(interface, name)).await {
+                Err(error) if is_none_of_its(&error) => return Ok(None),
+                reply => reply?,
+            };
+            Ok(Some((name.to_owned(), reply.body().deserialize()?)))
         };
         let all = futures_util::future::join_all(names.iter().map(|name| one(name))).await;
-        Ok(all.into_iter().collect::<HostResult<Vec<_>>>()?.into_iter().flatten().collect())
-    }
-
-    async fn read(
-        &self,
-        object: &OwnedObjectPath,
-        method: &str,
-        words: &(impl serde::Serialize + zbus::zvariant::DynamicType),
-    ) -> HostResult<zbus::Message> {
-        let connection = self.connection().await?;
-        let interface = Some("org.freedesktop.DBus.Properties");
-        let reply = connection.call_method(Some("org.freedesktop.systemd1"), object, interface, method, words).await;
-        reply.map_err(|e| bus_error(&format!("read {object}"), e))
+        let all: zbus::Result<Vec<_>> = all.into_iter().collect();
+        Ok(all.map_err(|e| bus_error(&format!("read {object}"), e))?.into_iter().flatten().collect())
     }
 
     /// What [`UnitSeen`] tells, as far as properties do.
@@ -208,6 +201,7 @@ impl Manager {
         let object = self.object_of(unit).await?;
         let names = match unit.rsplit_once('.') {
             Some((_, "service")) => OF_SERVICE.as_slice(),
+            Some((_, "socket")) => OF_SOCKET.as_slice(),
             _ if WITH_RESULT.iter().any(|suffix| unit.ends_with(suffix)) => &["Result"],
             _ => &[],
         };
@@ -250,8 +244,11 @@ impl Manager {
                 triggered_by: strings(&properties, "TriggeredBy"),
                 triggers: strings(&properties, "Triggers"),
                 links: enablement_links(unit),
+                deaf: None,
             };
-            Ok(seen)
+            let listen = properties.get("Listen").and_then(|v| <Vec<(String, String)>>::try_from(v.clone()).ok());
+            let deaf = listen.filter(|_| seen.is_active()).and_then(|listen| deaf(&listen, mode(&properties)));
+            Ok(UnitSeen { deaf, ..seen })
         })
     }
 
@@ -365,8 +362,14 @@ impl Manager {
         if differs(want.masked, seen.masked) == Some(true) {
             self.unit_files(unit, "mask", &async |m| m.mask_unit_files(&[unit], false, false).await.map(drop))?;
         }
-        if want.active == Some(true) && !self.unit(unit)?.is_active() {
-            self.start_afresh(unit, patience)?;
+        if want.active == Some(true) {
+            let seen = self.unit(unit)?;
+            if seen.deaf.is_some() {
+                self.job(Verb::Stop, unit, patience)?;
+            }
+            if seen.deaf.is_some() || !seen.is_active() {
+                self.start_afresh(unit, patience)?;
+            }
         }
         Ok(())
     }
@@ -394,6 +397,17 @@ impl Manager {
             Ok(())
         })
     }
+}
+
+/// Asks an object for properties (`org.freedesktop.DBus.Properties`).
+async fn read(
+    connection: &Connection,
+    object: &OwnedObjectPath,
+    method: &str,
+    words: &(impl serde::Serialize + zbus::zvariant::DynamicType),
+) -> zbus::Result<zbus::Message> {
+    let interface = Some("org.freedesktop.DBus.Properties");
+    connection.call_method(Some("org.freedesktop.systemd1"), object, interface, method, words).await
 }
 
 /// Says what failed on the bus; a lost connection or peer is an I/O error, so that callers can tell "refused" from "unknown".
@@ -437,6 +451,11 @@ pub(super) fn string(properties: &Properties, key: &str) -> String {
 
 pub(super) fn number(properties: &Properties, key: &str) -> u32 {
     properties.get(key).and_then(|v| u32::try_from(v.clone()).ok()).unwrap_or_default()
+}
+
+/// `SocketMode`, as systemd makes files with it.
+fn mode(properties: &Properties) -> Option<u32> {
+    properties.get("SocketMode").and_then(|v| u32::try_from(v.clone()).ok())
 }
 
 fn flag(properties: &Properties, key: &str) -> bool {
