@@ -118,6 +118,8 @@ async fn run(settings: Settings, handle: tokio::runtime::Handle) -> Result<(), S
     let mut settings = settings;
     // Until then what is to run may just not be up: that is no drift.
     let mut is_booted = false;
+    // Something did meanwhile, and is looked at then.
+    let mut has_changed = false;
     let mut is_started = false;
     let window = watch::Sender::new(settings.confirm_window.0);
     let mut fed = 0;
@@ -140,10 +142,13 @@ async fn run(settings: Settings, handle: tokio::runtime::Handle) -> Result<(), S
             Some(Event::Booted) => {
                 is_booted = true;
                 timers.start(&settings, &events);
+                if std::mem::take(&mut has_changed) && settings.watch {
+                    look(&desk, "drift:event");
+                }
             }
             Some(Event::Look) => look(&desk, TIMER),
             Some(Event::Changed) if settings.watch && is_booted => look(&desk, "drift:event"),
-            Some(Event::Changed) => {}
+            Some(Event::Changed) => has_changed = !is_booted,
             Some(Event::Poll(remote)) => drop(desk.submit(Task::Poll { remote })),
             Some(Event::Unconfirmed(generation)) => drop(desk.submit(Task::Revert { generation })),
             Some(Event::Watchdog) => fed = feed(pulse.count(), fed, is_started),

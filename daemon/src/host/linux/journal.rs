@@ -11,8 +11,8 @@ use crate::host::{HostResult, Job, Sandbox};
 const SOCKET: &str = "/run/systemd/journal/io.systemd.journal";
 /// What it is asked: to answer when it has written all that was said to it before (`--sync` of journalctl(1)). A call ends with a zero byte.
 const SYNCHRONIZE: &[u8] = b"{\"method\":\"io.systemd.Journal.Synchronize\"}\0";
-/// How long that may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long that may take: what has failed is live meanwhile.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Manager {
     /// What a unit has said since it was last started, and what PID 1 said of it (systemd.journal-fields(7)).
