@@ -14,8 +14,6 @@ use crate::postgres::{APPLICATION, LOOK, USER, sql};
 
 /// Where everybody expects a server.
 const PORT: &str = "5432";
-/// Where Debian's servers have their sockets (`unix_socket_directories`).
-const SOCKETS: &str = "/var/run/postgresql";
 /// How long a connection may take, in seconds.
 const CONNECT: u64 = 10;
 /// With less time than this nothing more is asked.
@@ -121,17 +119,22 @@ impl Cluster {
     }
 
     /// The client of its own version at its own socket. Debian's `psql` is a script that finds these two, for more time than most answers
-    /// take (pg_wrapper(1)); a socket that is not where it usually is, is left to it.
+    /// take (pg_wrapper(1)); where the server does not say, that is left to it.
     fn client(&self) -> Command {
         let program = self.programs().join("psql");
-        if !Path::new(SOCKETS).join(format!(".s.PGSQL.{}", self.port)).exists() || !program.exists() {
-            let mut wrapper = Command::new("/usr/bin/psql");
-            wrapper.args(["--cluster", &self.to_string()]);
-            return wrapper;
+        let pid_file = std::fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
+        match socket(&pid_file).filter(|_| program.exists()) {
+            Some((port, directory)) => {
+                let mut psql = Command::new(program);
+                psql.args(["-h", directory, "-p", port]);
+                psql
+            }
+            None => {
+                let mut wrapper = Command::new("/usr/bin/psql");
+                wrapper.args(["--cluster", &self.to_string()]);
+                wrapper
+            }
         }
-        let mut psql = Command::new(program);
-        psql.args(["-h", SOCKETS, "-p", &self.port]);
-        psql
     }
 
     /// Where the programs of its version are (postgresql-common).
@@ -185,6 +188,14 @@ impl Cluster {
     }
 }
 
+/// The port of a server that runs, and the directory of its first socket: lines 4 and 5 of its `postmaster.pid` (PostgreSQL's
+/// src/include/utils/pidfile.h).
+fn socket(pid_file: &str) -> Option<(&str, &str)> {
+    let mut lines = pid_file.lines().skip(3);
+    let (port, directory) = (lines.next()?.trim(), lines.next()?.trim());
+    (port.parse::<u16>().is_ok() && directory.starts_with('/')).then_some((port, directory))
+}
+
 /// As postgresql-common names it: `15/main`.
 impl fmt::Display for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -208,7 +219,7 @@ fn words(said: &[u8]) -> String {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{CONNECT, Cluster, Fault, LOOK, words};
+    use super::{CONNECT, Cluster, Fault, LOOK, socket, words};
 
     #[test]
     fn the_cluster_that_is_meant() {
@@ -245,6 +256,14 @@ mod tests {
         }
         cluster.end = Some(Instant::now() + Duration::from_secs(3));
         assert!(cluster.time().unwrap_err().to_string().contains("takes too long"));
+    }
+
+    #[test]
+    fn where_a_server_that_runs_is_reached() {
+        let file = "4711\n/var/lib/postgresql/17/main\n1764201600\n5433\n/run/db\nlocalhost\n  5432001 1\nready   \n";
+        assert_eq!(socket(file), Some(("5433", "/run/db")));
+        assert_eq!(socket(&file.replace("/run/db", "")), None, "it has no socket");
+        assert_eq!((socket("4711\n/var\n1\n"), socket("")), (None, None), "it only begins, or does not run");
     }
 
     #[test]
