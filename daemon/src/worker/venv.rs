@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
@@ -317,10 +317,17 @@ fn of(place: &Path, error: &io::Error) -> io::Error {
 
 /// Runs a tool to its end.
 fn run(command: &mut Command) -> io::Result<()> {
-    command.stdin(Stdio::null()).env("LC_ALL", "C.UTF-8");
-    let program = command.get_program().to_string_lossy().into_owned();
-    let status = command.status()?;
-    if status.success() { Ok(()) } else { Err(io::Error::other(format!("{program}: {status}"))) }
+    let status = quiet(command).status()?;
+    if status.success() { Ok(()) } else { Err(failed(command, status)) }
+}
+
+/// It asks nobody, and says what it says in English.
+fn quiet(command: &mut Command) -> &mut Command {
+    command.stdin(Stdio::null()).env("LC_ALL", "C.UTF-8")
+}
+
+fn failed(command: &Command, status: ExitStatus) -> io::Error {
+    io::Error::other(format!("{}: {status}", command.get_program().to_string_lossy()))
 }
 
 #[cfg(test)]
