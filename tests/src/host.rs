@@ -250,6 +250,13 @@ impl Host {
         ask().unwrap_or_else(|e| Response { status: 0, body: e.to_string() })
     }
 
+    /// Whether a TCP port answers those outside: what a firewall drops does not within two seconds.
+    #[must_use]
+    pub fn is_open(&self, port: u16) -> bool {
+        let address = self.ip.parse().map(|ip| SocketAddr::new(ip, port));
+        address.is_ok_and(|address| TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok())
+    }
+
     /// Waits until `holds` does, for two minutes at most.
     #[track_caller]
     pub fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {

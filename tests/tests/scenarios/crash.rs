@@ -226,11 +226,12 @@ impl<'h> Story<'h> {
     /// Idle, nothing left over, the audit log whole.
     #[track_caller]
     fn is_settled(&self, when: &str) {
+        // One answer: the daemon looks by itself once it is up again, and is idle again after that.
         self.host.wait_until(&format!("{when}: an end"), || {
-            ["idle", "stuck"].contains(&self.host.status()["phase"].as_str().unwrap_or_default())
+            let status = self.host.status();
+            assert!(status["phase"] != "stuck", "{when}: {status}");
+            status["phase"] == "idle"
         });
-        let status = self.host.status();
-        assert!(status["phase"] == "idle", "{when}: {status}");
         self.host.wait_until(&format!("{when}: no litter"), || {
             let litter = self.host.sh(LITTER).ok();
             litter.is_empty() || {

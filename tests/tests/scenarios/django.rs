@@ -30,13 +30,16 @@ print("Log out" in ask("/admin/login/?next=/admin/", urllib.parse.urlencode(form
 fn example(host: &Host) -> Repo {
     let repo = host.clone_repo();
     copy(Path::new(EXAMPLE), "", &repo);
-    for (name, plain) in
-        [("db_password", "hunter2-hunter2"), ("admin_password", ADMIN), ("secret_key", "0123456789-0123456789-0123456789")]
-    {
-        let sealed = host.exec_with(&["reconcilectl", "secret", "seal"], plain.as_bytes()).ok();
-        repo.write(&format!("secrets/{name}.age"), sealed);
-    }
+    seal(host, &repo, "db_password", "hunter2-hunter2");
+    seal(host, &repo, "admin_password", ADMIN);
+    seal(host, &repo, "secret_key", "0123456789-0123456789-0123456789");
     repo
+}
+
+#[track_caller]
+fn seal(host: &Host, repo: &Repo, name: &str, plain: &str) {
+    let sealed = host.exec_with(&["reconcilectl", "secret", "seal"], plain.as_bytes()).ok();
+    repo.write(&format!("secrets/{name}.age"), sealed);
 }
 
 fn copy(from: &Path, below: &str, repo: &Repo) {
@@ -72,14 +75,58 @@ fn status(host: &Host, path: &str) -> String {
     host.exec(&format!("curl -s -o /dev/null -w %{{http_code}} -H Host:example.test http://127.0.0.1{path}")).ok()
 }
 
+/// The rows of the tutorial's table, each seen by other means than ours.
+#[track_caller]
+fn holds(host: &Host) {
+    let listed =
+        host.sh("dpkg-query -Wf '${db:Status-Abbrev}' python3-venv python3-dev libpq-dev postgresql nginx curl ufw").ok();
+    assert_eq!(listed, "ii ".repeat(7));
+    assert_eq!(host.exec("stat -c %U:%G:%a /home/sammy /etc/myproject.env").ok(), "sammy:sammy:711\nroot:root:600");
+    let asked = "SHOW client_encoding; SHOW default_transaction_isolation; SHOW timezone; SELECT pg_get_userbyid(datdba) FROM pg_database \
+        WHERE datname = current_database()";
+    let psql = format!("PGPASSWORD=hunter2-hunter2 psql -XAtq -h localhost -U myprojectuser myproject -c \"{asked}\"");
+    assert_eq!(host.sh(&psql).ok(), "UTF8\nread committed\nUTC\nmyprojectuser");
+    let python = "set -a && . /etc/myproject.env && cd /home/sammy/myprojectdir && runuser -u sammy -- myprojectenv/bin/python";
+    assert_eq!(
+        host.sh(&format!("{python} -m pip freeze | cut -d= -f1 | sort -f | paste -sd' '")).ok(),
+        "asgiref Django gunicorn psycopg2-binary sqlparse"
+    );
+    host.sh(&format!(
+        "{python} manage.py migrate --check && runuser -u sammy -- myprojectenv/bin/python manage.py check --deploy"
+    ))
+    .ok();
+    assert_eq!(host.exec("stat -c %F:%a /run/gunicorn.sock").ok(), "socket:666");
+    assert_eq!(
+        host.exec("systemctl is-enabled gunicorn.socket gunicorn.service nginx postgresql").stdout,
+        "enabled\nstatic\nenabled\nenabled\n"
+    );
+    let process =
+        host.sh("cd /proc/$(systemctl show -P MainPID gunicorn) && stat -c %U:%G . && wc -w <task/${PWD#/proc/}/children");
+    assert_eq!(process.ok(), "sammy:www-data\n3", "its workers");
+    assert!(!host.exists("/etc/nginx/sites-enabled/default"));
+    let foreign = host.exec(
+        "curl -s -o /dev/null -w %{http_code} -H Host:other.test --unix-socket /run/gunicorn.sock http://other.test/admin/login/",
+    );
+    assert_eq!(foreign.ok(), "400");
+    // From outside: SSH and nginx, and not the development server's port.
+    host.exec("systemd-run --quiet --unit=other python3 -m http.server 8000").ok();
+    host.wait_until("something listens at 8000", || host.exec("curl -s -o /dev/null http://127.0.0.1:8000/").code == 0);
+    assert_eq!([22, 80, 8000].map(|port| host.is_open(port)), [true, true, false]);
+    host.exec("systemctl stop other").ok();
+}
+
 /// From a bare host to a site that serves.
 #[track_caller]
 fn one_push(host: &Host) {
-    example(host).commit_and_push().assert_live();
+    let repo = example(host);
+    let runs = || host.sh("grep -c ^Start-Date /var/log/apt/history.log").stdout.trim().parse().unwrap_or(0);
+    let before: u32 = runs();
+    repo.commit_and_push().assert_live();
+    assert_eq!(runs(), before + 1, "apt runs once");
     assert!(logs_in(host));
     assert_eq!(status(host, "/static/admin/css/base.css"), "200");
-    assert_eq!(host.exec("stat -c %U:%G:%a /home/sammy /etc/myproject.env").ok(), "sammy:sammy:711\nroot:root:600");
-    // The admin's password was an argument of nobody.
+    holds(host);
+    // The admin's password is nowhere in the journal, with what it says of commands.
     assert!(!host.sh(&format!("journalctl -o export | grep -a {ADMIN}")).stdout.contains(ADMIN));
     assert!(host.ctl("sync").ok().contains("nothing to do"));
 }
@@ -94,7 +141,6 @@ fn serving(release: Release) -> Host {
     host.wait_until("the daemon is up", || host.ctl("status").code == 0);
     // It looks by itself when it starts: what a scenario does comes after that.
     assert!(host.ctl("sync").ok().contains("nothing to do"));
-    host.write("/usr/local/bin/visitor", VISITOR);
     host
 }
 
@@ -113,30 +159,32 @@ fn live(host: &Host) -> Repo {
     repo
 }
 
-/// Somebody who asks for a page again and again, and notes what is not 200.
+/// Somebody who has logged in, as [`LOGIN`] does, asks for pages again and again, and notes what is not 200: one page asks the database for the
+/// session and the user, one is a file.
 const VISITOR: &str = r#"
-import http.client, sys, time
-asked = 0
+import http.client, itertools, time
+headers = {"Host": "example.test", "Cookie": "; ".join(f"{c.name}={c.value}" for c in jar)}
 with open("/run/visitor", "w", buffering=1) as notes:
-    while True:
+    for asked in itertools.count(1):
+        path = ["/admin/", "/static/admin/css/base.css"][asked % 2]
         try:
             site = http.client.HTTPConnection("127.0.0.1", timeout=30)
-            site.request("GET", "/admin/login/", headers={"Host": "example.test"})
+            site.request("GET", path, headers=headers)
             got = site.getresponse()
             got.read()
             word = None if got.status == 200 else got.status
         except OSError as error:
             word = repr(error)
-        asked += 1
         if word:
-            notes.write(f"{word} at {time.time()}\n")
+            notes.write(f"{path}: {word} at {time.time()}\n")
         open("/run/visits", "w").write(str(asked))
         time.sleep(0.02)
 "#;
 
 #[track_caller]
 fn visit(host: &Host) {
-    host.exec("systemd-run --quiet --unit=visitor python3 /usr/local/bin/visitor").ok();
+    host.write("/usr/local/bin/visitor", [LOGIN, VISITOR].concat());
+    host.exec(&format!("systemd-run --quiet --unit=visitor python3 /usr/local/bin/visitor {ADMIN}")).ok();
     host.wait_until("somebody visits", || host.exists("/run/visits"));
 }
 
@@ -197,6 +245,8 @@ scenario! {
         push.assert_live().says("ok    guard nginx").says("! reload nginx.service");
         assert!(!push.output.contains("command:"), "{}", push.output);
         assert_eq!(processes(host), now);
+        let page = host.exec("curl -sI -H Host:example.test http://127.0.0.1/admin/login/").ok();
+        assert!(page.contains("\nExpires: "), "{page}");
         // The service: only itself.
         edit(&repo, "files/etc/systemd/system/gunicorn.service", "--workers 3", "--workers 2");
         repo.commit_and_push().assert_live().says("! restart gunicorn.service").says("ExecStart");
@@ -212,13 +262,63 @@ scenario! {
         edit(&repo, "files/etc/systemd/system/gunicorn.socket", "ListenStream=/run/gunicorn.sock", "ListenStream=/run/gunicorn.sock\nBacklog=512");
         repo.commit_and_push().assert_live();
         let then = std::mem::replace(&mut now, processes(host));
-        assert_ne!((&then.gunicorn, &then.socket), (&now.gunicorn, &now.socket));
+        assert!(then.gunicorn != now.gunicorn && then.socket != now.socket);
         assert_eq!((then.nginx, then.postgresql), (now.nginx.clone(), now.postgresql.clone()));
         host.write("/run/visitor", "");
         // The same again does nothing.
         assert!(host.ctl("sync").ok().contains("nothing to do"));
         assert_eq!(processes(host), now);
         assert!(logs_in(host));
+    }
+}
+
+/// An application with a table of its own, a page that counts what is in it, one that fails, and a static file.
+const MODEL: &str = "from django.db import models\n\n\nclass Thing(models.Model):\n    name = models.TextField()\n";
+const MIGRATION: &str = "from django.db import migrations, models\n\n\nclass Migration(migrations.Migration):\n    initial = True\n    operations = [\n        \
+    migrations.CreateModel(\"Thing\", [(\"id\", models.BigAutoField(primary_key=True)), (\"name\", models.TextField())])\n    ]\n";
+const PAGES: &str = "from django.http import HttpResponse\nfrom shop.models import Thing\n\nurlpatterns = [\n    \
+    path(\"things/\", lambda _: HttpResponse(Thing.objects.count())),\n    path(\"fails/\", lambda _: 1 / 0),\n";
+
+scenario! {
+    fn what_its_readme_says_of_changes_holds(host = serving) {
+        let repo = live(host);
+        visit(host);
+        let mut now = processes(host);
+        let mut only_gunicorn_is_another = |host: &Host| {
+            let then = std::mem::replace(&mut now, processes(host));
+            assert_ne!(then.gunicorn, now.gunicorn);
+            assert_eq!(Processes { gunicorn: now.gunicorn.clone(), ..then }, now);
+        };
+        let shop = "files/home/sammy/myprojectdir/shop";
+        for (file, text) in [("__init__.py", ""), ("models.py", MODEL), ("migrations/__init__.py", ""), ("migrations/0001_initial.py", MIGRATION), ("static/shop/x.css", "a {}\n")] {
+            repo.write(&format!("{shop}/{file}"), text);
+        }
+        edit(&repo, &format!("{SITE}/settings.py"), "INSTALLED_APPS = [", "INSTALLED_APPS = [\n    \"shop\",");
+        edit(&repo, &format!("{SITE}/urls.py"), "urlpatterns = [", PAGES);
+        repo.commit_and_push().assert_live().says("command:migrate").says("[undo: none]").says("ok    command:collectstatic");
+        only_gunicorn_is_another(host);
+        assert_eq!(["/things/", "/static/shop/x.css", "/fails/"].map(|page| status(host, page)), ["200", "200", "500"]);
+        host.wait_until("the journal tells of it", || host.exec("journalctl -u gunicorn").stdout.contains("ZeroDivisionError"));
+        // Another environment.
+        let sqlparse = host.sh("ls /srv/mirror/pip | sed -n 's/^sqlparse-\\([^-]*\\)-.*/\\1/p'").ok();
+        edit(&repo, "files/home/sammy/myprojectdir/requirements.txt", "gunicorn==", &format!("sqlparse=={sqlparse}\ngunicorn=="));
+        repo.commit_and_push().assert_live().says("~ venv:/home/sammy/myprojectdir/myprojectenv (other requirements)");
+        only_gunicorn_is_another(host);
+        all_served(host);
+        // Secrets: what is made of one changes with it. Who asks the database meanwhile still has the old password.
+        host.exec("systemctl stop visitor").ok();
+        seal(host, &repo, "db_password", "another-one");
+        repo.commit_and_push().assert_live().says("~ postgres_role:myprojectuser").says("! restart gunicorn.service");
+        only_gunicorn_is_another(host);
+        assert!(logs_in(host));
+        seal(host, &repo, "secret_key", "another-9876543210-9876543210");
+        repo.commit_and_push().assert_live().says("! restart gunicorn.service");
+        only_gunicorn_is_another(host);
+        let then = processes(host);
+        seal(host, &repo, "admin_password", "another-one");
+        assert!(repo.commit_and_push().ok);
+        assert_eq!(processes(host), then);
+        assert!(logs_in(host), "by the password that it has");
     }
 }
 
@@ -272,8 +372,7 @@ scenario! {
         assert_eq!((now.nginx, now.postgresql, now.socket), (before.nginx, before.postgresql, before.socket));
         // What only the new process finds: it is taken back to one that serves.
         edit(&repo, "files/etc/systemd/system/gunicorn.service", "--workers 3", "--workers three");
-        let push = repo.commit_and_push();
-        push.assert_refused("gunicorn.service");
+        repo.commit_and_push().assert_refused("gunicorn.service").says("because: ").says("invalid int value: 'three'");
         host.wait_until("the site is back", || status(host, "/admin/login/") == "200");
         assert!(logs_in(host));
     }
@@ -294,6 +393,9 @@ scenario! {
         healed(host, "the site of nginx", "rm /etc/nginx/sites-enabled/myproject && systemctl reload nginx");
         healed(host, "its name, and the default site", "sed -i s/example.test/other.test/ /etc/nginx/sites-available/myproject && \
             ln -s /etc/nginx/sites-available/default /etc/nginx/sites-enabled/default && systemctl reload nginx");
+        healed(host, "the file of the socket", "rm /run/gunicorn.sock");
+        healed(host, "who may write into the socket", "chmod 600 /run/gunicorn.sock");
+        healed(host, "who may go to the static files", "chmod 700 /home/sammy/myprojectdir");
         healed(host, "the socket, and who may read what", "systemctl stop gunicorn.socket gunicorn.service; rm -f /run/gunicorn.sock; \
             chown root: /home/sammy/myprojectdir/myproject/urls.py && chmod 700 /home/sammy && chmod 644 /etc/myproject.env");
         let whose = host.exec("stat -c %U:%G:%a /home/sammy /home/sammy/myprojectdir/myproject/urls.py /etc/myproject.env").ok();
@@ -340,10 +442,13 @@ scenario! {
         // The same again does nothing.
         let repo = live(host);
         let before = processes(host);
-        let _ = repo.push();
+        repo.commit_and_push().says("nothing to do");
         assert!(host.ctl("sync").ok().contains("nothing to do"));
         assert_eq!(processes(host), before);
         host.reboot();
+        // The first visitor starts it.
+        host.wait_until("the socket listens", || host.exec("systemctl is-active gunicorn.socket").stdout == "active\n");
+        assert_eq!(host.exec("systemctl show -P ActiveState gunicorn.service").ok(), "inactive");
         host.wait_until("the site is back", || status(host, "/admin/login/") == "200");
         assert!(logs_in(host));
         host.wait_until("the daemon is back", || host.ctl("status").code <= 1);

@@ -42,6 +42,9 @@ scenario! {
             "/usr/share/man/man8/reconciled.8.gz",
             "/usr/share/bash-completion/completions/reconcilectl",
             "/usr/share/doc/reconciled/copyright",
+            "/usr/share/doc/reconciled/examples/django/reconciled.toml",
+            "/usr/share/doc/reconciled/examples/django/files/etc/nginx/sites-enabled/myproject",
+            "/usr/share/doc/reconciled/examples/django/files/home/sammy/myprojectdir/manage.py",
         ] {
             assert!(files.lines().any(|line| line == file), "{file} is not in\n{files}");
             assert!(file.contains("/man/") || file.contains("/doc/") || host.exists(file), "{file}");

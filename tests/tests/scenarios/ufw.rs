@@ -1,19 +1,10 @@
 //! The firewall: it never shuts SSH out, leaves the rules of others alone, and goes back to what it was.
 
-use std::net::TcpStream;
-use std::time::Duration;
-
 use reconciled_tests::{Host, scenario};
 
 const ON: &str = "packages = [\"ufw\", \"nginx\"]\nunits = [\"nginx.service\"]\n[ufw]\nenabled = true\n";
 const SITE: &str = "server { listen 8080; location / { return 200 one; } }\n";
 const RED: &str = "[[probe]]\nname = \"never\"\nattempts = 1\ncommand = [\"/bin/false\"]\n";
-
-/// Whether anybody answers from outside.
-fn is_open(host: &Host, port: u16) -> bool {
-    let address = format!("{}:{port}", host.ip()).parse().expect("an address");
-    TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok()
-}
 
 /// All of the firewall: its files, and what the kernel does. Turned off, ufw leaves empty chains behind until the next boot.
 #[track_caller]
@@ -37,7 +28,7 @@ scenario! {
         assert_eq!(waiting(host), None, "what lets in needs no confirmation");
         let status = host.exec("ufw status").ok();
         assert!(status.contains("Status: active") && status.contains("Nginx Full"), "{status}");
-        assert_eq!([80, 22, 8080].map(|port| is_open(host, port)), [true, true, false]);
+        assert_eq!([80, 22, 8080].map(|port| host.is_open(port)), [true, true, false]);
         assert!(host.ctl("sync").ok().contains("nothing to do"));
         // What is declared comes back; a rule of somebody else stays.
         host.sh("ufw delete allow 'Nginx Full' && ufw allow 9000/tcp && ufw --force disable").ok();
@@ -51,12 +42,12 @@ scenario! {
         assert_eq!(waiting(host), Some(2));
         let status = host.exec("ufw status").ok();
         assert!(!status.contains("Nginx Full") && status.contains("9000/tcp"), "{status}");
-        assert_eq!([80, 22, 8080].map(|port| is_open(host, port)), [false, true, true]);
+        assert_eq!([80, 22, 8080].map(|port| host.is_open(port)), [false, true, true]);
         repo.git(&["fetch"]).ok();
         host.wait_until("it is confirmed", || waiting(host).is_none());
         host.reboot();
         host.wait_until("the daemon is back", || host.ctl("status").code <= 1);
-        assert_eq!([80, 8080].map(|port| is_open(host, port)), [false, true]);
+        assert_eq!([80, 8080].map(|port| host.is_open(port)), [false, true]);
         // Without the table it is left as it is.
         repo.write("reconciled.toml", "packages = [\"ufw\", \"nginx\"]\n");
         repo.commit_and_push().assert_live().says("ufw:allow is let go");
@@ -89,7 +80,7 @@ scenario! {
         repo.commit_and_push().assert_live();
         assert_eq!(waiting(host), None, "it is let in for sure");
         assert!(host.exec("ufw status").ok().contains("LIMIT"));
-        assert!(host.exec("ufw status").ok().contains("Status: active") && is_open(host, 22));
+        assert!(host.exec("ufw status").ok().contains("Status: active") && host.is_open(22));
         // On all ports on which sshd listens.
         let two = "Port 22\nListenAddress 0.0.0.0\nListenAddress 0.0.0.0:2222 # for us\n";
         repo.write("reconciled.toml", "packages = [\"ufw\"]\n").commit_and_push().assert_live();

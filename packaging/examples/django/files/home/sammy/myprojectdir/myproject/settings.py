@@ -51,6 +51,17 @@ DATABASES = {
         "PORT": "",
     }
 }
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}Validator"}
+    for name in ["UserAttributeSimilarity", "MinimumLength", "CommonPassword", "NumericPassword"]
+]
+# Without DEBUG Django tells nobody of errors but mail: here journalctl -u gunicorn has them.
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"journal": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["journal"], "level": "WARNING"},
+}
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_TZ = True
