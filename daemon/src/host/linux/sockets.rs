@@ -1,25 +1,37 @@
 //! Whether what a socket unit listens on in the file system can still be reached: PID 1 listens on all the same when its file is gone.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 
 /// Kinds of `Listen` that have a file (org.freedesktop.systemd1(5), systemd.socket(5)).
 const WITH_FILE: [&str; 4] = ["Stream", "Datagram", "SequentialPacket", "FIFO"];
+/// Where the daemon sees other files than the host does (`PrivateTmp=`, `PrivateDevices=` of its unit).
+const PRIVATE: [&str; 5] = ["/tmp/", "/var/tmp/", "/dev/", "/proc/", "/sys/"];
 /// What of a mode `SocketMode=` sets.
 const PERMISSIONS: u32 = 0o7777;
 
 /// Why nobody reaches a socket that listens on these (kind and address), by the permissions that it gives its files.
 pub(super) fn deaf(listen: &[(String, String)], mode: Option<u32>) -> Option<String> {
-    let with_file = listen.iter().filter(|(kind, address)| WITH_FILE.contains(&kind.as_str()) && address.starts_with('/'));
-    with_file.map(|(_, path)| path).find_map(|path| {
-        let Ok(seen) = fs::metadata(path) else { return Some(format!("{path} is gone")) };
-        if !seen.file_type().is_socket() && !seen.file_type().is_fifo() {
-            return Some(format!("{path} is no socket"));
-        }
-        let has = seen.permissions().mode() & PERMISSIONS;
-        let wanted = mode.filter(|mode| *mode != has)?;
-        Some(format!("{path} has mode {has:04o} instead of {wanted:04o}"))
-    })
+    let has_file = |kind: &str, address: &str| {
+        WITH_FILE.contains(&kind) && address.starts_with('/') && !PRIVATE.iter().any(|place| address.starts_with(place))
+    };
+    listen.iter().filter(|(kind, address)| has_file(kind, address)).find_map(|(_, path)| flaw(path, mode))
+}
+
+/// What is wrong with the file of a socket. One that cannot be looked at is nobody's fault.
+fn flaw(path: &str, mode: Option<u32>) -> Option<String> {
+    let seen = match fs::metadata(path) {
+        Ok(seen) => seen,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Some(format!("{path} is gone")),
+        Err(_) => return None,
+    };
+    if !seen.file_type().is_socket() && !seen.file_type().is_fifo() {
+        return Some(format!("{path} is no socket"));
+    }
+    let has = seen.permissions().mode() & PERMISSIONS;
+    let wanted = mode.filter(|mode| *mode != has)?;
+    Some(format!("{path} has mode {has:04o} instead of {wanted:04o}"))
 }
 
 #[cfg(test)]
@@ -32,18 +44,29 @@ mod tests {
     fn what_nobody_reaches() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("s").to_str().unwrap().to_owned();
-        let listen = |kind: &str, address: &str| [(kind.to_owned(), address.to_owned())];
-        assert_eq!(deaf(&listen("Stream", &path), None), Some(format!("{path} is gone")));
-        for elsewhere in ["127.0.0.1:80", "@abstract", "/dev/log"].map(|address| listen("Netlink", address)) {
-            assert_eq!(deaf(&elsewhere, Some(0o666)), None);
-        }
-        assert_eq!(deaf(&listen("Stream", "[::]:22"), Some(0o666)), None);
+        assert_eq!(flaw(&path, None), Some(format!("{path} is gone")));
         fs::write(&path, "").unwrap();
-        assert_eq!(deaf(&listen("Stream", &path), None), Some(format!("{path} is no socket")));
+        assert_eq!(flaw(&path, None), Some(format!("{path} is no socket")));
         fs::remove_file(&path).unwrap();
         let _listener = UnixListener::bind(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(deaf(&listen("Stream", &path), Some(0o600)), None);
-        assert_eq!(deaf(&listen("Stream", &path), Some(0o666)), Some(format!("{path} has mode 0600 instead of 0666")));
+        assert_eq!(flaw(&path, Some(0o600)), None);
+        assert_eq!(flaw(&path, Some(0o666)), Some(format!("{path} has mode 0600 instead of 0666")));
+    }
+
+    #[test]
+    fn what_has_no_file_that_can_be_seen() {
+        let of = |kind: &str, address: &str| deaf(&[(kind.to_owned(), address.to_owned())], Some(0o666));
+        assert_eq!(of("Stream", "/run/no-such.sock"), Some("/run/no-such.sock is gone".to_owned()));
+        for (kind, address) in [
+            ("Stream", "127.0.0.1:80"),
+            ("Stream", "[::]:22"),
+            ("Datagram", "@abstract"),
+            ("Netlink", "/run/x"),
+            ("Stream", "/tmp/x.sock"),
+            ("Datagram", "/dev/no-such-log"),
+        ] {
+            assert_eq!(of(kind, address), None, "{kind} {address}");
+        }
     }
 }
