@@ -155,12 +155,11 @@ impl UnitSeen {
 
     /// The same, seen by somebody who wants this: what waits for its next automatic restart is not active for one who wants
     /// it active, what is on its way up or down is not yet inactive for one who wants it inactive; and for one who wants it
-    /// active it is neither, and best left alone. A socket that nobody reaches is not active either for one who wants it.
+    /// active it is neither, and best left alone.
     #[must_use]
     pub fn facts_towards(&self, wanted: &UnitFacts) -> UnitFacts {
         let active = match wanted.active {
             Some(false) => Some(!self.is_down()),
-            Some(true) if self.deaf.is_some() => Some(false),
             _ if self.is_active() => Some(true),
             _ if self.is_down() || self.is_failing() => Some(false),
             _ => None,

@@ -41,6 +41,11 @@ impl Engine {
             }
         }
         let places = match plan.steps.len() {
+            // Nothing is other than declared, but for those who run.
+            0 => {
+                plan.wakes_in_words().for_each(|wake| say(Progress::Line { text: format!("! {wake}") }));
+                "what runs".to_owned()
+            }
             1 => "one place".to_owned(),
             many => format!("{many} places"),
         };

@@ -14,7 +14,7 @@ use crate::audit::ChangeRecord;
 use crate::change::{Change, FileFacts, Object};
 use crate::digest::Digest;
 use crate::host::{HostError, HostResult, UnitSeen};
-use crate::kind::{self, Claim, Phase, Sight, Spec as _, UnitSpec};
+use crate::kind::{self, Claim, Drift, Phase, Sight, Spec as _, UnitSpec};
 use crate::ledger;
 use crate::manifest::{Manifest, Resource};
 use crate::path::ManagedPath;
@@ -23,6 +23,8 @@ use crate::policy::Right;
 use crate::secrets::Secrets;
 use crate::state::State;
 use crate::units;
+use crate::units::definition::Definition;
+use crate::units::effect::spared;
 
 /// Longer files are recorded by their digests alone, in bytes.
 const DIFF_LIMIT: u64 = 1 << 20;
@@ -100,6 +102,7 @@ impl Engine {
         self.see_units(definitions.keys().chain(restarts.keys()).cloned(), &mut units)?;
         pending.extend(shelf.beyond_reload(&self.guards));
         pending.extend(restarts);
+        pending.extend(deaf_sockets(&manifest, &units, &definitions, order.intent()));
         let material = Material {
             intent: order.intent(),
             actor: order.actor().to_owned(),
@@ -480,6 +483,29 @@ fn is_of(resource: &Resource, target: &str) -> bool {
         "directory" => (sort, name) == ("subtree", resource.name.as_str()) || name == resource.name || is_above(),
         kind => (sort, name) == (kind, resource.name.as_str()) || is_above(),
     }
+}
+
+/// Declared sockets that listen and that nobody reaches, and why. They listen anew, at a look too; but for those that may not be stopped, or whose
+/// table says what happens instead.
+fn deaf_sockets(
+    manifest: &Manifest,
+    units: &BTreeMap<String, UnitSeen>,
+    definitions: &BTreeMap<String, plan::Defined>,
+    intent: Intent,
+) -> BTreeMap<String, String> {
+    let nothing = Definition::default();
+    let is_spared = |unit: &String| spared(unit, definitions.get(unit).map_or(&nothing, |defined| &defined.then)).is_some();
+    let tables = manifest.resources.iter().filter(|r| r.kind == UnitSpec::KIND && r.name.ends_with(".socket"));
+    let specs = tables.filter_map(|r| UnitSpec::deserialize(&r.spec).ok());
+    specs
+        .filter(|spec| spec.wanted().active == Some(true) && spec.on_change.is_none())
+        .filter(|spec| intent != Intent::Repair || spec.drift == Drift::Repair)
+        .filter_map(|spec| {
+            let seen = units.get(&spec.name)?;
+            let can_stop = !is_spared(&spec.name) && !seen.triggers.iter().any(is_spared);
+            Some((spec.name, seen.deaf.clone().filter(|_| can_stop)?))
+        })
+        .collect()
 }
 
 fn is_foundation((phase, _, claims): &(Phase, String, Vec<Claim>)) -> bool {

@@ -123,10 +123,7 @@ impl Spec for UnitSpec {
                 parts.push(describe(field, want == Some(true)));
             }
         }
-        let mut reason = parts.join(", ");
-        if let Some(deaf) = seen.deaf.as_ref().filter(|_| wanted.active == Some(true)) {
-            reason = format!("{reason} anew: {deaf}");
-        }
+        let reason = parts.join(", ");
         let mut claims = vec![Claim::new(Change::Unit { unit: self.name.clone(), before, after: wanted.clone() }, reason)];
         if wanted.active == Some(true) && seen.is_active() {
             claims.extend(self.members(&seen, sight)?);

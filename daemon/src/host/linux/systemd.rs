@@ -35,7 +35,7 @@ pub(super) const UNIT: &str = "org.freedesktop.systemd1.Unit";
 /// What is asked of a service's own interface: all that is there fills tens of kilobytes, and has the manager read control groups.
 const OF_SERVICE: [&str; 5] = ["MainPID", "NRestarts", "Result", "ExecMainStartTimestamp", "Type"];
 /// The same of a socket's.
-const OF_SOCKET: [&str; 3] = ["Result", "Listen", "SocketMode"];
+const OF_SOCKET: [&str; 4] = ["Result", "Listen", "SocketMode", "ExecStartPost"];
 /// Units of these types can fail too.
 const WITH_RESULT: [&str; 6] = [".timer", ".path", ".mount", ".automount", ".swap", ".scope"];
 
@@ -362,14 +362,8 @@ impl Manager {
         if differs(want.masked, seen.masked) == Some(true) {
             self.unit_files(unit, "mask", &async |m| m.mask_unit_files(&[unit], false, false).await.map(drop))?;
         }
-        if want.active == Some(true) {
-            let seen = self.unit(unit)?;
-            if seen.deaf.is_some() {
-                self.job(Verb::Stop, unit, patience)?;
-            }
-            if seen.deaf.is_some() || !seen.is_active() {
-                self.start_afresh(unit, patience)?;
-            }
+        if want.active == Some(true) && !self.unit(unit)?.is_active() {
+            self.start_afresh(unit, patience)?;
         }
         Ok(())
     }
@@ -453,9 +447,10 @@ pub(super) fn number(properties: &Properties, key: &str) -> u32 {
     properties.get(key).and_then(|v| u32::try_from(v.clone()).ok()).unwrap_or_default()
 }
 
-/// `SocketMode`, as systemd makes files with it.
+/// `SocketMode`, unless programs of the unit may have given its files another.
 fn mode(properties: &Properties) -> Option<u32> {
-    properties.get("SocketMode").and_then(|v| u32::try_from(v.clone()).ok())
+    let runs = properties.get("ExecStartPost").is_some_and(|v| matches!(&**v, Variant::Array(all) if !all.is_empty()));
+    properties.get("SocketMode").and_then(|v| u32::try_from(v.clone()).ok()).filter(|_| !runs)
 }
 
 fn flag(properties: &Properties, key: &str) -> bool {
