@@ -123,7 +123,8 @@ impl Cluster {
     fn client(&self) -> Command {
         let program = self.programs().join("psql");
         let pid_file = std::fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
-        match socket(&pid_file).filter(|_| program.exists()) {
+        let is_there = |(port, directory): &(&str, &str)| Path::new(directory).join(format!(".s.PGSQL.{port}")).exists();
+        match socket(&pid_file).filter(|socket| program.exists() && is_there(socket)) {
             Some((port, directory)) => {
                 let mut psql = Command::new(program);
                 psql.args(["-h", directory, "-p", port]);
