@@ -101,8 +101,7 @@ impl Engine {
         }
         self.see_units(definitions.keys().chain(restarts.keys()).cloned(), &mut units)?;
         pending.extend(shelf.beyond_reload(&self.guards));
-        pending.extend(restarts);
-        pending.extend(deaf_sockets(&manifest, &units, &definitions, order.intent()));
+        pending.extend(restarts.into_iter().chain(deaf_sockets(&manifest, &units, &definitions, order.intent())));
         let material = Material {
             intent: order.intent(),
             actor: order.actor().to_owned(),
