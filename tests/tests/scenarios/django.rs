@@ -372,7 +372,7 @@ scenario! {
         assert_eq!((now.nginx, now.postgresql, now.socket), (before.nginx, before.postgresql, before.socket));
         // What only the new process finds: it is taken back to one that serves.
         edit(&repo, "files/etc/systemd/system/gunicorn.service", "--workers 3", "--workers three");
-        repo.commit_and_push().assert_refused("gunicorn.service").says("because: ").says("invalid int value: 'three'");
+        repo.commit_and_push().assert_refused("gunicorn.service").says("invalid int value: 'three'");
         host.wait_until("the site is back", || status(host, "/admin/login/") == "200");
         assert!(logs_in(host));
     }
@@ -442,7 +442,7 @@ scenario! {
         // The same again does nothing.
         let repo = live(host);
         let before = processes(host);
-        repo.commit_and_push().says("nothing to do");
+        repo.commit_and_push().assert_live().says("nothing to change");
         assert!(host.ctl("sync").ok().contains("nothing to do"));
         assert_eq!(processes(host), before);
         host.reboot();
