@@ -13,6 +13,12 @@ pub const UPDATES: &str = "/var/lib/dpkg/updates";
 /// Longest status file that is read, in bytes: some megabytes are usual.
 pub const LIMIT: u64 = 64 << 20;
 
+/// Whether a file of [`UPDATES`] is a change, by its name: others are being written.
+#[must_use]
+pub fn is_update(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_digit())
+}
+
 /// What is known of one package.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Package {
@@ -50,9 +56,8 @@ impl Packages {
     /// # Errors
     /// What `list` and `read` say.
     pub fn gather<E>(list: impl Fn() -> Result<Vec<String>, E>, read: impl Fn(&str) -> Result<Vec<u8>, E>) -> Result<Self, E> {
-        let is_number = |name: &String| !name.is_empty() && name.chars().all(|c| c.is_ascii_digit());
         let once = || {
-            let mut newer: Vec<String> = list()?.into_iter().filter(is_number).collect();
+            let mut newer: Vec<String> = list()?.into_iter().filter(|name| is_update(name)).collect();
             newer.sort_by_key(|name| (name.len(), name.clone()));
             let paths = newer.iter().map(|name| format!("{UPDATES}/{name}"));
             let mut text = String::new();

@@ -24,6 +24,7 @@ use crate::path::ManagedPath;
 
 pub use facts::facts;
 pub use files::{Files, accounts};
+pub(crate) use processes::lock_holder;
 pub use systemd::Manager;
 
 /// Counts the engine's signs of life; the watchdog is fed only while it moves.
@@ -127,7 +128,7 @@ impl Look for Linux {
         facts()
     }
     fn dpkg_lock(&self) -> HostResult<Option<String>> {
-        Ok(processes::dpkg_lock())
+        Ok(processes::lock_holder(processes::DPKG_LOCK))
     }
     fn system_state(&self) -> SystemState {
         self.manager.as_ref().map(Manager::system_state).unwrap_or_default()

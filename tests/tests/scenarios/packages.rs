@@ -38,7 +38,10 @@ deb() {
   name=$1 version=$2 tree=$(mktemp -d); shift 2
   chmod 755 "$tree" && mkdir -p "$tree/DEBIAN" "$tree/usr/share/$name" && echo "$version" >"$tree/usr/share/$name/version"
   printf '%s\n' "Package: $name" "Version: $version" "Architecture: all" "Maintainer: x <x@example.com>" "Description: x" "$@" >"$tree/DEBIAN/control"
-  [ ! -e "/root/$name.postrm" ] || install -m 755 "/root/$name.postrm" "$tree/DEBIAN/postrm"
+  [ ! -e "/root/$name.conf" ] || { install -D -m 644 "/root/$name.conf" "$tree/etc/$name.conf"; echo "/etc/$name.conf" >"$tree/DEBIAN/conffiles"; }
+  for script in postinst postrm; do
+    [ ! -e "/root/$name.$script" ] || install -m 755 "/root/$name.$script" "$tree/DEBIAN/$script"
+  done
   dpkg-deb --root-owner-group -b "$tree" "${name}_$version.deb" >/dev/null && rm -r "$tree"
 }
 index() {
@@ -138,7 +141,7 @@ scenario! {
 }
 
 scenario! {
-    fn names_are_no_patterns(host: reached) {
+    fn names_are_no_patterns(host: reached on trixie) {
         let repo = host.clone_repo();
         offer(host, "deb app.1 1; deb app11 1; deb app21 1");
         let before = all(host);
@@ -153,7 +156,7 @@ scenario! {
 }
 
 scenario! {
-    fn nothing_goes_that_nobody_has_declared_absent(host: reached) {
+    fn nothing_goes_that_nobody_has_declared_absent(host: reached on trixie) {
         let repo = host.clone_repo();
         offer(host, "deb ground 1; deb user 1 'Depends: ground'; deb rival 1 'Conflicts: ground'; deb lone 1; deb foe 1 'Conflicts: lone'");
         host.exec("apt-get install -y user lone").ok();
@@ -196,5 +199,54 @@ scenario! {
         assert_eq!(host.sh("dpkg-query -W -f='${Version} ' app part").ok(), "1 2 ");
         repo.write("reconciled.toml", wanted).commit_and_push().assert_live();
         assert_eq!(host.sh("dpkg-query -W -f='${Version} ' app fresh").ok(), "2 1 ");
+    }
+}
+
+/// Holds what apt has while it fetches lists or packages, for some seconds (a struct flock of 64 bits, fcntl(2)).
+const FETCHES: &str = "use Fcntl; for my $path ('/var/lib/apt/lists/lock', '/var/cache/apt/archives/lock') {\n\
+    my $all = pack 's s x4 q q i x4', F_WRLCK, 0, 0, 0, 0;\n\
+    open my $file, '>', $path; fcntl $file, F_SETLK, $all or die; push @held, $file;\n}\nsleep 7\n";
+
+scenario! {
+    fn what_others_have_begun_is_ended_and_what_they_have_edited_stays(host: reached) {
+        let repo = host.clone_repo();
+        host.write("/root/app.conf", "one\n");
+        offer(host, "deb app 1; echo two >/root/app.conf; deb app 2; deb torn 1");
+        host.exec("apt-get install -y app=1").ok();
+        host.write("/etc/app.conf", "edited\n");
+        repo.write("files/etc/motd.d/x", "x\n").commit_and_push().assert_live();
+        // dpkg was killed: a package is unpacked, and a change not yet in its database, with which apt refuses everything.
+        host.sh("dpkg --unpack /srv/source/torn_1.deb && dpkg -s app >/var/lib/dpkg/updates/0000").ok();
+        assert!(host.exec("apt-get install -y app=2").stderr.contains("dpkg was interrupted"));
+        host.write("/root/fetches", FETCHES);
+        host.exec("systemd-run --quiet --unit=fetches perl /root/fetches").ok();
+        let push = repo.write("reconciled.toml", "[[package]]\nname = \"app\"\nversion = \"2\"\n").commit_and_push();
+        push.assert_live().says("~ package:app (installed 1 → installed 2)");
+        assert_eq!(host.exec("systemctl is-active fetches").stdout, "inactive\n", "who fetches is waited for");
+        assert_eq!(host.sh("dpkg-query -W -f='${Version} ${db:Status-Status} ' app torn; ls /var/lib/dpkg/updates").ok(), "2 installed 1 installed ");
+        // Nobody was asked which of the two it shall be.
+        assert_eq!(host.sh("cat /etc/app.conf /etc/app.conf.dpkg-dist").ok(), "edited\ntwo");
+    }
+}
+
+scenario! {
+    fn a_daemon_that_dies_while_apt_runs_takes_back_what_came(host: reached) {
+        let repo = host.clone_repo();
+        repo.write("files/etc/motd.d/x", "x\n").commit_and_push().assert_live();
+        host.write("/root/slow.postinst", "#!/bin/sh\ntouch /run/slow\nsleep 3\n");
+        offer(host, "deb slow 1; deb other 1");
+        let before = all(host);
+        repo.write("reconciled.toml", "packages = [\"slow\", \"other\"]\n").commit();
+        let pushing = repo.start_push(&["HEAD:refs/heads/main"]);
+        host.wait_until("apt is at work", || host.exists("/run/slow"));
+        host.exec("systemctl kill --signal=KILL reconciled").ok();
+        assert!(!pushing.wait().ok);
+        host.wait_until("the daemon is back", || host.ctl("status --json").code == 0 && host.status()["phase"] == "idle");
+        // apt was let end: half-way is worse than late.
+        let log = host.read("/var/log/apt/history.log");
+        assert!(log.contains("Install: slow:") || log.contains(" slow:"), "{log}");
+        assert_eq!(all(host), before);
+        repo.commit_and_push().assert_live();
+        assert_eq!(["slow", "other"].map(|name| status(host, name)), ["installed", "installed"]);
     }
 }

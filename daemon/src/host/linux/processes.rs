@@ -7,11 +7,11 @@ use rustix::process::{Flock, FlockType, fcntl_getlk};
 use crate::host::Process;
 
 /// Held by apt and dpkg while they work (fcntl(2)).
-const DPKG_LOCK: &str = "/var/lib/dpkg/lock-frontend";
+pub(super) const DPKG_LOCK: &str = "/var/lib/dpkg/lock-frontend";
 
-/// Who holds dpkg's lock. Where there is none to look at, nobody does.
-pub(super) fn dpkg_lock() -> Option<String> {
-    let file = fs::File::open(DPKG_LOCK).ok()?;
+/// Who holds such a lock. Where there is none to look at, nobody does.
+pub(crate) fn lock_holder(path: &str) -> Option<String> {
+    let file = fs::File::open(path).ok()?;
     let held = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).ok()??;
     let pid = held.pid.map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs());
     Some(process(pid).map_or_else(|| format!("process {pid}"), |process| format!("{}, process {pid},", process.program)))

@@ -3,6 +3,11 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::host::linux::lock_holder;
+use crate::packages::{UPDATES, is_update};
 
 /// What both tools need to be left alone with their work: no questions, no restarts by others, English words.
 const ENVIRONMENT: [(&str, &str); 6] = [
@@ -27,6 +32,13 @@ const OPTIONS: [&str; 10] = [
     "APT::Get::Assume-Yes=true",
 ];
 
+/// Who fetches lists or packages holds these (fcntl(2)); apt-get waits for dpkg's lock alone.
+const FETCHING: [&str; 2] = ["/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"];
+/// How long another run may take: as long as `DPkg::Lock::Timeout` says.
+const WAIT: Duration = Duration::from_secs(300);
+/// Pause between two looks at a lock.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// What a run of apt does.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Effect {
@@ -50,6 +62,7 @@ impl Effect {
 
 /// Has apt do it.
 pub(super) fn apt(words: &[&str]) -> io::Result<()> {
+    FETCHING.iter().try_for_each(|lock| wait_for(lock, WAIT))?;
     run(Command::new("/usr/bin/apt-get").args(OPTIONS).args(words)).map(drop)
 }
 
@@ -102,10 +115,27 @@ pub(super) fn needed_by(names: &BTreeSet<String>) -> io::Result<BTreeSet<String>
     Ok(said.lines().filter(|line| !line.starts_with(' ')).map(str::to_owned).collect())
 }
 
-/// Ends what an interrupted run has left half-way (dpkg(1), `--audit`).
+/// Waits until nobody holds a lock, but not for ever.
+fn wait_for(lock: &str, limit: Duration) -> io::Result<()> {
+    let start = Instant::now();
+    while let Some(holder) = lock_holder(lock) {
+        if start.elapsed() >= limit {
+            return Err(io::Error::other(format!(
+                "{holder} has held {lock} for more than {} s: see why it does not end",
+                limit.as_secs()
+            )));
+        }
+        thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
+/// Ends what an interrupted run has left half-way (dpkg(1), `--audit`): packages, or changes that dpkg has not put into its database yet,
+/// without which apt refuses everything.
 pub(super) fn mend() -> io::Result<()> {
-    let torn = run(Command::new("/usr/bin/dpkg").arg("--audit").stdout(Stdio::piped()))?;
-    if torn.trim().is_empty() {
+    let mut updates = std::fs::read_dir(UPDATES).into_iter().flatten().flatten();
+    let is_torn = updates.any(|entry| entry.file_name().to_str().is_some_and(is_update));
+    if !is_torn && run(Command::new("/usr/bin/dpkg").arg("--audit").stdout(Stdio::piped()))?.trim().is_empty() {
         return Ok(());
     }
     eprintln!("dpkg was interrupted, or has packages left to configure: that first");
@@ -142,7 +172,32 @@ fn run(command: &mut Command) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::Effect;
+    use std::fs::File;
+    use std::io::{BufRead as _, BufReader};
+
+    use super::*;
+
+    #[test]
+    fn who_fetches_is_waited_for_with_a_limit() {
+        let lock = tempfile::NamedTempFile::new().unwrap();
+        let path = lock.path().to_str().unwrap();
+        wait_for(path, Duration::ZERO).unwrap();
+        wait_for("/nonexistent/lock", Duration::ZERO).unwrap();
+        // A struct flock of 64 bits (fcntl(2)).
+        let script = "$| = 1; $all = pack 's s x4 q q i x4', F_WRLCK, 0, 0, 0, 0; open F, '+<', $ARGV[0]; fcntl F, F_SETLK, $all or die; print \"\\n\"; <STDIN>";
+        let mut other = Command::new("perl")
+            .args(["-MFcntl", "-e", script, path])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        BufReader::new(other.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+        let error = wait_for(path, Duration::ZERO).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("perl, process {}, has held {path}", other.id())), "{error}");
+        drop(other.stdin.take());
+        wait_for(path, WAIT).unwrap();
+        assert!(other.wait().unwrap().success() && File::open(path).is_ok());
+    }
 
     #[test]
     fn what_apt_would_do() {
