@@ -320,7 +320,8 @@ impl CommandSpec {
             setting.like.environment.iter().cloned().partition(|variable| is_of_manager(&variable));
         let defaults = defaults.iter().filter_map(|variable| variable.split_once('='));
         let defaults = defaults.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let request = Request { argv: argv.to_vec(), folders: setting.folders.clone(), defaults, environment };
+        let files = BTreeMap::new();
+        let request = Request { argv: argv.to_vec(), folders: setting.folders.clone(), defaults, environment, files };
         let input = serde_json::to_vec(&request).map_err(|e| KindError::Impossible(e.to_string()))?;
         let call = Call {
             user: setting.user.clone(),

@@ -10,6 +10,7 @@ use super::verdict::{NETWORK_TEXT_LIMIT, SUPERUSER, Verdict, clean};
 use super::{Course, Postgres, Probe, Question, Step};
 use crate::host::{HostError, HostResult, Job, Look, Ran, Sandbox, Surroundings, UnitSeen};
 use crate::timespan::TimeSpan;
+use crate::worker::command::NAMELESS;
 use crate::worker::{PROGRAM, command};
 
 /// Slack of the worker beyond the worst case of its probes: its start and end.
@@ -167,7 +168,7 @@ fn command_job(probe: &Probe, argv: &[String]) -> Job {
     }
 }
 
-/// `psql`, with what it is to connect to in its environment, which nobody else sees.
+/// `psql`, with what it is to connect to in its environment, and the password in a file of no name.
 fn session_job(probe: &Probe, postgres: &Postgres, password: Option<String>) -> HostResult<Job> {
     let argv = ["psql", "--no-psqlrc", "--no-password", "--quiet", "--set=ON_ERROR_STOP=1", "--output=/dev/null", "--command"];
     let query = postgres.query.as_deref().unwrap_or("SELECT 1");
@@ -176,7 +177,6 @@ fn session_job(probe: &Probe, postgres: &Postgres, password: Option<String>) -> 
     let environment = [
         ("PGDATABASE", Some(postgres.database.clone())),
         ("PGUSER", Some(postgres.role(probe.user.as_deref()).to_owned())),
-        ("PGPASSWORD", password),
         ("PGHOST", postgres.host.clone()),
         ("PGPORT", postgres.port.map(|port| port.to_string())),
         ("PGAPPNAME", Some("reconciled-probe".to_owned())),
@@ -187,11 +187,17 @@ fn session_job(probe: &Probe, postgres: &Postgres, password: Option<String>) -> 
         argv: argv.iter().copied().chain([query]).map(str::to_owned).collect(),
         folders: FOLDERS.map(str::to_owned).into(),
         environment: environment.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect(),
+        files: password.map(|password| ("PGPASSFILE".to_owned(), for_any_server(&password))).into_iter().collect(),
     };
     let input = serde_json::to_vec(&request).map_err(|e| not_an_answer(e.to_string()))?;
     let argv = [PROGRAM, "worker", "command"].map(str::to_owned);
     let sandbox = Sandbox::Live { user: Some(who.to_owned()), surroundings: Surroundings::default() };
     Ok(Job { input, sandbox, ..command_job(probe, &argv) })
+}
+
+/// A password file with one line, for whichever server it is (libpq, "The Password File").
+fn for_any_server(password: &str) -> String {
+    format!("*:*:*:*:{}\n", password.replace('\\', "\\\\").replace(':', "\\:"))
 }
 
 /// How a program ended that was to end well.
@@ -210,11 +216,12 @@ fn how_it_ended(ran: &Ran) -> String {
     ran.code.map_or_else(|| clean(&ran.result, NETWORK_TEXT_LIMIT), |code| format!("exit code {code}"))
 }
 
-/// The last line that a program wrote, errors first: `: no response`.
+/// The last line that a program wrote, errors first: `: no response`. Where a password came from, as libpq adds, is no news.
 fn last_words(ran: &Ran) -> String {
     let last = |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes).into_owned();
-        text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(|line| clean(line, NETWORK_TEXT_LIMIT))
+        let mut lines = text.lines().rev().map(str::trim);
+        lines.find(|line| !line.is_empty() && !line.contains(NAMELESS)).map(|line| clean(line, NETWORK_TEXT_LIMIT))
     };
     last(&ran.stderr).or_else(|| last(&ran.stdout)).map(|line| format!(": {line}")).unwrap_or_default()
 }

@@ -2,14 +2,19 @@
 //! environment comes that way: arguments can be read by everybody, and so can the properties of units.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::{File, Permissions};
+use std::io::{self, Write as _};
+use std::os::fd::IntoRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use rustix::fs::MemfdFlags;
 use serde::{Deserialize, Serialize};
 
+/// Where the files of [`Request::files`] are.
+pub const NAMELESS: &str = "/proc/self/fd/";
 /// Longest accepted request, in bytes.
 const REQUEST_LIMIT: u64 = 4 << 20;
 /// As a shell says that there is no such program.
@@ -27,6 +32,9 @@ pub struct Request {
     pub defaults: BTreeMap<String, String>,
     /// Added to the environment.
     pub environment: BTreeMap<String, String>,
+    /// Variables that name a file with this content, which has no other name: who may not look into the process cannot read it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
 }
 
 /// The verb's body.
@@ -54,8 +62,23 @@ fn become_it(request: &Request) -> io::Error {
     }
     command.envs(request.defaults.iter().filter(|(name, _)| std::env::var_os(name).is_none()));
     command.envs(&request.environment);
+    for (name, content) in &request.files {
+        match nameless(content) {
+            Ok(path) => drop(command.env(name, path)),
+            Err(error) => return io::Error::other(format!("{name}: {error}")),
+        }
+    }
     let error = command.exec();
     io::Error::other(format!("{}: {error}", path.display()))
+}
+
+/// A file in memory that only its owner may read, and whose path holds as long as the process does (memfd_create(2)).
+fn nameless(content: &str) -> io::Result<String> {
+    // Open on exec: it is for the program that this process becomes.
+    let mut file = File::from(rustix::fs::memfd_create("reconciled", MemfdFlags::empty())?);
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(content.as_bytes())?;
+    Ok(format!("{NAMELESS}{}", file.into_raw_fd()))
 }
 
 fn find(program: &str, folders: &[String]) -> Option<PathBuf> {
