@@ -12,6 +12,8 @@ PROFILE ?= release
 # Hosts that run side by side: a few more than cores, since some of their time is waiting.
 THREADS ?= 5
 SCENARIO ?=
+# With EVERY_RELEASE=1 also what is our own doing on either release is tested on both.
+EVERY_RELEASE ?=
 # Files of scenarios that `make e2e` runs: all there are, or some by name.
 SUITES ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -59,8 +61,12 @@ unit: setup ## tests that need no host
 
 .PHONY: e2e
 e2e: tested-deb ## scenarios on booted hosts, both releases; SCENARIO=part-of-a-name for some, KEEP_HOSTS=1 to look at failed ones
-	@RECONCILED_DEB="$$(cat $(TESTED))" RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" cargo test --profile ci -p reconciled-tests --test scenarios -- --test-threads=$(THREADS) $(SUITES:%=%::) $(SCENARIO) | tee $(TARGET)/scenarios.log || \
+	@RECONCILED_DEB="$$(cat $(TESTED))" RECONCILED_DEB_FAILPOINTS="$$(cat $(MORTAL))" cargo test --profile ci -p reconciled-tests $(if $(EVERY_RELEASE),--features every-release) --test scenarios -- --test-threads=$(THREADS) $(SUITES:%=%::) $(SCENARIO) | tee $(TARGET)/scenarios.log || \
 		{ echo "what failed, in short:"; awk '/panicked at/ { n = 6 } n-- > 0 { print substr($$0, 1, 300) }' $(TARGET)/scenarios.log; exit 1; }
+
+.PHONY: test-releases
+test-releases: ## every scenario on each release; make test has one where no program of the release has a part in it
+	@$(MAKE) e2e EVERY_RELEASE=1
 
 .PHONY: test-crash
 test-crash: tested-deb ## every kill point on each release; make test has the two releases share them

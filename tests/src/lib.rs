@@ -29,38 +29,38 @@ pub use run::Output;
 /// Makes one function two tests, one a release: `scenario!(fn heals(host: with_nginx) { … })` gives `heals::bookworm` and
 /// `heals::trixie`. The word after `host:` is the constructor of [`Host`] to call; in the body `host` is a `&Host`. After
 /// `host =` stands a function of the file instead: from a release to a host.
+///
+/// What is all our own doing, and no release's programs have a part in, names one: `fn refuses(host: installed on trixie)` is a test of that release.
+/// With the feature `every-release` it is one of the other as well.
 #[macro_export]
 macro_rules! scenario {
-    ($(#[$meta:meta])* fn $name:ident($host:ident : $made:ident) $body:block) => {
-        $(#[$meta])*
+    ($(#[$meta:meta])* fn $name:ident($host:ident : $made:ident $(on $only:ident)?) $body:block) => {
+        $crate::scenario!(@both [$(#[$meta])*] $name $host [$crate::Host::$made] [$($only)?] $body);
+    };
+    ($(#[$meta:meta])* fn $name:ident($host:ident = $made:ident $(on $only:ident)?) $body:block) => {
+        $crate::scenario!(@both [$(#[$meta])*] $name $host [super::$made] [$($only)?] $body);
+    };
+    (@both [$($meta:tt)*] $name:ident $host:ident $made:tt $only:tt $body:block) => {
+        $($meta)*
         fn $name($host: &$crate::Host) $body
 
         mod $name {
-            #[test]
-            fn bookworm() {
-                super::$name(&$crate::Host::$made($crate::Release::Bookworm));
-            }
-
-            #[test]
-            fn trixie() {
-                super::$name(&$crate::Host::$made($crate::Release::Trixie));
-            }
+            $crate::scenario!(@one $name $made bookworm Bookworm $only);
+            $crate::scenario!(@one $name $made trixie Trixie $only);
         }
     };
-    ($(#[$meta:meta])* fn $name:ident($host:ident = $made:ident) $body:block) => {
-        $(#[$meta])*
-        fn $name($host: &$crate::Host) $body
-
-        mod $name {
-            #[test]
-            fn bookworm() {
-                super::$name(&super::$made($crate::Release::Bookworm));
-            }
-
-            #[test]
-            fn trixie() {
-                super::$name(&super::$made($crate::Release::Trixie));
-            }
+    (@one $name:ident $made:tt bookworm $release:ident [trixie]) => {
+        #[cfg(feature = "every-release")]
+        $crate::scenario!(@one $name $made bookworm $release []);
+    };
+    (@one $name:ident $made:tt trixie $release:ident [bookworm]) => {
+        #[cfg(feature = "every-release")]
+        $crate::scenario!(@one $name $made trixie $release []);
+    };
+    (@one $name:ident [$made:path] $test:ident $release:ident $only:tt) => {
+        #[test]
+        fn $test() {
+            super::$name(&$made($crate::Release::$release));
         }
     };
 }

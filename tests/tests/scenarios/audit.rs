@@ -36,7 +36,7 @@ fn events(records: &[Value]) -> Vec<&str> {
 }
 
 scenario! {
-    fn the_log_tells_what_happened(host: installed) {
+    fn the_log_tells_what_happened(host: installed on trixie) {
         let _repo = history(host);
         let all = select(host, "");
         let seqs: Vec<u64> = all.iter().filter_map(|r| r["seq"].as_u64()).collect();
@@ -77,7 +77,7 @@ scenario! {
 }
 
 scenario! {
-    fn tampering_shows(host: installed) {
+    fn tampering_shows(host: installed on trixie) {
         let repo = history(host);
         let own = host.ctl("audit verify").ok();
         assert!(own.contains("unbroken") && own.contains("anchored"), "{own}");
@@ -136,7 +136,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_start_on_a_cut_log_raises_an_alarm(host: installed) {
+    fn a_start_on_a_cut_log_raises_an_alarm(host: installed on trixie) {
         let _repo = history(host);
         host.exec("systemctl stop reconciled").ok();
         let log = host.read(LOG);
@@ -151,7 +151,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_secret_is_nowhere(host: installed) {
+    fn a_secret_is_nowhere(host: installed on trixie) {
         const CANARIES: [&str; 4] = ["kanarie-one", "kanarie-two", "kanarie-three", "kanarie-drift"];
         let repo = host.clone_repo();
         let mut said = String::new();

@@ -115,7 +115,7 @@ while True:
 "#;
 
 scenario! {
-    fn mistakes_in_the_manifest_are_told_with_their_place(host: with_nginx) {
+    fn mistakes_in_the_manifest_are_told_with_their_place(host: with_nginx on bookworm) {
         let repo = open_shop(host, "one");
         host.sh("mkdir -p /srv/real && ln -s /srv/real /srv/alias && mkdir /etc/shop && mkfifo /etc/pipe").ok();
         let before = Before::of(host, &repo);
@@ -159,7 +159,7 @@ scenario! {
 }
 
 scenario! {
-    fn malformed_trees_are_refused_by_name(host: with_nginx) {
+    fn malformed_trees_are_refused_by_name(host: with_nginx on bookworm) {
         let repo = open_shop(host, "one");
         let before = Before::of(host, &repo);
         let blob = object(&repo, "blob", b"x\n");
@@ -220,7 +220,7 @@ scenario! {
 }
 
 scenario! {
-    fn what_is_too_large_is_refused_before_it_is_read(host: with_nginx) {
+    fn what_is_too_large_is_refused_before_it_is_read(host: with_nginx on bookworm) {
         let repo = open_shop(host, "one");
         let blob = object(&repo, "blob", b"x\n");
         host.exec_with(&["systemd-run", "--quiet", "--unit=watch-memory", "python3", "-c", WATCH], b"").ok();
@@ -280,7 +280,7 @@ scenario! {
 }
 
 scenario! {
-    fn an_emptied_repository_removes_nothing_by_accident(host: with_nginx) {
+    fn an_emptied_repository_removes_nothing_by_accident(host: with_nginx on bookworm) {
         let repo = open_shop(host, "one");
         let before = Before::of(host, &repo);
         let nothing = repo.git(&["mktree"]).ok();
@@ -298,7 +298,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_first_push_of_nothing_says_so(host: with_nginx) {
+    fn a_first_push_of_nothing_says_so(host: with_nginx on bookworm) {
         let repo = host.clone_repo();
         let before = quiet(host);
         repo.commit_and_push().assert_refused("the repository declares nothing").says("allow_empty = true");
@@ -309,7 +309,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_secret_is_in_no_output(host: with_nginx) {
+    fn a_secret_is_in_no_output(host: with_nginx on bookworm) {
         let canary = "c4n4ry-0f-th3-s3cr3t";
         let repo = open_shop(host, "one");
         let secret = "[[file]]\npath = \"/etc/nginx/conf.d/secret.conf\"\nsecret = true\nmode = \"0600\"\n";

@@ -319,7 +319,7 @@ scenario! {
 }
 
 scenario! {
-    fn explain_answers_from_the_record(host: with_nginx) {
+    fn explain_answers_from_the_record(host: with_nginx on trixie) {
         let _ = host.ctl("explain").fails(1).says("nothing was refused or rolled back here");
         let repo = open_shop(host, "one");
         let live = repo.head();
@@ -353,7 +353,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_secret_is_in_no_finding(host: installed) {
+    fn a_secret_is_in_no_finding(host: installed on trixie) {
         let repo = host.clone_repo();
         repo.write("files/etc/shop.conf", "1\n").commit_and_push().assert_live();
         let secret = "hunter2-planted-secret";

@@ -91,7 +91,7 @@ scenario! {
 }
 
 scenario! {
-    fn drift_is_healed_at_start_by_timer_and_on_request(host: installed) {
+    fn drift_is_healed_at_start_by_timer_and_on_request(host: installed on trixie) {
         let repo = managed(host);
         let harm = || host.write("/etc/motd.d/ours", "somebody was here\n");
         let healed = || host.read("/etc/motd.d/ours") == "hello\n";
@@ -148,7 +148,7 @@ scenario! {
 }
 
 scenario! {
-    fn while_paused_drift_is_reported_once(host: installed) {
+    fn while_paused_drift_is_reported_once(host: installed on trixie) {
         let repo = managed(host);
         host.ctl("pause hands off").ok();
         settings(host, "look_interval = \"1s\"\n");
@@ -173,7 +173,7 @@ scenario! {
 }
 
 scenario! {
-    fn what_was_displaced_comes_back_and_what_we_made_goes(host: installed) {
+    fn what_was_displaced_comes_back_and_what_we_made_goes(host: installed on trixie) {
         host.sh("mkdir -p /etc/app; echo theirs >/etc/app/file; chown daemon:mail /etc/app/file; chmod 0604 /etc/app/file; ln -s theirs /etc/app/link").ok();
         let theirs = || host.sh("stat -c '%n %F %a %U %G %N' /etc/app/*; cat /etc/app/file; find /etc/app | sort").text();
         let before = theirs();
@@ -199,7 +199,7 @@ scenario! {
 }
 
 scenario! {
-    fn data_is_let_go(host: installed) {
+    fn data_is_let_go(host: installed on trixie) {
         let repo = host.clone_repo();
         let tables = "directories = [\"/srv/empty\", \"/srv/data\"]\n[[directory]]\npath = \"/srv/old\"\nmode = \"0700\"\n";
         host.exec("mkdir -m 0711 /srv/old").ok();
@@ -216,7 +216,7 @@ scenario! {
 }
 
 scenario! {
-    fn an_emptied_repository_is_refused(host: installed) {
+    fn an_emptied_repository_is_refused(host: installed on trixie) {
         let repo = managed(host);
         let wanted = picture(host);
         repo.remove("files").remove("reconciled.toml");
@@ -232,7 +232,7 @@ scenario! {
 }
 
 scenario! {
-    fn t48_a_repair_that_fails_is_loud_and_waits_longer_each_time(host: installed) {
+    fn t48_a_repair_that_fails_is_loud_and_waits_longer_each_time(host: installed on trixie) {
         let repo = host.clone_repo();
         host.sh("cp /bin/sleep /usr/local/bin/till").ok();
         repo.write("reconciled.toml", "units = [\"shop.service\"]\n");

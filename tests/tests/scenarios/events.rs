@@ -58,7 +58,7 @@ scenario! {
 }
 
 scenario! {
-    fn drift_is_left_where_it_is_declared_so(host: installed) {
+    fn drift_is_left_where_it_is_declared_so(host: installed on bookworm) {
         let repo = watching(host);
         let tables = "[[file]]\npath = \"/etc/shop/reported\"\ndrift = \"report\"\n[[file]]\npath = \"/etc/shop/ignored\"\ndrift = \"ignore\"\n";
         let unit = "[[unit]]\nname = \"shop.service\"\nactive = true\ndrift = \"report\"\n";
@@ -95,7 +95,7 @@ scenario! {
 }
 
 scenario! {
-    fn what_somebody_else_brings_back_each_time_is_contested(host: installed) {
+    fn what_somebody_else_brings_back_each_time_is_contested(host: installed on bookworm) {
         let repo = watching(host);
         repo.write("files/etc/shop/a", "ours\n").write("files/etc/shop/b", "ours\n");
         repo.commit_and_push().assert_live();

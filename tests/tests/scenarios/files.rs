@@ -70,7 +70,7 @@ fn assert_no_litter(host: &Host) {
 }
 
 scenario! {
-    fn the_place_says_whose_a_file_is(host: installed) {
+    fn the_place_says_whose_a_file_is(host: installed on bookworm) {
         host.sh("groupadd crew && useradd -m -g crew ada && chmod 0711 /home/ada && install -d -m 2775 -o daemon -g mail /srv/kept").ok();
         let repo = host.clone_repo();
         write_all(&repo, &["/etc/plain", "/run/shop/x", "/home/ada/.config/app/rc", "/home/ada/bin/run", "/home/adalbert/rc"]);
@@ -115,7 +115,7 @@ scenario! {
 }
 
 scenario! {
-    fn tables_say_what_the_place_does_not(host: installed) {
+    fn tables_say_what_the_place_does_not(host: installed on bookworm) {
         let globs = r#"
             [[file]]
             path = "/srv/app/*.conf"
@@ -179,7 +179,7 @@ scenario! {
 }
 
 scenario! {
-    fn what_cannot_be_replaced_is_refused_untouched(host: installed) {
+    fn what_cannot_be_replaced_is_refused_untouched(host: installed on bookworm) {
         host.sh("cd /srv && mkdir -p real/in mnt && ln -s real alias && echo old >one && ln one two && echo their >bound && cp bound other").ok();
         host.sh("mount --bind /srv/other /srv/bound && mount -t tmpfs -o size=1m none /srv/mnt").ok();
         let (repo, before) = (host.clone_repo(), quiet(host));
@@ -224,7 +224,7 @@ scenario! {
 }
 
 scenario! {
-    fn files_and_links_take_each_others_place(host: installed) {
+    fn files_and_links_take_each_others_place(host: installed on bookworm) {
         let text = "../über//./all/ two  blanks/";
         let manifest = |target: &str| format!("[[link]]\npath = \"/srv/x/table\"\ntarget = \"{target}\"\n");
         let repo = host.clone_repo();
@@ -261,7 +261,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_push_taken_back_leaves_each_inode_as_it_was(host: installed) {
+    fn a_push_taken_back_leaves_each_inode_as_it_was(host: installed on bookworm) {
         let files = ["/srv/x/content", "/srv/x/mode", "/srv/x/gone", "/srv/x/link", "/srv/x/names"];
         host.sh("mkdir /srv/x && cd /srv/x && echo x | tee content mode gone link >names && ln names name && ln -s content to").ok();
         python(host, MARK, &files);

@@ -277,7 +277,7 @@ scenario! {
 }
 
 scenario! {
-    fn what_was_broken_before_is_not_blamed_on_a_commit(host: with_programs) {
+    fn what_was_broken_before_is_not_blamed_on_a_commit(host: with_programs on bookworm) {
         host.write("/etc/logrotate.d/hand", "/var/log/hand.log {\n  daly\n}\n");
         let repo = host.clone_repo();
         repo.write("files/etc/logrotate.d/shop", "/var/log/shop.log {\n  daily\n}\n");
@@ -413,7 +413,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_check_quotes_no_file_of_the_host_to_a_key_that_may_only_preview(host: with_programs) {
+    fn a_check_quotes_no_file_of_the_host_to_a_key_that_may_only_preview(host: with_programs on bookworm) {
         let secret = "squeamish-ossifrage";
         host.sh(&format!("umask 077; echo 'Squeamish {secret}' >/etc/secret")).ok();
         let spy = |repo: &Repo| {

@@ -65,7 +65,7 @@ scenario! {
 }
 
 scenario! {
-    fn i25_what_nobody_confirms_is_taken_back(host: installed) {
+    fn i25_what_nobody_confirms_is_taken_back(host: installed on bookworm) {
         let repo = ready(host, "3s");
         let good = repo.head();
         // A push that locks everybody out: sshd takes it, and nobody gets in any more.
@@ -87,7 +87,7 @@ scenario! {
 }
 
 scenario! {
-    fn i25_also_after_a_crash_a_reboot_and_while_paused(host: installed) {
+    fn i25_also_after_a_crash_a_reboot_and_while_paused(host: installed on bookworm) {
         let repo = ready(host, "6s");
         repo.write(DROP_IN, "X11Forwarding no\n");
         repo.commit_and_push().assert_live();
@@ -104,7 +104,7 @@ scenario! {
 }
 
 scenario! {
-    fn i25_the_first_generation_goes_back_to_the_host_as_it_was(host: installed) {
+    fn i25_the_first_generation_goes_back_to_the_host_as_it_was(host: installed on bookworm) {
         host.write("/etc/reconciled/reconciled.d/window.toml", "confirm_window = \"3s\"\n");
         host.exec("systemctl restart reconciled").ok();
         host.write("/etc/ssh/sshd_config.d/50-ours.conf", "X11Forwarding yes\n");

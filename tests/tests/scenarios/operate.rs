@@ -98,7 +98,7 @@ scenario! {
 }
 
 scenario! {
-    fn settings_are_read_in_order_and_mistakes_change_nothing(host: installed) {
+    fn settings_are_read_in_order_and_mistakes_change_nothing(host: installed on trixie) {
         host.write("/usr/lib/reconciled/reconciled.toml", "look_interval = \"1h\"\n");
         host.write("/usr/lib/reconciled/reconciled.d/10.toml", "[[remote]]\nname = \"forge\"\nurl = \"/srv/one.git\"\ninterval = \"1h\"\n");
         host.write("/etc/reconciled/reconciled.d/20.toml", "[[remote]]\nname = \"forge\"\nurl = \"/srv/two.git\"\ninterval = \"1h\"\n");
@@ -123,7 +123,7 @@ scenario! {
 }
 
 scenario! {
-    fn status_has_the_words_of_the_design(host: installed) {
+    fn status_has_the_words_of_the_design(host: installed on trixie) {
         let status = host.status();
         for key in ["live", "desired", "generation", "held"] {
             assert!(status.get(key).is_some_and(serde_json::Value::is_null), "{key}: {status}");
@@ -155,7 +155,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_rollback_moves_the_branch_and_holds_what_it_leaves(host: installed) {
+    fn a_rollback_moves_the_branch_and_holds_what_it_leaves(host: installed on trixie) {
         let repo = two_generations(host);
         let second = repo.head();
         let first = repo.git(&["rev-parse", "HEAD~1"]).ok();
@@ -181,7 +181,7 @@ scenario! {
 }
 
 scenario! {
-    fn retry_tries_a_held_revision_again(host: installed) {
+    fn retry_tries_a_held_revision_again(host: installed on trixie) {
         let repo = two_generations(host);
         repo.write("files/etc/shop.conf", "3\n");
         repo.write("reconciled.toml", "[[probe]]\nname = \"till\"\ncommand = [\"/usr/bin/test\", \"-e\", \"/run/till\"]\nattempts = 1\n");
@@ -201,7 +201,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_pause_holds_everything_and_says_whose_it_is(host: installed) {
+    fn a_pause_holds_everything_and_says_whose_it_is(host: installed on trixie) {
         let repo = two_generations(host);
         host.ctl("pause moving house").ok();
         host.ctl("pause again").ok();
@@ -283,7 +283,7 @@ scenario! {
 }
 
 scenario! {
-    fn what_undo_could_not_put_back_waits_for_a_person(host: installed) {
+    fn what_undo_could_not_put_back_waits_for_a_person(host: installed on trixie) {
         let repo = two_generations(host);
         let stick = || {
             // The probe is somebody's editor: it changes the file that the undo wants to put back.
@@ -317,7 +317,7 @@ scenario! {
 }
 
 scenario! {
-    fn validate_needs_neither_daemon_nor_root(host: installed) {
+    fn validate_needs_neither_daemon_nor_root(host: installed on trixie) {
         host.exec("systemctl stop reconciled").ok();
         host.sh("useradd other").ok();
         host.write("/srv/repo/reconciled.toml", "units = [\"nginx.service\"]\n[[file]]\npath = \"/etc/a\"\ncontent = \"x\"\nmod = \"0644\"\n");

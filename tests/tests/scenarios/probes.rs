@@ -48,7 +48,7 @@ fn probe(name: &str, question: &str) -> String {
 }
 
 scenario! {
-    fn every_kind_of_probe_sees_green_and_red(host: installed) {
+    fn every_kind_of_probe_sees_green_and_red(host: installed on trixie) {
         let green = [
             probe("http", "http = { url = \"http://127.0.0.1:8080/x\", body = \"welcome\" }"),
             probe("host", "http = { url = \"http://127.0.0.1:8080/\", host = \"shop.example\", status = [404, 410] }"),
@@ -133,7 +133,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_red_probe_rolls_back_unless_it_is_only_wanted(host: installed) {
+    fn a_red_probe_rolls_back_unless_it_is_only_wanted(host: installed on trixie) {
         let ask = format!("{PROBE}http = {{ url = \"http://127.0.0.1:8080/\" }}\n");
         let repo = site(host, r#"{"status": 200}"#, &ask);
         declare(&repo, r#"{"status": 502}"#, &ask.replace("attempts = 30", "attempts = 3"));
@@ -160,7 +160,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_momentary_green_is_not_health(host: installed) {
+    fn a_momentary_green_is_not_health(host: installed on trixie) {
         let ask = format!("{PROBE}stable_for = \"4s\"\nhttp = {{ url = \"http://127.0.0.1:8080/\" }}\n").replace("attempts = 30", "attempts = 8");
         let repo = site(host, r#"{"status": 200}"#, &ask);
         declare(&repo, r#"{"status": 200, "turns": 3}"#, &ask);
@@ -169,7 +169,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_redirect_counts_as_it_is_given(host: installed) {
+    fn a_redirect_counts_as_it_is_given(host: installed on trixie) {
         let ask = |more: &str| format!("{PROBE}http = {{ url = \"http://127.0.0.1:8080/\"{more} }}\n");
         let repo = site(host, r#"{"status": 301, "body": "moved"}"#, &ask(""));
         declare(&repo, r#"{"status": 301}"#, &ask(", status = 200").replace("attempts = 30", "attempts = 3"));
@@ -180,7 +180,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_repair_is_not_blamed_for_what_was_red(host: installed) {
+    fn a_repair_is_not_blamed_for_what_was_red(host: installed on trixie) {
         let ask = format!("{PROBE}command = [\"/usr/bin/test\", \"!\", \"-e\", \"/run/outage\"]\n").replace("attempts = 30", "attempts = 2");
         let repo = site(host, r#"{"status": 200}"#, &ask);
         host.write("/run/outage", "");

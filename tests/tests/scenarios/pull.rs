@@ -125,7 +125,7 @@ scenario! {
 }
 
 scenario! {
-    fn sync_fetches_first_and_waits(host: with_nginx) {
+    fn sync_fetches_first_and_waits(host: with_nginx on bookworm) {
         let repo = followed(host, &ORIGIN.replace("1s", "1h"));
         let two = offer(host, &repo, &site("two"));
         let _ = host.ctl("sync").fails(0).says(&format!("~ file:{SITE} (content)")).says("ok    probe site: ").says("success: ");
@@ -149,7 +149,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_broken_tip_is_held_and_not_tried_again(host: with_nginx) {
+    fn a_broken_tip_is_held_and_not_tried_again(host: with_nginx on bookworm) {
         let repo = followed(host, &format!("look_interval = \"1s\"\n{ORIGIN}"));
         let one = repo.head();
         let wait_for_held = |commit: &str| host.wait_until("it is held", || held(host).as_deref() == Some(commit));
@@ -186,7 +186,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_remote_that_does_not_answer_changes_nothing(host: with_nginx) {
+    fn a_remote_that_does_not_answer_changes_nothing(host: with_nginx on bookworm) {
         let repo = followed(host, ORIGIN);
         let (one, before) = (repo.head(), audit(host));
         host.exec("systemctl stop forge").ok();
@@ -217,7 +217,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_rewritten_history_is_an_alarm_once_and_not_followed(host: with_nginx) {
+    fn a_rewritten_history_is_an_alarm_once_and_not_followed(host: with_nginx on bookworm) {
         let repo = followed(host, ORIGIN);
         let one = repo.head();
         let two = offer(host, &repo, &site("two"));
@@ -250,7 +250,7 @@ scenario! {
 }
 
 scenario! {
-    fn two_remotes_and_a_push_serve_one_host(host: with_nginx) {
+    fn two_remotes_and_a_push_serve_one_host(host: with_nginx on bookworm) {
         follow(host, &format!("{ORIGIN}{ORIGIN}"));
         let _ = host.ctl("validate --settings").fails(2).says("a `name` of its own");
         let repo = followed(host, ORIGIN);

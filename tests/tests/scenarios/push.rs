@@ -69,7 +69,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_change_is_shown_with_sign_resource_and_reason(host: with_nginx) {
+    fn a_change_is_shown_with_sign_resource_and_reason(host: with_nginx on trixie) {
         let repo = host.clone_repo();
         write_shop(&repo, "one");
         repo.write("files/srv/shop/a", "1\n").write("files/srv/shop/gone", "1\n").commit_and_push().assert_live();
@@ -88,7 +88,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_refused_push_leaves_branch_and_host(host: with_nginx) {
+    fn a_refused_push_leaves_branch_and_host(host: with_nginx on trixie) {
         let repo = open_shop(host, "one");
         let (live, before) = (repo.head(), nginx(host));
         repo.write(SITE_IN_GIT, "server { listen 80; nonsense on; }\n");
@@ -157,7 +157,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_held_revision_is_not_tried_again_until_retry(host: with_nginx) {
+    fn a_held_revision_is_not_tried_again_until_retry(host: with_nginx on trixie) {
         let repo = open_shop(host, "one");
         let live = repo.head();
         repo.write(SITE_IN_GIT, bad_gateway());
@@ -193,7 +193,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_push_of_the_revision_in_flight_joins(host: with_nginx) {
+    fn a_push_of_the_revision_in_flight_joins(host: with_nginx on trixie) {
         let repo = open_shop(host, "one");
         gated(&repo, "two");
         let commit = repo.commit();
@@ -210,7 +210,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_second_push_waits_and_a_third_takes_its_place(host: with_nginx) {
+    fn a_second_push_waits_and_a_third_takes_its_place(host: with_nginx on trixie) {
         let repo = open_shop(host, "one");
         gated(&repo, "two");
         let two = repo.commit();
@@ -235,7 +235,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_waiting_push_is_judged_against_the_branch_as_it_stands_then(host: with_nginx) {
+    fn a_waiting_push_is_judged_against_the_branch_as_it_stands_then(host: with_nginx on trixie) {
         let alice = open_shop(host, "one");
         let bob = host.clone_repo_as("bob", &[]);
         gated(&alice, "alice");
@@ -257,7 +257,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_killed_client_does_not_stop_the_deploy(host: with_nginx) {
+    fn a_killed_client_does_not_stop_the_deploy(host: with_nginx on trixie) {
         let repo = open_shop(host, "one");
         gated(&repo, "two");
         let commit = repo.commit();
@@ -273,7 +273,7 @@ scenario! {
 }
 
 scenario! {
-    fn history_is_neither_rewritten_nor_deleted(host: with_nginx) {
+    fn history_is_neither_rewritten_nor_deleted(host: with_nginx on trixie) {
         let repo = open_shop(host, "one");
         write_shop(&repo, "two");
         let live = repo.commit_and_push();
@@ -304,7 +304,7 @@ scenario! {
 }
 
 scenario! {
-    fn another_branch_is_a_preview(host: with_nginx) {
+    fn another_branch_is_a_preview(host: with_nginx on trixie) {
         let repo = open_shop(host, "one");
         let (live, before) = (repo.head(), nginx(host));
         write_shop(&repo, "two");
@@ -331,7 +331,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_preview_key_cannot_deploy(host: with_nginx) {
+    fn a_preview_key_cannot_deploy(host: with_nginx on trixie) {
         let repo = open_shop(host, "one");
         let live = repo.head();
         let ci = host.clone_repo_as("ci", &["--preview"]);
@@ -413,7 +413,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_push_fails_clearly_while_the_daemon_is_stopped(host: with_nginx) {
+    fn a_push_fails_clearly_while_the_daemon_is_stopped(host: with_nginx on trixie) {
         let repo = open_shop(host, "one");
         let live = repo.head();
         host.exec("systemctl stop reconciled").ok();
@@ -428,7 +428,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_first_generation_that_fails_gives_back_what_it_displaced(host: with_nginx) {
+    fn a_first_generation_that_fails_gives_back_what_it_displaced(host: with_nginx on trixie) {
         host.write("/etc/shop/settings.ini", "a person's own\n");
         host.sh("chown nobody:www-data /etc/shop/settings.ini && chmod 0604 /etc/shop/settings.ini && chmod 0711 /etc/shop").ok();
         host.sh("ln -s nowhere /etc/shop/link && systemctl disable --quiet nginx").ok();
@@ -456,7 +456,7 @@ scenario! {
 }
 
 scenario! {
-    fn without_probes_a_note_says_so(host: installed) {
+    fn without_probes_a_note_says_so(host: installed on trixie) {
         let repo = host.clone_repo();
         repo.write("files/etc/shop.conf", "x\n");
         repo.commit_and_push().assert_live().says("hint: no probes are declared");
@@ -465,7 +465,7 @@ scenario! {
 }
 
 scenario! {
-    fn set_up_asks_nothing_and_may_be_repeated(host: installed) {
+    fn set_up_asks_nothing_and_may_be_repeated(host: installed on trixie) {
         let first = host.ctl("init").ok();
         assert_eq!(host.ctl("init").ok(), first);
         let head = host.read("/var/lib/reconciled/git/host.git/HEAD");

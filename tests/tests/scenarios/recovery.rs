@@ -174,7 +174,7 @@ scenario! {
 }
 
 scenario! {
-    fn i07_an_edit_between_look_and_write_stops_the_transaction(host: with_failpoints) {
+    fn i07_an_edit_between_look_and_write_stops_the_transaction(host: with_failpoints on bookworm) {
         let repo = at_generation_one(host);
         host.order(&["recorded 1 stop"]);
         let push = start_two(&repo);
@@ -197,7 +197,7 @@ scenario! {
 }
 
 scenario! {
-    fn i07_i10_an_edit_during_the_undo_is_kept_and_loud(host: with_failpoints) {
+    fn i07_i10_an_edit_during_the_undo_is_kept_and_loud(host: with_failpoints on bookworm) {
         let repo = at_generation_one(host);
         for keep in [true, false] {
             let base = repo.head();
@@ -273,7 +273,7 @@ scenario! {
 }
 
 scenario! {
-    fn i11_what_was_red_stays_held_although_the_daemon_died(host: with_failpoints) {
+    fn i11_what_was_red_stays_held_although_the_daemon_died(host: with_failpoints on bookworm) {
         let repo = at_generation_one(host);
         repo.write("reconciled.toml", format!("{UNIT}{RED}")).write("files/srv/app/conf", "two\n");
         repo.remove("files/etc/systemd/system/reader.service");
@@ -292,7 +292,7 @@ scenario! {
 }
 
 scenario! {
-    fn i11_what_interrupts_the_daemon_twice_is_held(host: with_failpoints) {
+    fn i11_what_interrupts_the_daemon_twice_is_held(host: with_failpoints on bookworm) {
         let repo = at_generation_one(host);
         let mut push = None;
         for _ in 0..2 {
@@ -311,7 +311,7 @@ scenario! {
 }
 
 scenario! {
-    fn i01_a_stop_during_the_probes_undoes(host: with_failpoints) {
+    fn i01_a_stop_during_the_probes_undoes(host: with_failpoints on bookworm) {
         let repo = at_generation_one(host);
         repo.write("reconciled.toml", format!("{UNIT}{}", RED.replace("attempts = 1", "attempts = 100\ninterval = \"1s\"")));
         repo.write("files/srv/app/conf", "two\n").remove("files/etc/systemd/system/reader.service");
@@ -330,7 +330,7 @@ scenario! {
 }
 
 scenario! {
-    fn i08_a_full_disk_refuses_before_anything_is_touched(host: with_failpoints) {
+    fn i08_a_full_disk_refuses_before_anything_is_touched(host: with_failpoints on bookworm) {
         host.sh("mkdir -p /srv/tiny && mount -t tmpfs -o size=1m tmpfs /srv/tiny").ok();
         let repo = at_generation_one(host);
         repo.write("files/srv/tiny/big", "x".repeat(2 << 20)).write("files/srv/app/conf", "two\n").commit();
@@ -353,7 +353,7 @@ fn fill(host: &Host) {
 }
 
 scenario! {
-    fn i01_a_disk_that_fills_up_on_the_way_is_undone_and_on_record(host: with_failpoints) {
+    fn i01_a_disk_that_fills_up_on_the_way_is_undone_and_on_record(host: with_failpoints on bookworm) {
         host.sh(&format!(
             "set -e; systemctl stop reconciled; cp -a {STATE} /srv/state; mount -t tmpfs -o size=64m tmpfs {STATE}
              cp -a /srv/state/. {STATE}; systemctl start reconciled"

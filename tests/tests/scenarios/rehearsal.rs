@@ -36,7 +36,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_stopped_nginx_that_never_ran_leaves_no_trace(host: installed) {
+    fn a_stopped_nginx_that_never_ran_leaves_no_trace(host: installed on trixie) {
         host.sh("systemctl stop nginx; rm -rf /var/lib/nginx/* /var/log/nginx/* /var/cache/nginx /run/nginx.pid").ok();
         let repo = host.clone_repo();
         repo.write(SITE_IN_GIT, site("one"));
@@ -115,7 +115,7 @@ scenario! {
 }
 
 scenario! {
-    fn what_was_broken_by_hand_is_not_blamed_on_a_commit(host: with_nginx) {
+    fn what_was_broken_by_hand_is_not_blamed_on_a_commit(host: with_nginx on trixie) {
         let repo = open_shop(host, "one");
         host.write("/etc/systemd/system/other.service", unit("ExecStart=/bin/sleep inf"));
         repo.write(UNIT, unit("ExecStart=/bin/sleep inf").replace("[Service]", "Wants=other.service\n[Service]"));
@@ -162,7 +162,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_guard_whose_program_is_missing_names_the_package(host: installed) {
+    fn a_guard_whose_program_is_missing_names_the_package(host: installed on trixie) {
         host.sh("DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq 'nginx*'").ok();
         let repo = host.clone_repo();
         repo.write(SITE_IN_GIT, site("one"));
@@ -174,7 +174,7 @@ scenario! {
 }
 
 scenario! {
-    fn an_operators_guard_judges_too(host: with_nginx) {
+    fn an_operators_guard_judges_too(host: with_nginx on trixie) {
         let guard = |name: &str, check: &str| format!("name = \"{name}\"\nglobs = [\"/etc/shop/**\"]\ncheck = {check}\n");
         host.write("/etc/reconciled/guards.d/shop.toml", guard("shop", "[\"/usr/bin/python3\", \"-m\", \"json.tool\", \"/etc/shop/menu.json\"]"));
         host.exec("systemctl reload reconciled").ok();

@@ -49,7 +49,7 @@ scenario! {
 }
 
 scenario! {
-    fn what_this_host_cannot_open_is_refused(host: reached) {
+    fn what_this_host_cannot_open_is_refused(host: reached on trixie) {
         let repo = host.clone_repo();
         repo.write("files/etc/motd.d/x", "x\n").commit_and_push().assert_live();
         host.sh("ssh-keygen -q -t ed25519 -N '' -f /root/other").ok();
@@ -69,7 +69,7 @@ scenario! {
 }
 
 scenario! {
-    fn i16_a_key_that_may_only_preview_finds_nothing_out(host: reached) {
+    fn i16_a_key_that_may_only_preview_finds_nothing_out(host: reached on trixie) {
         let repo = host.clone_repo();
         seal(host, &repo, "token", CANARY);
         repo.write("files/etc/shop.env.j2", "TOKEN={{ secrets.token }}\n").commit_and_push().assert_live();
@@ -87,7 +87,7 @@ scenario! {
 }
 
 scenario! {
-    fn i16_a_sealed_file_is_opened_at_its_place(host: reached) {
+    fn i16_a_sealed_file_is_opened_at_its_place(host: reached on trixie) {
         let repo = host.clone_repo();
         let seal = |path: &str, plain: &[u8]| {
             repo.write(path, host.exec_with(&["reconcilectl", "secret", "seal"], plain).ok());

@@ -105,7 +105,7 @@ scenario! {
 }
 
 scenario! {
-    fn on_change_says_what_a_change_does(host: installed) {
+    fn on_change_says_what_a_change_does(host: installed on bookworm) {
         let repo = host.clone_repo();
         let lines = "ExecStart=/bin/sh -c 'echo started >>/run/NAME; exec sleep infinity'\nExecReload=/bin/sh -c 'echo reloaded >>/run/NAME'";
         let table = |name: &str, more: &str| {
@@ -216,7 +216,7 @@ scenario! {
 }
 
 scenario! {
-    fn only_what_a_push_touches_is_judged(host: installed) {
+    fn only_what_a_push_touches_is_judged(host: installed on bookworm) {
         host.write("/etc/systemd/system/broken.service", service("ExecStart=/bin/false"));
         host.exec("systemctl daemon-reload").ok();
         let _ = host.exec("systemctl start broken.service");
@@ -264,7 +264,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_dropped_table_gives_back_what_was_before(host: installed) {
+    fn a_dropped_table_gives_back_what_was_before(host: installed on bookworm) {
         for name in ["on", "off"] {
             host.write(&format!("/usr/lib/systemd/system/{name}.service"), marked(name, "up"));
         }
@@ -444,7 +444,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_rollback_restores_processes_too(host: installed) {
+    fn a_rollback_restores_processes_too(host: installed on bookworm) {
         let repo = host.clone_repo();
         let shop = service("ExecStart=/bin/sh -c 'cp /etc/shop.conf /run/shop; exec sleep infinity'");
         let probe = "[[probe]]\nname = \"till\"\ncommand = [\"/usr/bin/grep\", \"-q\", \"good\", \"/run/shop\"]\nattempts = 2\ninterval = \"100ms\"\n";
@@ -461,7 +461,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_unit_that_is_not_there_is_a_clear_refusal(host: installed) {
+    fn a_unit_that_is_not_there_is_a_clear_refusal(host: installed on bookworm) {
         let repo = host.clone_repo();
         for table in ["units = [\"ghost.service\"]\n", "[[unit]]\nname = \"ghost.service\"\nactive = true\n"] {
             repo.write("reconciled.toml", table).write("files/etc/motd.d/x", "");
