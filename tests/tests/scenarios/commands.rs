@@ -15,7 +15,7 @@ fn log(host: &Host) -> String {
 }
 
 scenario! {
-    fn what_is_red_takes_back_what_can_be_and_says_what_stays(host: installed) {
+    fn what_is_red_takes_back_what_can_be_and_says_what_stays(host: installed on trixie) {
         let repo = host.clone_repo();
         repo.write("files/etc/x", "x\n").commit_and_push().assert_live();
         let backward = "backward = [\"sh\", \"-c\", \"echo back >>/srv/log\"]\n";
@@ -34,11 +34,28 @@ scenario! {
         repo.commit_and_push().assert_refused("`no-such-program` is in none of /usr/local/sbin");
         repo.write("reconciled.toml", command("x", "user = \"nobody-here\"\n"));
         repo.commit_and_push().assert_refused("the user `nobody-here` is neither on this host nor declared");
+        // One that does not end is ended, with all that it has started.
+        let slow = "[[command]]\nname = \"slow\"\ntimeout = \"1s\"\nforward = [\"sh\", \"-c\", \"sleep 4711 & sleep 4711\"]\n";
+        repo.write("reconciled.toml", slow).commit_and_push().assert_refused("rolled back").says("command:slow: it took too long and was stopped");
+        assert_eq!(host.exec_with(&["pgrep", "-fx", "sleep 4711"], b"").stdout, "");
     }
 }
 
 scenario! {
-    fn without_a_question_it_runs_once_and_for_what_it_watches(host: installed) {
+    fn one_like_a_service_runs_as_that_does(host: installed on trixie) {
+        let repo = host.clone_repo();
+        let service = "[Service]\nUser=www-data\nGroup=games\nWorkingDirectory=/srv/shop\nEnvironmentFile=/etc/shop.env\nExecStart=sleep infinity\n";
+        repo.write("files/etc/systemd/system/shop.service", service).write("files/etc/shop.env", "WORD='two words'\n");
+        let says = "[[directory]]\npath = \"/srv/shop\"\nowner = \"www-data\"\n[[command]]\nname = \"says\"\nlike = \"shop.service\"\n\
+            forward = [\"sh\", \"-c\", \"echo $(id -un):$(id -gn):$PWD:$WORD:$MORE >said\"]\nenvironment = { MORE = \"more\" }\n";
+        repo.write("reconciled.toml", says).commit_and_push().assert_live();
+        assert_eq!(host.read("/srv/shop/said"), "www-data:games:/srv/shop:two words:more\n");
+        assert_eq!(host.exec("stat -c %U:%G /srv/shop/said").ok(), "www-data:games");
+    }
+}
+
+scenario! {
+    fn without_a_question_it_runs_once_and_for_what_it_watches(host: installed on trixie) {
         let repo = host.clone_repo();
         let watching = command("watch", "watch = [\"/srv/static/**\"]\n");
         let manifest = [command("last", "after = [\"command:first\"]\n"), command("first", ""), watching].concat();
@@ -59,7 +76,7 @@ scenario! {
 }
 
 scenario! {
-    fn what_follows_files_follows_those_that_come_back(host: installed) {
+    fn what_follows_files_follows_those_that_come_back(host: installed on trixie) {
         let repo = host.clone_repo();
         let built = "[[command]]\nname = \"build\"\nforward = [\"cp\", \"/srv/static/a.css\", \"/srv/built\"]\nwatch = [\"/srv/static/**\"]\n";
         repo.write("reconciled.toml", built).write("files/srv/static/a.css", "old\n").commit_and_push().assert_live();
@@ -71,7 +88,7 @@ scenario! {
 }
 
 scenario! {
-    fn the_question_of_a_key_that_may_only_preview_is_not_asked(host: installed) {
+    fn the_question_of_a_key_that_may_only_preview_is_not_asked(host: installed on trixie) {
         let repo = host.clone_repo();
         repo.write("files/etc/x", "x\n").commit_and_push().assert_live();
         // The question is code of whoever pushes it, and would be asked of the live host, as root.

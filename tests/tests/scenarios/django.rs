@@ -9,6 +9,7 @@ use reconciled_tests::{Host, Push, Release, Repo, scenario};
 /// The example, as the package installs it.
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/examples/django");
 const ADMIN: &str = "correct-horse-battery";
+const KEY: &str = "0123456789-0123456789-0123456789";
 
 /// Logs in to the admin through nginx, as a browser does.
 const LOGIN: &str = r#"
@@ -32,7 +33,7 @@ fn example(host: &Host) -> Repo {
     copy(Path::new(EXAMPLE), "", &repo);
     seal(host, &repo, "db_password", "hunter2-hunter2");
     seal(host, &repo, "admin_password", ADMIN);
-    seal(host, &repo, "secret_key", "0123456789-0123456789-0123456789");
+    seal(host, &repo, "secret_key", KEY);
     repo
 }
 
@@ -113,7 +114,21 @@ fn holds(host: &Host) {
     host.wait_until("something listens at 8000", || host.exec("curl -s -o /dev/null http://127.0.0.1:8000/").code == 0);
     assert_eq!([22, 80, 8000].map(|port| host.is_open(port)), [true, true, false]);
     host.exec("systemctl stop other").ok();
+    // nginx itself answers for the icon that the site has not, and keeps no log of it.
+    let icon = "curl -s -H Host:example.test http://127.0.0.1/favicon.ico && ! grep favicon /var/log/nginx/access.log /var/log/nginx/error.log";
+    assert!(host.sh(icon).ok().contains("404 Not Found"));
 }
+
+/// Looks again and again whether a secret is in the arguments or the environment of a process; those of the site's own user may have them, for
+/// they are given to it there.
+const WATCH: &str = r#"
+while sleep 0.1; do
+  for file in $(grep -slaf /run/secrets /proc/[0-9]*/cmdline /proc/[0-9]*/environ); do
+    whose=$(stat -c %U "$file" 2>/dev/null) || continue
+    [[ $file == */environ && $whose == sammy ]] || { echo "$file of $whose:"; tr '\0' ' ' <"${file%/*}/cmdline"; } >>/run/seen
+  done
+done
+"#;
 
 /// From a bare host to a site that serves.
 #[track_caller]
@@ -121,8 +136,13 @@ fn one_push(host: &Host) {
     let repo = example(host);
     let runs = || host.sh("grep -c ^Start-Date /var/log/apt/history.log").stdout.trim().parse().unwrap_or(0);
     let before: u32 = runs();
+    host.write("/run/secrets", format!("hunter2-hunter2\n{ADMIN}\n{KEY}\n"));
+    host.write("/run/watch", WATCH);
+    host.exec("systemd-run --quiet --unit=watch bash /run/watch").ok();
     repo.commit_and_push().assert_live();
     assert_eq!(runs(), before + 1, "apt runs once");
+    assert_eq!(host.exec("systemctl is-active watch").ok(), "active");
+    assert_eq!(host.sh("systemctl stop watch; cat /run/seen").stdout, "", "who could see a secret");
     assert!(logs_in(host));
     assert_eq!(status(host, "/static/admin/css/base.css"), "200");
     holds(host);
@@ -356,6 +376,12 @@ scenario! {
         // A package that is nowhere.
         edit(&repo, "files/home/sammy/myprojectdir/requirements.txt", "gunicorn==27.0.1", "gunicorn==99.0.0");
         let _ = fails(host, &repo, &["venv:/home/sammy/myprojectdir/myprojectenv", "No matching distribution found for gunicorn==99.0.0"]);
+        // A site that nginx does not take.
+        edit(&repo, "files/etc/nginx/sites-available/myproject.j2", "listen 80;", "listen 80; no_such_thing on;");
+        let _ = fails(host, &repo, &["guard nginx", "unknown directive \"no_such_thing\"", "files/etc/nginx/sites-available/myproject.j2"]);
+        // A database that is not where it is said to be.
+        edit(&repo, &settings, "\"PORT\": \"\"", "\"PORT\": \"5433\"");
+        let _ = fails(host, &repo, &["port 5433 failed: Connection refused"]);
         // A password that is not the role's.
         edit(&repo, "files/etc/myproject.env.j2", "{{ secrets.db_password }}", "wrong");
         let _ = fails(host, &repo, &["password authentication failed for user \"myprojectuser\""]);
@@ -375,6 +401,59 @@ scenario! {
         repo.commit_and_push().assert_refused("gunicorn.service").says("invalid int value: 'three'");
         host.wait_until("the site is back", || status(host, "/admin/login/") == "200");
         assert!(logs_in(host));
+    }
+}
+
+/// A push that is taken back, after which the site serves as before; the push says why.
+#[track_caller]
+fn goes_back(host: &Host, repo: &Repo, texts: &[&str]) {
+    let push = repo.commit_and_push();
+    push.assert_refused("rolled back");
+    for text in texts {
+        push.says(text);
+    }
+    host.wait_until("the site is back", || status(host, "/admin/login/") == "200");
+    assert!(logs_in(host));
+    assert!(host.ctl("sync").ok().contains("nothing to do"));
+    repo.git(&["reset", "--quiet", "--hard", "origin/main"]).ok();
+}
+
+scenario! {
+    fn troubles_that_are_pushed_are_explained_and_go_back(host = serving) {
+        let repo = live(host);
+        let site = "files/etc/nginx/sites-available/myproject.j2";
+        // The default page instead of the application.
+        edit(&repo, site, "server_name {{ vars.domain }}", "server_name www.{{ vars.domain }}");
+        edit(&repo, "reconciled.toml", "sites-enabled/default", "sites-enabled/other");
+        repo.symlink("files/etc/nginx/sites-enabled/default", "/etc/nginx/sites-available/default");
+        goes_back(host, &repo, &["404", "because: no server of nginx is named example.test on port 80"]);
+        // 502: nothing listens there (2), nobody may (13).
+        edit(&repo, site, "unix:/run/gunicorn.sock", "unix:/run/unicorn.sock");
+        goes_back(host, &repo, &["502", "because: there is no socket /run/unicorn.sock"]);
+        edit(&repo, "files/etc/systemd/system/gunicorn.socket", "ListenStream=", "SocketMode=0600\nListenStream=");
+        goes_back(host, &repo, &["502", "because: nginx may not write to /run/gunicorn.sock (0600 root:root)"]);
+        // Twice the same header: gunicorn answers 400.
+        edit(&repo, site, "include proxy_params;", "include proxy_params; proxy_set_header Host $host;");
+        goes_back(host, &repo, &["400"]);
+        // A full disk under the database.
+        host.sh("systemctl stop gunicorn 'postgresql@*' && cd /var/lib && cp -a postgresql aside && \
+            mount -t tmpfs -o mode=755,size=$(($(du -sk aside | cut -f1) + 20000))k tmpfs postgresql && chown postgres: postgresql && \
+            cp -a aside/. postgresql").ok();
+        host.ctl("sync").ok();
+        assert!(logs_in(host));
+        host.sh("dd if=/dev/zero of=/var/lib/postgresql/full bs=64k; true").ok();
+        let shop = "files/home/sammy/myprojectdir/shop";
+        edit(&repo, &format!("{SITE}/settings.py"), "INSTALLED_APPS = [", "INSTALLED_APPS = [\n    \"shop\",");
+        let fills = "from django.db import migrations\n\n\nclass Migration(migrations.Migration):\n    \
+            operations = [migrations.RunSQL(\"CREATE TABLE shop AS SELECT md5(n::text) FROM generate_series(1, 1000000) AS n\")]\n";
+        repo.write(&format!("{shop}/__init__.py"), "").write(&format!("{shop}/migrations/__init__.py"), "").write(&format!("{shop}/migrations/0001_initial.py"), fills);
+        let push = repo.commit_and_push();
+        push.assert_refused("").says("No space left on device").says("because: the disk is full: ");
+        host.exec("rm /var/lib/postgresql/full").ok();
+        host.ctl("sync").ok();
+        host.wait_until("the site is back", || status(host, "/admin/login/") == "200");
+        assert!(logs_in(host));
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
     }
 }
 

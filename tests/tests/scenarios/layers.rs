@@ -19,7 +19,8 @@ command = ["/usr/bin/test", "-s", "/etc/{{ vars.app }}/site.conf"]
 
 const SITE: &str = "{{ facts.hostname }} on {{ facts.os.codename }} at {{ facts.addresses[0] }}\n\
                     {% for port in [vars.port, 8443] %}\nhttps://{{ vars.domain }}:{{ port }}\n{% endfor %}\n\
-                    {% include 'tail.conf' %}\n";
+                    {% include 'tail.conf' %}\n\
+                    {{ 2 * facts.cpus + 1 }} workers, {{ facts.memory_mb // 4 }}MB of memory\n";
 
 /// A repository with a base, a role and the layers of two hosts.
 fn repository(host: &Host) -> Repo {
@@ -45,12 +46,13 @@ fn changes(push: &Push) -> Vec<&str> {
 }
 
 scenario! {
-    fn one_repository_serves_several_hosts(host: installed) {
+    fn one_repository_serves_several_hosts(host: installed on bookworm) {
         let repo = repository(host);
         repo.commit_and_push().assert_live().says("+ file:/etc/shop/site.conf (new)").says("~ unit:shop.service (enable, start)");
         let site = host.read("/etc/shop/site.conf");
+        let own = host.sh("echo $((2 * $(nproc) + 1)) workers, $(awk '/^MemTotal:/ { print int(int($2 / 1024) / 4) }' /proc/meminfo)MB of memory").ok();
         let wanted = format!(
-            "{} on {} at {}\nhttps://shop.example:8080\nhttps://shop.example:8443\nshop none\n",
+            "{} on {} at {}\nhttps://shop.example:8080\nhttps://shop.example:8443\nshop none\n{own}\n",
             host.name(), host.release().name(), host.ip(),
         );
         assert_eq!(site, wanted);
@@ -90,7 +92,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_name_that_is_not_defined_is_refused(host: installed) {
+    fn a_name_that_is_not_defined_is_refused(host: installed on bookworm) {
         let repo = repository(host);
         repo.commit_and_push().assert_live();
         let before = quiet(host);
@@ -116,7 +118,7 @@ scenario! {
 }
 
 scenario! {
-    fn templates_see_sealed_secrets(host: installed) {
+    fn templates_see_sealed_secrets(host: installed on bookworm) {
         let repo = repository(host);
         let sealed = host.exec_with(&["reconcilectl", "secret", "seal"], b"correct-horse-battery\n").ok();
         repo.write("secrets/db.age", sealed).write("files/etc/shop/db.conf.j2", "{{ vars.app }}:{{ secrets.db }}\n");
@@ -133,7 +135,7 @@ scenario! {
 }
 
 scenario! {
-    fn facts_that_change_make_a_generation(host: installed) {
+    fn facts_that_change_make_a_generation(host: installed on bookworm) {
         let repo = host.clone_repo();
         let rendered = "{{ facts.addresses | join(' ') }}\n";
         repo.write("files/etc/addresses.j2", rendered).commit_and_push().assert_live();

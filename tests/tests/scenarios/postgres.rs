@@ -109,8 +109,27 @@ scenario! {
         host.ctl("sync").ok();
         assert_eq!(picture(host), before);
         lets_in(host, "correct horse", "by hand");
-        // Another secret is another password, and nothing else; what fails later brings the former one back, to the byte.
+        // So does what waits for a restart, which it then does not need. What is asked for as it waits gets that restart.
+        let waits = |value: &str| {
+            let set = format!("ALTER SYSTEM SET shared_buffers = '{value}'");
+            host.exec_with(&["runuser", "-u", "postgres", "--", "psql", "-Xqc", &set, "-c", "SELECT pg_reload_conf()"], b"").ok();
+            let pending = "SELECT pending_restart FROM pg_settings WHERE name = 'shared_buffers'";
+            host.wait_until("it has read its files", || sql(host, pending) == "t");
+        };
+        let started = || sql(host, "SELECT pg_postmaster_start_time()");
+        let since = started();
+        waits("32MB");
+        host.ctl("sync").ok();
+        assert_eq!([picture(host), started()], [before.clone(), since.clone()]);
+        waits("96MB");
+        let other = SITE.replace("\"64MB\"", "\"96MB\"");
+        repo.write("reconciled.toml", &other).commit_and_push().assert_live().says("shared_buffers takes effect with a restart");
+        assert_eq!(sql(host, "SHOW shared_buffers"), "96MB");
+        assert_ne!(started(), since);
+        repo.write("reconciled.toml", SITE).commit_and_push().assert_live();
+        assert_eq!(picture(host), before);
         let healed = verifier(host);
+        // Another secret is another password, and nothing else; what fails later brings the former one back, to the byte.
         seal(host, &repo, "battery staple").write("reconciled.toml", format!("{SITE}{RED}")).commit_and_push().assert_refused("rolled back");
         assert_eq!(verifier(host), healed);
         let push = repo.write("reconciled.toml", SITE).commit_and_push();

@@ -130,3 +130,25 @@ scenario! {
         assert!(host.ctl("sync").ok().contains("nothing to do"));
     }
 }
+
+scenario! {
+    fn hashes_an_index_an_interpreter_and_an_owner_are_as_they_are_said(host: reached) {
+        let repo = host.clone_repo();
+        // No settings of pip's: the file says where packages come from.
+        host.sh("rm /etc/pip.conf && ln -s /usr/bin/python3 /usr/local/bin/snake").ok();
+        let sum = host.sh("sha256sum /srv/mirror/pip/gunicorn-* | cut -c -64").ok();
+        let pinned = |sum: &str| format!("--no-index\n--find-links /srv/mirror/pip\n{} \\\n    --hash=sha256:{sum}\n", wheel(host, "gunicorn"));
+        repo.write("reconciled.toml", "packages = [\"python3-venv\"]\n[[directory]]\npath = \"/srv/app\"\nowner = \"www-data\"\n\
+            [[venv]]\npath = \"/srv/app/env\"\nowner = \"www-data\"\ninterpreter = \"/usr/local/bin/snake\"\nrequirements = \"/etc/requirements.txt\"\n");
+        repo.write("files/etc/requirements.txt", pinned(&sum)).commit_and_push().assert_live();
+        let look = || host.sh("cd /srv/app/env && stat -c %U . bin/gunicorn && grep ^home pyvenv.cfg && readlink bin/snake bin/python; bin/gunicorn --version").ok();
+        let built = look();
+        assert!(built.starts_with("www-data\nwww-data\nhome = /usr/local/bin\n/usr/local/bin/snake\nsnake\ngunicorn "), "{built}");
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
+        // What is not what was pinned is not taken.
+        let other = format!("{}0", &sum[1..]);
+        repo.write("files/etc/requirements.txt", pinned(&other)).commit_and_push().assert_refused("rolled back").says("DO NOT MATCH THE HASHES");
+        assert_eq!(look(), built);
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
+    }
+}
