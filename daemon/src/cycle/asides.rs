@@ -46,10 +46,10 @@ impl Engine {
                 plan.wakes_in_words().for_each(|wake| say(Progress::Line { text: format!("! {wake}") }));
                 "what runs".to_owned()
             }
-            1 => "one place".to_owned(),
-            many => format!("{many} places"),
+            1 => "one place (- as it is, + as it should be)".to_owned(),
+            many => format!("{many} places (- as it is, + as it should be)"),
         };
-        Ok(Report::short(Verdict::Differs, &format!("the host differs in {places} (- as it is, + as it should be)")))
+        Ok(Report::short(Verdict::Differs, &format!("the host differs in {places}")))
     }
 
     fn difference(&mut self, wanted: Wanted, actor: &str) -> Result<Plan, Report> {

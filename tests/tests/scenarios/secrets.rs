@@ -45,6 +45,9 @@ scenario! {
         assert_eq!(leaks, Vec::<&str>::new());
         let held = host.sh("grep -rla kanarie- / --exclude-dir=proc --exclude-dir=sys --exclude-dir=dev --exclude-dir=journal 2>/dev/null; true").ok();
         assert_eq!(held, "/etc/shop.env");
+        // Nor would a crash write down what is in memory.
+        let limits = host.sh("grep '^Max core file size' /proc/$(systemctl show -P MainPID reconciled)/limits").ok();
+        assert_eq!(limits.split_whitespace().skip(4).collect::<Vec<_>>(), ["0", "0", "bytes"]);
     }
 }
 
