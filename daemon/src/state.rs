@@ -29,7 +29,9 @@ use transaction::{needs_room, note_outcome};
 /// Where everything durable lives.
 pub const STATE_DIR: &str = "/var/lib/reconciled";
 /// Version of the store's format (`PRAGMA user_version`).
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
+/// The first format, which had no key yet.
+const UNSEALED: u32 = 1;
 
 const SCHEMA: &str = "
 CREATE TABLE txn (
@@ -66,8 +68,11 @@ CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 ";
 
 /// What each earlier format lacks.
-const MIGRATIONS: [&str; 1] =
-    ["CREATE TABLE begun (txn INTEGER NOT NULL REFERENCES txn(id), step INTEGER NOT NULL, PRIMARY KEY (txn, step));"];
+const MIGRATIONS: [&str; 2] =
+    ["CREATE TABLE begun (txn INTEGER NOT NULL REFERENCES txn(id), step INTEGER NOT NULL, PRIMARY KEY (txn, step));", ""];
+
+/// Columns that may hold the digest of a secret, which would tell whoever guesses that he was right: they are sealed, as contents are.
+const SEALED: [(&str, &str); 3] = [("generation", "manifest"), ("ledger", "displaced"), ("txn", "plan")];
 
 /// What went wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -215,7 +220,7 @@ impl State {
         };
         let key = dir.join("seal.key");
         // Another key in its place would make noise of all that is kept: what is live, what was displaced, what an undo needs.
-        if found == FORMAT && !key.exists() {
+        if found > UNSEALED && !key.exists() {
             let remedy =
                 "bring it back from where you keep it, or move the whole directory away and begin anew (reconcilectl init)";
             let source = std::io::Error::other(format!("it is gone, and what is kept here cannot be read without it: {remedy}"));
@@ -269,7 +274,14 @@ impl State {
         if plan.intent != crate::plan::Intent::Repair {
             tx.execute(
                 "INSERT INTO generation (number, commit_id, commit_json, actor, at, manifest) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                params![number, plan.commit.id, json("commit", &plan.commit)?, plan.actor, at, json("manifest", &plan.manifest)?],
+                params![
+                    number,
+                    plan.commit.id,
+                    json("commit", &plan.commit)?,
+                    plan.actor,
+                    at,
+                    sealed(&self.objects, "manifest", &plan.manifest)?
+                ],
             )?;
             tx.execute("DELETE FROM held WHERE commit_id = ?1", [&plan.commit.id])?;
         }
@@ -285,15 +297,14 @@ impl State {
         }
         for (target, change) in &plan.claimed {
             // What stood there before us is what the first claim saw; later ones see our own work.
-            let known: Option<String> =
-                tx.query_row("SELECT displaced FROM ledger WHERE target = ?1", [target], |r| r.get(0)).optional()?;
+            let known = tx.query_row("SELECT displaced FROM ledger WHERE target = ?1", [target], |r| bytes(r, 0)).optional()?;
             let noted = match known {
-                Some(known) => parse::<Change>(target, &known)?.noting(change),
+                Some(known) => opened::<Change>(&self.objects, target, &known)?.noting(change),
                 None => change.clone(),
             };
             tx.execute(
                 "INSERT OR REPLACE INTO ledger (target, displaced) VALUES (?1, ?2)",
-                params![target, json("ledger", &noted)?],
+                params![target, sealed(&self.objects, "ledger", &noted)?],
             )?;
         }
         for target in &plan.released {
@@ -353,9 +364,8 @@ impl State {
 
     fn generations_where(&self, clause: &str, argument: i64) -> StateResult<Vec<Generation>> {
         let mut query = self.db.prepare(&format!("SELECT number, commit_json, actor, at, manifest FROM generation {clause}"))?;
-        let rows = query.query_map([argument], |r| {
-            Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?, r.get(2)?, r.get(3)?, r.get::<_, String>(4)?))
-        })?;
+        let rows = query
+            .query_map([argument], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?, r.get(2)?, r.get(3)?, bytes(r, 4)?)))?;
         rows.map(|row| {
             let (number, commit, actor, at, manifest) = row?;
             let what = format!("generation {number}");
@@ -364,7 +374,7 @@ impl State {
                 commit: parse(&what, &commit)?,
                 actor,
                 at,
-                manifest: parse(&what, &manifest)?,
+                manifest: opened(&self.objects, &what, &manifest)?,
             })
         })
         .collect()
@@ -376,10 +386,10 @@ impl State {
     /// SQLite's, or a row that cannot be read.
     pub fn ledger(&self) -> StateResult<BTreeMap<String, Change>> {
         let mut query = self.db.prepare("SELECT target, displaced FROM ledger")?;
-        let rows = query.query_map([], |r| Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?)))?;
+        let rows = query.query_map([], |r| Ok((r.get::<_, String>(0)?, bytes(r, 1)?)))?;
         rows.map(|row| {
             let (target, displaced) = row?;
-            Ok((target.clone(), parse(&target, &displaced)?))
+            Ok((target.clone(), opened(&self.objects, &target, &displaced)?))
         })
         .collect()
     }
@@ -544,9 +554,24 @@ fn migrate(db: &Connection, dir: &Path, from: u32, objects: &Objects) -> StateRe
     // Left of a migration that was interrupted.
     let _ = std::fs::remove_file(&copy);
     db.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
-    objects.seal_all()?;
+    if from == UNSEALED {
+        objects.seal_all()?;
+    }
     let missing = MIGRATIONS.iter().skip(from.saturating_sub(1) as usize).copied().collect::<String>();
-    db.execute_batch(&format!("BEGIN; {missing} PRAGMA user_version = {FORMAT}; COMMIT;"))?;
+    let tx = db.unchecked_transaction()?;
+    tx.execute_batch(&missing)?;
+    for (table, column) in SEALED {
+        let mut rows = tx.prepare(&format!("SELECT rowid, {column} FROM {table} WHERE typeof({column}) = 'text'"))?;
+        let rows: Vec<(i64, String)> = rows.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
+        for (row, text) in rows {
+            let sealed = objects.seal(table, text.as_bytes())?;
+            tx.execute(&format!("UPDATE {table} SET {column} = ?2 WHERE rowid = ?1"), params![row, sealed])?;
+        }
+    }
+    tx.execute_batch(&format!("PRAGMA user_version = {FORMAT}"))?;
+    tx.commit()?;
+    // What was there before is in free pages still.
+    db.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)")?;
     Ok(())
 }
 
@@ -581,6 +606,21 @@ fn json<T: Serialize>(what: &str, value: &T) -> StateResult<String> {
 
 fn parse<T: DeserializeOwned>(what: &str, text: &str) -> StateResult<T> {
     serde_json::from_str(text).map_err(|source| StateError::Corrupt { what: what.to_owned(), source })
+}
+
+/// The bytes of a column, of whichever type.
+fn bytes(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Vec<u8>> {
+    Ok(row.get_ref(column)?.as_bytes()?.to_vec())
+}
+
+/// A value of one of [`SEALED`].
+fn sealed<T: Serialize>(objects: &Objects, what: &str, value: &T) -> StateResult<Vec<u8>> {
+    objects.seal(what, json(what, value)?.as_bytes())
+}
+
+fn opened<T: DeserializeOwned>(objects: &Objects, what: &str, sealed: &[u8]) -> StateResult<T> {
+    let text = objects.open(what, sealed)?;
+    serde_json::from_slice(&text).map_err(|source| StateError::Corrupt { what: what.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -72,6 +72,17 @@ impl Objects {
         Ok(())
     }
 
+    /// Seals what is kept elsewhere than here.
+    pub(super) fn seal(&self, what: &str, plain: &[u8]) -> StateResult<Vec<u8>> {
+        self.seal.seal(plain).map_err(|source| StateError::Io { what: what.to_owned(), source })
+    }
+
+    /// Opens what was sealed so.
+    pub(super) fn open(&self, what: &str, sealed: &[u8]) -> StateResult<Vec<u8>> {
+        let damage = || std::io::Error::new(std::io::ErrorKind::InvalidData, "it is damaged, or was sealed with another key");
+        self.seal.open(sealed).ok_or_else(|| StateError::Io { what: format!("state.db: {what}"), source: damage() })
+    }
+
     fn temporary(&self, digest: &Digest) -> PathBuf {
         self.place(digest).with_extension("new")
     }

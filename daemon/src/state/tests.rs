@@ -325,6 +325,39 @@ fn a_store_of_the_first_format_is_brought_to_this_one() {
 }
 
 #[test]
+fn digests_are_sealed_also_those_of_an_earlier_format() {
+    let dir = scratch();
+    let digest = Digest::of(b"hunter2-hunter2");
+    let mut wanted = plan(Intent::Deploy, "1", &[change("/etc/x", "old")], &[]);
+    wanted.manifest.sealed.insert("db_password".to_owned(), digest);
+    let mut state = State::open(dir.path()).unwrap();
+    commit(&mut state, &wanted, &[]);
+    let is_told = || {
+        let files = ["state.db", "state.db-wal"].map(|file| std::fs::read(dir.path().join(file)).unwrap_or_default());
+        files.concat().windows(64).any(|part| part == digest.to_string().as_bytes())
+    };
+    assert!(!is_told());
+    let (live, ledger) = (state.live().unwrap(), state.ledger().unwrap());
+    drop(state);
+    // As the second format had them.
+    let text = |value: String| value.replace('\'', "''");
+    let manifest = text(serde_json::to_string(&wanted.manifest).unwrap());
+    let displaced = text(serde_json::to_string(&ledger["file:/etc/x"]).unwrap());
+    let plan = text(serde_json::to_string(&wanted).unwrap());
+    meddle(
+        dir.path(),
+        &format!(
+            "UPDATE generation SET manifest = '{manifest}'; UPDATE ledger SET displaced = '{displaced}'; UPDATE txn SET plan = '{plan}'; PRAGMA user_version = 2;"
+        ),
+    );
+    assert!(is_told());
+    let state = State::open(dir.path()).unwrap();
+    assert!(!is_told());
+    assert_eq!((state.live().unwrap(), state.ledger().unwrap()), (live, ledger));
+    assert!(dir.path().join("state.db.format-2").exists());
+}
+
+#[test]
 fn a_key_that_is_gone_is_not_replaced() {
     let dir = scratch();
     let state = State::open(dir.path()).unwrap();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Held, Open, Setting, State, StateError, StateResult, insert_held, json, key, parse};
+use super::{Held, Open, Setting, State, StateError, StateResult, bytes, insert_held, json, key, opened, parse, sealed};
 use crate::change::Wake;
 use crate::journal::{self, Event, Phase};
 use crate::plan::Plan;
@@ -20,14 +20,11 @@ impl State {
             let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
             return Err(StateError::Io { what: "keep room for taking it back".to_owned(), source });
         }
-        let (plan_json, staging) = (json("plan", plan)?, json("staging", &staging)?);
+        let (plan, staging, wakes) = (sealed(&self.objects, "plan", plan)?, json("staging", &staging)?, &plan.wakes);
         let tx = self.db.transaction()?;
-        tx.execute(
-            "INSERT INTO txn (state, plan, staging) VALUES (?1, ?2, ?3)",
-            params![Phase::Planned.word(), plan_json, staging],
-        )?;
+        tx.execute("INSERT INTO txn (state, plan, staging) VALUES (?1, ?2, ?3)", params![Phase::Planned.word(), plan, staging])?;
         let id = tx.last_insert_rowid();
-        insert_owed(&tx, id, &plan.wakes)?;
+        insert_owed(&tx, id, wakes)?;
         tx.commit()?;
         Ok(id.unsigned_abs())
     }
@@ -38,10 +35,10 @@ impl State {
     /// # Errors
     /// SQLite's.
     pub fn extend(&mut self, id: u64, plan: &Plan, staging: &[PathBuf]) -> StateResult<()> {
-        let (plan_json, staging) = (json("plan", plan)?, json("staging", &staging)?);
+        let (plan, staging, wakes) = (sealed(&self.objects, "plan", plan)?, json("staging", &staging)?, &plan.wakes);
         let tx = self.db.transaction()?;
-        tx.execute("UPDATE txn SET plan = ?2, staging = ?3 WHERE id = ?1", params![key(id), plan_json, staging])?;
-        insert_owed(&tx, key(id), &plan.wakes)?;
+        tx.execute("UPDATE txn SET plan = ?2, staging = ?3 WHERE id = ?1", params![key(id), plan, staging])?;
+        insert_owed(&tx, key(id), wakes)?;
         Ok(tx.commit()?)
     }
 
@@ -163,7 +160,7 @@ impl State {
                 Ok((
                     r.get::<_, i64>(0)?,
                     r.get::<_, String>(1)?,
-                    r.get::<_, String>(2)?,
+                    bytes(r, 2)?,
                     r.get::<_, String>(3)?,
                     r.get(4)?,
                     r.get::<_, String>(5)?,
@@ -177,7 +174,7 @@ impl State {
         Ok(Some(Open {
             id,
             state,
-            plan: parse(&what, &plan)?,
+            plan: opened(&self.objects, &what, &plan)?,
             staging: parse(&what, &staging)?,
             reason,
             remains: parse(&what, &remains)?,

@@ -45,6 +45,11 @@ scenario! {
         assert_eq!(leaks, Vec::<&str>::new());
         let held = host.sh("grep -rla kanarie- / --exclude-dir=proc --exclude-dir=sys --exclude-dir=dev --exclude-dir=journal 2>/dev/null; true").ok();
         assert_eq!(held, "/etc/shop.env");
+        // What somebody guesses cannot be found to be right by its digest.
+        let digests = format!("{{ sha256sum </etc/shop.env; printf '%s' {CANARY} | sha256sum; printf '%s\\n' {CANARY} | sha256sum; }} | cut -c -64 >/run/digests");
+        host.sh(&digests).ok();
+        let told = host.sh("grep -rlaFf /run/digests /var/lib/reconciled /var/log /run/log /etc").stdout;
+        assert_eq!(told, "");
         // Nor would a crash write down what is in memory.
         let limits = host.sh("grep '^Max core file size' /proc/$(systemctl show -P MainPID reconciled)/limits").ok();
         assert_eq!(limits.split_whitespace().skip(4).collect::<Vec<_>>(), ["0", "0", "bytes"]);
