@@ -32,6 +32,10 @@ pub const FILES: [&str; 8] = [
 pub const PROFILES: &str = "/etc/ufw/applications.d";
 /// The comment of our rules.
 pub const MARK: &str = "reconciled";
+/// What loads it at boot.
+pub const UNIT: &str = "ufw.service";
+/// The answer of one that is on by its files alone.
+const STOPPED: &str = "stopped";
 /// Longest file that is read, in bytes.
 pub const LIMIT: u64 = 4 << 20;
 
@@ -64,8 +68,10 @@ pub struct Rule {
 /// All that is declared about or known of a firewall.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Firewall {
-    /// Whether it is on.
+    /// Whether it is to be on.
     pub enabled: bool,
+    /// Whether its service is up, now and at boot: without that nothing is kept out.
+    pub is_loaded: bool,
     /// What becomes of what no rule speaks of.
     pub incoming: Option<Policy>,
     /// The same of what goes out.
@@ -216,6 +222,7 @@ impl Firewall {
         }
         Self {
             enabled: setting(CONF, "ENABLED").as_deref() == Some("yes"),
+            is_loaded: true,
             incoming: policy("DEFAULT_INPUT_POLICY"),
             outgoing: policy("DEFAULT_OUTPUT_POLICY"),
             ipv6,
@@ -353,9 +360,16 @@ impl Firewall {
             }
             Wanted::DefaultIncoming(_) => known(self.incoming),
             Wanted::DefaultOutgoing(_) => known(self.outgoing),
+            Wanted::Enabled(_) if self.enabled && !self.is_loaded => STOPPED.to_owned(),
             Wanted::Enabled(_) => on_or_off(self.enabled),
         }
     }
+}
+
+/// Whether a unit with such properties (org.freedesktop.systemd1(5)) keeps a firewall loaded; one that is not there says nothing.
+#[must_use]
+pub fn is_loaded(load: &str, active: &str, file_state: &str) -> bool {
+    !matches!(load, "loaded" | "masked") || (active == "active" && file_state == "enabled")
 }
 
 impl Rule {

@@ -75,7 +75,9 @@ impl Spec for UfwSpec {
         if !files.contains_key(CONF) {
             return Err(KindError::NotYet("[ufw]: ufw is not on this host: write packages = [\"ufw\"]".to_owned()));
         }
-        let firewall = Firewall::read(&files);
+        let unit = sight.host.unit(ufw::UNIT)?;
+        let is_loaded = ufw::is_loaded(&unit.load, &unit.active, &unit.file_state);
+        let firewall = Firewall { is_loaded, ..Firewall::read(&files) };
         let (allow, deny) = self.subjects().map_err(|mistake| KindError::Impossible(mistake.message))?;
         let profiles = profiles(sight)?;
         for subject in allow.iter().chain(&deny) {

@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::ufw::{FILES, Firewall, LIMIT, MARK, Request, Wanted};
+use crate::ufw::{FILES, Firewall, LIMIT, MARK, Request, UNIT, Wanted, is_loaded};
 
 /// More than all files together.
 const INPUT: u64 = 16 * LIMIT;
@@ -49,7 +49,14 @@ pub fn main(arguments: &[&str]) -> ExitCode {
 }
 
 fn firewall() -> io::Result<Firewall> {
-    files().map(|files| Firewall::read(&files))
+    let mut firewall = Firewall::read(&files()?);
+    // Of one that is off nobody asks.
+    if firewall.enabled {
+        let said = systemctl(&["show", "--property=LoadState,ActiveState,UnitFileState", UNIT])?;
+        let property = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default();
+        firewall.is_loaded = is_loaded(property("LoadState"), property("ActiveState"), property("UnitFileState"));
+    }
+    Ok(firewall)
 }
 
 fn files() -> io::Result<Files> {
@@ -92,7 +99,12 @@ fn change(wanted: &Wanted) -> io::Result<()> {
         }
         Wanted::DefaultIncoming(policy) => ufw(&["default", &policy.to_string(), "incoming"])?,
         Wanted::DefaultOutgoing(policy) => ufw(&["default", &policy.to_string(), "outgoing"])?,
-        Wanted::Enabled(true) => ufw(&["--force", "enable"])?,
+        Wanted::Enabled(true) => {
+            ufw(&["--force", "enable"])?;
+            if !firewall()?.is_loaded {
+                systemctl(&["enable", "--quiet", "--now", UNIT])?;
+            }
+        }
         Wanted::Enabled(false) => ufw(&["--force", "disable"])?,
     }
     Ok(())
@@ -102,6 +114,10 @@ fn change(wanted: &Wanted) -> io::Result<()> {
 /// since, only what was done is undone.
 fn undo(request: &Request) -> io::Result<()> {
     let now = files()?;
+    if request.wanted == Wanted::Enabled(true) && Firewall::read(&request.files).enabled {
+        // It was on by its files, and stopped: why else was there something to do.
+        return systemctl(&["stop", UNIT]).map(drop);
+    }
     match Kept::of(request)? {
         Some(Kept { before, after }) if after.as_ref().is_none_or(|after| *after == now) => put_back(&before),
         Some(Kept { before, .. }) => take_back(&now, &before, &request.wanted),
@@ -178,6 +194,14 @@ fn put(path: &str, text: &str) -> io::Result<()> {
     fs::set_permissions(&new, fs::Permissions::from_mode(mode))?;
     fs::File::open(&new)?.sync_all()?;
     fs::rename(&new, path)
+}
+
+fn systemctl(words: &[&str]) -> io::Result<String> {
+    let done = Command::new("/usr/bin/systemctl").args(words).stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+    match done.status.success() {
+        true => Ok(String::from_utf8_lossy(&done.stdout).into_owned()),
+        false => Err(io::Error::other(format!("systemctl {}: {}", words.join(" "), done.status))),
+    }
 }
 
 fn ufw(words: &[&str]) -> io::Result<()> {

@@ -35,6 +35,13 @@ scenario! {
         host.ctl("sync").ok();
         let status = host.exec("ufw status").ok();
         assert!(status.contains("Status: active") && status.contains("Nginx Full") && status.contains("9000/tcp"), "{status}");
+        // So does what was stopped behind its back, now and at boot.
+        host.exec("systemctl disable --quiet --now ufw").ok();
+        assert!(host.is_open(8080));
+        assert!(host.ctl("diff").stdout.contains("enabled stopped → on"));
+        host.ctl("sync").ok();
+        assert_eq!([80, 22, 8080].map(|port| host.is_open(port)), [true, true, false]);
+        assert_eq!(host.exec("systemctl is-enabled ufw").ok(), "enabled");
         // What leaves the list goes, if it came by it: somebody has to show that the host can still be reached.
         repo.write("reconciled.toml", format!("{ON}allow = [\"OpenSSH\", \"8080/tcp\"]\n"));
         let push = repo.commit_and_push();
