@@ -23,6 +23,8 @@ const REQUEST_LIMIT: u64 = 4 << 20;
 const STAMP_LIMIT: u64 = 64 << 20;
 /// What a build leaves in the environment: of what it was made, and what was in it then.
 const STAMP: &str = ".reconciled";
+/// Where Python keeps what it has compiled.
+const COMPILED: &str = "__pycache__";
 /// What pip was told to install, for whoever looks.
 const REQUIREMENTS: &str = "requirements.txt";
 
@@ -121,13 +123,16 @@ fn flaw(place: &Path, stamp: &Stamp) -> io::Result<Option<String>> {
             return Ok(Some(format!("{path} has changed")));
         }
     }
-    // What pip has added since stands beside what was built.
-    for packages in packages_of(place) {
-        let record = format!("{packages}/");
-        if packages.ends_with(".dist-info")
-            && !stamp.files.range(record.clone()..).next().is_some_and(|(p, _)| p.starts_with(&record))
-        {
-            return Ok(Some(format!("{packages} was added")));
+    // What was added since stands beside what was built; a file too (sitecustomize.py, x.pth) is run by each start of Python (site).
+    for added in packages_of(place) {
+        let below = format!("{added}/");
+        let is_built = |(path, _): (&String, &Kept)| *path == added || path.starts_with(&below);
+        if stamp.files.contains_key(&added) || stamp.files.range(below.clone()..).next().is_some_and(is_built) {
+            continue;
+        }
+        let mut found = BTreeMap::new();
+        if !place.join(&added).is_dir() || list(place, &added, &mut found).is_ok_and(|()| !found.is_empty()) {
+            return Ok(Some(format!("{added} was added")));
         }
     }
     Ok(None)
@@ -150,7 +155,8 @@ fn packages_of(place: &Path) -> Vec<String> {
     let mut all = Vec::new();
     for python in names(&place.join("lib")) {
         let packages = format!("lib/{python}/site-packages");
-        all.extend(names(&place.join(&packages)).into_iter().map(|name| format!("{packages}/{name}")));
+        let entries = names(&place.join(&packages)).into_iter().filter(|name| name != COMPILED);
+        all.extend(entries.map(|name| format!("{packages}/{name}")));
     }
     all.sort();
     all
@@ -236,7 +242,7 @@ fn list(root: &Path, below: &str, files: &mut BTreeMap<String, Kept>) -> io::Res
         let (path, file) = (if below.is_empty() { name.clone() } else { format!("{below}/{name}") }, entry.path());
         let seen = fs::symlink_metadata(&file)?;
         if seen.is_dir() {
-            if name != "__pycache__" {
+            if name != COMPILED {
                 list(root, &path, files)?;
             }
         } else if seen.is_symlink() {
@@ -367,7 +373,7 @@ mod tests {
     #[test]
     fn what_is_not_as_it_was_built_is_found() {
         type Harm = fn(&Path);
-        let cases: [(Harm, &str); 10] = [
+        let cases: [(Harm, &str); 11] = [
             (|_| (), "built x"),
             (|env| fs::remove_file(env.join(MODULE)).unwrap(), "damaged: lib/python3.11/site-packages/x/__init__.py is missing"),
             (
@@ -388,8 +394,16 @@ mod tests {
                 "built x",
             ),
             (
-                |env| fs::create_dir(env.join("lib/python3.11/site-packages/y-2.dist-info")).unwrap(),
+                |env| {
+                    fs::create_dir(env.join("lib/python3.11/site-packages/empty")).unwrap();
+                    fs::create_dir(env.join("lib/python3.11/site-packages/y-2.dist-info")).unwrap();
+                    fs::write(env.join("lib/python3.11/site-packages/y-2.dist-info/RECORD"), "").unwrap();
+                },
                 "damaged: lib/python3.11/site-packages/y-2.dist-info was added",
+            ),
+            (
+                |env| fs::write(env.join("lib/python3.11/site-packages/x.pth"), "import os\n").unwrap(),
+                "damaged: lib/python3.11/site-packages/x.pth was added",
             ),
             (|env| fs::remove_file(env.join("bin/python")).unwrap(), "damaged: bin/python leads elsewhere"),
             (|env| fs::remove_file(env.join("../python3")).unwrap(), "made with ROOT/python3, which is gone"),
