@@ -103,18 +103,29 @@ fn port_in(text: &str) -> Option<u16> {
 }
 
 /// What libpq says behind `connection to server … failed: ` (fe-connect.c, and the server's own errors), and what to do.
-const DATABASE: [(&str, &str); 11] = [
+const DATABASE: [(&str, &str); 16] = [
     ("Connection refused", "nobody listens there: start PostgreSQL (systemctl status postgresql), or correct host and port"),
     (
         "No such file or directory",
         "no server has its socket there: start PostgreSQL (systemctl status postgresql), or name its host",
     ),
-    ("password authentication failed", "the password is not that of the role: set it on both sides (ALTER ROLE … PASSWORD)"),
+    (
+        "password authentication failed",
+        "the password is not that of the role, or has expired (VALID UNTIL): set it on both sides (ALTER ROLE … PASSWORD)",
+    ),
     (
         "Peer authentication failed",
         "over the socket the unit's user has to have the role's name: connect to 127.0.0.1 with a password, or run as that user",
     ),
     ("no pg_hba.conf entry", "allow it in pg_hba.conf, and reload PostgreSQL"),
+    ("pg_hba.conf rejects connection", "a line of pg_hba.conf says so: correct it, and reload PostgreSQL"),
+    ("is not permitted to log in", "let the role log in (ALTER ROLE … LOGIN)"),
+    ("is not currently accepting connections", "open the database (ALTER DATABASE … ALLOW_CONNECTIONS true)"),
+    (
+        "too many connections for role",
+        "close connections, or raise the role's limit (connection_limit, ALTER ROLE … CONNECTION LIMIT)",
+    ),
+    ("too many connections for database", "close connections, or raise its limit (ALTER DATABASE … CONNECTION LIMIT)"),
     ("too many clients", "close connections or share them (a pool), or raise max_connections"),
     ("remaining connection slots are reserved", "close connections or share them (a pool), or raise max_connections"),
     ("timeout expired", "something takes the connection and does not answer: is it PostgreSQL, and is it well?"),

@@ -317,7 +317,20 @@ fn a_database_that_refuses() {
         ("Connection refused", "nobody listens there: start PostgreSQL (systemctl status postgresql), or correct host and port"),
         (
             "FATAL:  password authentication failed for user \"shop\"",
-            "the password is not that of the role: set it on both sides (ALTER ROLE … PASSWORD)",
+            "the password is not that of the role, or has expired (VALID UNTIL): set it on both sides (ALTER ROLE … PASSWORD)",
+        ),
+        (
+            "FATAL:  pg_hba.conf rejects connection for host \"127.0.0.1\", user \"shop\", database \"shop\", SSL encryption",
+            "a line of pg_hba.conf says so: correct it, and reload PostgreSQL",
+        ),
+        ("FATAL:  role \"shop\" is not permitted to log in", "let the role log in (ALTER ROLE … LOGIN)"),
+        (
+            "FATAL:  database \"shop\" is not currently accepting connections",
+            "open the database (ALTER DATABASE … ALLOW_CONNECTIONS true)",
+        ),
+        (
+            "FATAL:  too many connections for role \"shop\"",
+            "close connections, or raise the role's limit (connection_limit, ALTER ROLE … CONNECTION LIMIT)",
         ),
         ("FATAL:  sorry, too many clients already", "close connections or share them (a pool), or raise max_connections"),
         (
