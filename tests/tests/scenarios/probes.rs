@@ -57,6 +57,7 @@ scenario! {
             probe("unit", "unit = \"site.service\""),
             probe("command", "command = [\"/usr/bin/test\", \"-S\", \"/run/site.sock\"]"),
             probe("shell", "command = [\"/bin/sh\", \"-c\", \"word=a; test ${word}b = ab\"]"),
+            probe("dollars", "command = ['/bin/sh', '-c', 'test \"$0\" = \"\\$\\$HOME\"', '$$HOME']"),
             probe("someone", "command = [\"/bin/sh\", \"-c\", \"test $(id -un) = daemon\"]\nuser = \"daemon\""),
         ];
         let conf = r#"{"status": 200, "body": "welcome all", "hosts": {"shop.example": 404}}"#;

@@ -61,14 +61,13 @@ impl Manager {
         let manager = self.manager().await?;
         {
             let program = job.argv.first().ok_or_else(|| HostError::Unfit("a job without a program".to_owned()))?;
-            // Otherwise a `${word}` in an argument would be taken for a variable of the manager's (systemd.service(5)).
-            let flags = vec!["no-env-expand".to_owned()];
-            let exec = vec![(program.clone(), job.argv.clone(), flags)];
+            let exec = vec![(program.clone(), job.argv.iter().map(|word| literal(word)).collect::<Vec<_>>(), false)];
             let micros = u64::try_from(job.limit.as_micros()).unwrap_or(u64::MAX);
             let mut properties: Vec<(&str, Variant<'_>)> = vec![
                 ("Description", Variant::from(format!("reconciled: {}", job.purpose))),
                 ("Type", "exec".into()),
-                ("ExecStartEx", Variant::from(exec)),
+                // ExecStartEx, which knows `no-env-expand`, systemd 252 cannot read again when it reloads.
+                ("ExecStart", Variant::from(exec)),
                 ("AddRef", true.into()),
                 ("CollectMode", "inactive-or-failed".into()),
                 ("StandardInputFileDescriptor", Variant::from(Fd::from(in_read))),
@@ -116,6 +115,11 @@ impl Manager {
             nap = (nap * 2).min(Duration::from_millis(100));
         }
     }
+}
+
+/// A word as it is: `$word` and `${word}` in one would be taken for variables of the manager's, `$$` stands for the sign (systemd.service(5)).
+fn literal(word: &str) -> String {
+    word.replace('$', "$$")
 }
 
 /// Properties that keep a process from what it does not need (systemd.exec(5)).
