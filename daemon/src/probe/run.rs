@@ -10,7 +10,6 @@ use super::verdict::{NETWORK_TEXT_LIMIT, SUPERUSER, Verdict, clean};
 use super::{Course, Postgres, Probe, Question, Step};
 use crate::host::{HostError, HostResult, Job, Look, Ran, Sandbox, Surroundings, UnitSeen};
 use crate::timespan::TimeSpan;
-use crate::worker::command::NAMELESS;
 use crate::worker::{PROGRAM, command};
 
 /// Slack of the worker beyond the worst case of its probes: its start and end.
@@ -139,7 +138,7 @@ fn ask_once(host: &dyn Look, probe: &Probe, password: Option<String>, go_on: &dy
         }
         Some(Question::Postgres(postgres)) => {
             let ran = session_job(probe, postgres, password).and_then(|job| host.run(&job, &mut |_| go_on()));
-            judge(probe, "an answer", ran).map(|()| "an answer".to_owned())
+            judge(probe, "an answer", ran.map(without_passfile)).map(|()| "an answer".to_owned())
         }
         _ => Err("there is nothing to ask".to_owned()),
     }
@@ -173,6 +172,11 @@ fn session_job(probe: &Probe, postgres: &Postgres, password: Option<String>) -> 
     let argv = ["psql", "--no-psqlrc", "--no-password", "--quiet", "--set=ON_ERROR_STOP=1", "--output=/dev/null", "--command"];
     let query = postgres.query.as_deref().unwrap_or("SELECT 1");
     // With a password any user would do; but who else runs as that user can read it.
+    if password.iter().any(|password| password.contains(char::is_control)) {
+        return Err(HostError::Unfit(
+            "the secret is no password for PostgreSQL: it has more than one line; seal it anew".to_owned(),
+        ));
+    }
     let who = probe.user.as_deref().unwrap_or(SUPERUSER);
     let environment = [
         ("PGDATABASE", Some(postgres.database.clone())),
@@ -193,6 +197,14 @@ fn session_job(probe: &Probe, postgres: &Postgres, password: Option<String>) -> 
     let argv = [PROGRAM, "worker", "command"].map(str::to_owned);
     let sandbox = Sandbox::Live { user: Some(who.to_owned()), surroundings: Surroundings::default() };
     Ok(Job { input, sandbox, ..command_job(probe, &argv) })
+}
+
+/// What libpq adds to a refusal, where the password came from, is no news.
+fn without_passfile(mut ran: Ran) -> Ran {
+    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    let lines = said.lines().filter(|line| !line.starts_with("password retrieved from file "));
+    ran.stderr = lines.flat_map(|line| [line, "\n"]).collect::<String>().into_bytes();
+    ran
 }
 
 /// A password file with one line, for whichever server it is (libpq, "The Password File").
@@ -216,12 +228,11 @@ fn how_it_ended(ran: &Ran) -> String {
     ran.code.map_or_else(|| clean(&ran.result, NETWORK_TEXT_LIMIT), |code| format!("exit code {code}"))
 }
 
-/// The last line that a program wrote, errors first: `: no response`. Where a password came from, as libpq adds, is no news.
+/// The last line that a program wrote, errors first: `: no response`.
 fn last_words(ran: &Ran) -> String {
     let last = |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes).into_owned();
-        let mut lines = text.lines().rev().map(str::trim);
-        lines.find(|line| !line.is_empty() && !line.contains(NAMELESS)).map(|line| clean(line, NETWORK_TEXT_LIMIT))
+        text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(|line| clean(line, NETWORK_TEXT_LIMIT))
     };
     last(&ran.stderr).or_else(|| last(&ran.stdout)).map(|line| format!(": {line}")).unwrap_or_default()
 }

@@ -11,10 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-/// Where the files of [`Request::files`] are.
-pub const NAMELESS: &str = "/proc/self/fd/";
 /// Longest accepted request, in bytes.
 const REQUEST_LIMIT: u64 = 4 << 20;
 /// As a shell says that there is no such program.
@@ -74,11 +73,15 @@ fn become_it(request: &Request) -> io::Error {
 
 /// A file in memory that only its owner may read, and whose path holds as long as the process does (memfd_create(2)).
 fn nameless(content: &str) -> io::Result<String> {
-    // Open on exec: it is for the program that this process becomes.
-    let mut file = File::from(rustix::fs::memfd_create("reconciled", MemfdFlags::empty())?);
+    // Open on exec: it is for the program that this process becomes. A host may demand that it is none itself; Linux before 6.3 knows no such flag.
+    let made = match rustix::fs::memfd_create("reconciled", MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => rustix::fs::memfd_create("reconciled", MemfdFlags::empty()),
+        made => made,
+    };
+    let mut file = File::from(made?);
     file.set_permissions(Permissions::from_mode(0o600))?;
     file.write_all(content.as_bytes())?;
-    Ok(format!("{NAMELESS}{}", file.into_raw_fd()))
+    Ok(format!("/proc/self/fd/{}", file.into_raw_fd()))
 }
 
 fn find(program: &str, folders: &[String]) -> Option<PathBuf> {

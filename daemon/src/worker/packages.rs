@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
 use std::process::ExitCode;
+use std::sync::Once;
 
 use apt::{apt, simulate, tell};
 use record::Record;
@@ -58,7 +59,7 @@ fn install(names: &[&str], request: &Request) -> io::Result<()> {
     // Lists that were never fetched, or are too old for what they name.
     let first = if apt::has_lists() { once() } else { Err(io::Error::other("apt has no lists of packages")) };
     let Err(first) = first else { return Ok(()) };
-    match apt(&["update"]) {
+    match apt::update() {
         Ok(()) => once(),
         // One source out of order is no reason to do without the others.
         Err(error) => once().map_err(|then| {
@@ -78,6 +79,7 @@ fn remove(names: &[&str], request: &Request) -> io::Result<()> {
 
 /// Has apt do something, unless more would go than these and what is declared absent; what is about to change is noted before.
 fn act(words: &[&str], going: &[&str], request: &Request, refusal: impl Fn(&str) -> String) -> io::Result<()> {
+    apt::wait();
     let effect = simulate(words)?;
     let is_meant = |name: &&String| going.contains(&name.as_str()) || request.absent.contains(*name);
     let others: Vec<&str> = effect.goes.iter().filter(|name| !is_meant(name)).map(String::as_str).collect();
@@ -140,18 +142,20 @@ fn restore(names: &[&str], record: &Record) -> io::Result<Vec<String>> {
     Ok(missing)
 }
 
-/// Whether a source has a version, asked anew if need be.
+/// Whether a source has a version, with fresh lists if need be.
 fn available(name: &str, version: &str) -> io::Result<bool> {
+    static FRESH: Once = Once::new();
     if apt::has(name, version)? {
         return Ok(true);
     }
     // Without a way to the sources what is known has to do.
-    let _ = apt(&["update"]);
+    FRESH.call_once(|| drop(apt::update()));
     apt::has(name, version)
 }
 
 /// Installs these; what this plan has brought may go for them, and nothing else.
 fn bring_back(wanted: &[&str], record: &Record) -> io::Result<()> {
+    apt::wait();
     let words = [&RESTORE[..], wanted].concat();
     let is_ours = |name: &&String| record.packages.get(*name).is_some_and(|was| !was.is_installed());
     let others: Vec<String> = simulate(&words)?.goes.into_iter().filter(|name| !is_ours(&name)).collect();
@@ -160,6 +164,7 @@ fn bring_back(wanted: &[&str], record: &Record) -> io::Result<()> {
 
 /// Removes what has come; with its configuration and data, unless some of that may have been there before.
 fn take_away(record: &Record) -> io::Result<()> {
+    apt::wait();
     let packages = read()?;
     let is_new = |was: &record::Was| matches!(was.status.as_deref(), None | Some("config-files"));
     let mut there = BTreeSet::new();

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,9 +33,11 @@ const OPTIONS: [&str; 10] = [
     "APT::Get::Assume-Yes=true",
 ];
 
-/// Who fetches lists or packages holds these (fcntl(2)); apt-get waits for dpkg's lock alone.
-const FETCHING: [&str; 2] = ["/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"];
-/// How long another run may take: as long as `DPkg::Lock::Timeout` says.
+/// Held by who works with packages, and by who fetches them (fcntl(2)). apt-get waits for the first alone.
+const LOCKS: [&str; 3] = ["/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/cache/apt/archives/lock"];
+/// Held by who fetches lists.
+const LISTS: &str = "/var/lib/apt/lists/lock";
+/// How long all of a run waits for others, as `DPkg::Lock::Timeout` says it to apt.
 const WAIT: Duration = Duration::from_secs(300);
 /// Pause between two looks at a lock.
 const LOOK: Duration = Duration::from_millis(500);
@@ -62,7 +65,6 @@ impl Effect {
 
 /// Has apt do it.
 pub(super) fn apt(words: &[&str]) -> io::Result<()> {
-    FETCHING.iter().try_for_each(|lock| wait_for(lock, WAIT))?;
     run(Command::new("/usr/bin/apt-get").args(OPTIONS).args(words)).map(drop)
 }
 
@@ -115,24 +117,31 @@ pub(super) fn needed_by(names: &BTreeSet<String>) -> io::Result<BTreeSet<String>
     Ok(said.lines().filter(|line| !line.starts_with(' ')).map(str::to_owned).collect())
 }
 
-/// Waits until nobody holds a lock, but not for ever.
-fn wait_for(lock: &str, limit: Duration) -> io::Result<()> {
-    let start = Instant::now();
-    while let Some(holder) = lock_holder(lock) {
-        if start.elapsed() >= limit {
-            return Err(io::Error::other(format!(
-                "{holder} has held {lock} for more than {} s: see why it does not end",
-                limit.as_secs()
-            )));
-        }
+/// Fetches the lists of packages.
+pub(super) fn update() -> io::Result<()> {
+    wait_for(&[LISTS], *DEADLINE);
+    apt(&["update"])
+}
+
+/// Waits until nobody else works with packages: what is looked at and simulated has to hold when it is done.
+pub(super) fn wait() {
+    wait_for(&LOCKS, *DEADLINE);
+}
+
+/// Until then all of this run waits: it has a limit of its own.
+static DEADLINE: LazyLock<Instant> = LazyLock::new(|| Instant::now() + WAIT);
+
+/// Waits until nobody holds any of these. Past the deadline it is left to apt to say who is in the way.
+fn wait_for(locks: &[&str], deadline: Instant) {
+    while locks.iter().any(|lock| lock_holder(lock).is_some()) && Instant::now() < deadline {
         thread::sleep(LOOK);
     }
-    Ok(())
 }
 
 /// Ends what an interrupted run has left half-way (dpkg(1), `--audit`): packages, or changes that dpkg has not put into its database yet,
-/// without which apt refuses everything.
+/// without which apt refuses everything. While dpkg is at work there are some, too: that is waited for.
 pub(super) fn mend() -> io::Result<()> {
+    wait();
     let mut updates = std::fs::read_dir(UPDATES).into_iter().flatten().flatten();
     let is_torn = updates.any(|entry| entry.file_name().to_str().is_some_and(is_update));
     if !is_torn && run(Command::new("/usr/bin/dpkg").arg("--audit").stdout(Stdio::piped()))?.trim().is_empty() {
@@ -172,31 +181,27 @@ fn run(command: &mut Command) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
     use std::io::{BufRead as _, BufReader};
 
     use super::*;
 
     #[test]
-    fn who_fetches_is_waited_for_with_a_limit() {
+    fn whoever_is_at_work_is_waited_for_with_a_limit() {
         let lock = tempfile::NamedTempFile::new().unwrap();
         let path = lock.path().to_str().unwrap();
-        wait_for(path, Duration::ZERO).unwrap();
-        wait_for("/nonexistent/lock", Duration::ZERO).unwrap();
         // A struct flock of 64 bits (fcntl(2)).
         let script = "$| = 1; $all = pack 's s x4 q q i x4', F_WRLCK, 0, 0, 0, 0; open F, '+<', $ARGV[0]; fcntl F, F_SETLK, $all or die; print \"\\n\"; <STDIN>";
-        let mut other = Command::new("perl")
-            .args(["-MFcntl", "-e", script, path])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut perl = Command::new("perl");
+        let perl = perl.args(["-MFcntl", "-e", script, path]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut other = perl.spawn().unwrap();
         BufReader::new(other.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
-        let error = wait_for(path, Duration::ZERO).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("perl, process {}, has held {path}", other.id())), "{error}");
+        let locks = ["/nonexistent/lock", path];
+        assert!(lock_holder(path).unwrap().starts_with(&format!("perl, process {}", other.id())));
+        wait_for(&locks, Instant::now());
+        assert!(lock_holder(path).is_some(), "the deadline has passed");
         drop(other.stdin.take());
-        wait_for(path, WAIT).unwrap();
-        assert!(other.wait().unwrap().success() && File::open(path).is_ok());
+        wait_for(&locks, Instant::now() + WAIT);
+        assert!(lock_holder(path).is_none() && other.wait().unwrap().success());
     }
 
     #[test]
