@@ -57,7 +57,13 @@ macro_rules! scenario {
         #[cfg(feature = "every-release")]
         $crate::scenario!(@one $name $made trixie $release []);
     };
-    (@one $name:ident [$made:path] $test:ident $release:ident $only:tt) => {
+    (@one $name:ident $made:tt bookworm $release:ident [bookworm]) => {
+        $crate::scenario!(@one $name $made bookworm $release []);
+    };
+    (@one $name:ident $made:tt trixie $release:ident [trixie]) => {
+        $crate::scenario!(@one $name $made trixie $release []);
+    };
+    (@one $name:ident [$made:path] $test:ident $release:ident []) => {
         #[test]
         fn $test() {
             super::$name(&$made($crate::Release::$release));

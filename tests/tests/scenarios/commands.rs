@@ -15,7 +15,7 @@ fn log(host: &Host) -> String {
 }
 
 scenario! {
-    fn what_is_red_takes_back_what_can_be_and_says_what_stays(host: installed on trixie) {
+    fn what_is_red_takes_back_what_can_be_and_says_what_stays(host: installed) {
         let repo = host.clone_repo();
         repo.write("files/etc/x", "x\n").commit_and_push().assert_live();
         let backward = "backward = [\"sh\", \"-c\", \"echo back >>/srv/log\"]\n";
@@ -42,7 +42,7 @@ scenario! {
 }
 
 scenario! {
-    fn one_like_a_service_runs_as_that_does(host: installed on trixie) {
+    fn one_like_a_service_runs_as_that_does(host: installed) {
         let repo = host.clone_repo();
         let service = "[Service]\nUser=www-data\nGroup=games\nWorkingDirectory=/srv/shop\nEnvironmentFile=/etc/shop.env\nExecStart=sleep infinity\n";
         repo.write("files/etc/systemd/system/shop.service", service).write("files/etc/shop.env", "WORD='two words'\n");

@@ -124,7 +124,8 @@ fn holds(host: &Host) {
 const WATCH: &str = r#"
 while sleep 0.1; do
   for file in $(grep -slaf /run/secrets /proc/[0-9]*/cmdline /proc/[0-9]*/environ); do
-    whose=$(stat -c %U "$file" 2>/dev/null) || continue
+    # The folder stays its user's when the process ends, and what is in it becomes root's.
+    whose=$(stat -c %U "${file%/*}" 2>/dev/null) || continue
     [[ $file == */environ && $whose == sammy ]] || { echo "$file of $whose:"; tr '\0' ' ' <"${file%/*}/cmdline"; } >>/run/seen
   done
 done
@@ -155,7 +156,8 @@ fn one_push(host: &Host) {
 #[track_caller]
 fn serving(release: Release) -> Host {
     let content: Vec<u8> = contents(Path::new(EXAMPLE));
-    let image = Host::bare_image(release).derive("django", &[&content], one_push);
+    // Also what is asserted of that push.
+    let image = Host::bare_image(release).derive("django", &[&content, include_bytes!("django.rs")], one_push);
     let host = Host::boot(&image);
     host.wait_until("the site answers", || status(&host, "/admin/login/") == "200");
     host.wait_until("the daemon is up", || host.ctl("status").code == 0);
@@ -198,7 +200,7 @@ with open("/run/visitor", "w", buffering=1) as notes:
         if word:
             notes.write(f"{path}: {word} at {time.time()}\n")
         open("/run/visits", "w").write(str(asked))
-        time.sleep(0.02)
+        time.sleep(0.1)
 "#;
 
 #[track_caller]
@@ -474,7 +476,10 @@ scenario! {
             ln -s /etc/nginx/sites-available/default /etc/nginx/sites-enabled/default && systemctl reload nginx");
         healed(host, "the file of the socket", "rm /run/gunicorn.sock");
         healed(host, "who may write into the socket", "chmod 600 /run/gunicorn.sock");
-        healed(host, "who may go to the static files", "chmod 700 /home/sammy/myprojectdir");
+        healed(host, "who may go to the static files", "chmod 700 /home/sammy/myprojectdir /home/sammy/myprojectdir/static");
+        healed(host, "whose the project is", "chown root: /home/sammy/myprojectdir");
+        healed(host, "what each start of Python would run", "cd /home/sammy/myprojectdir/myprojectenv/lib/python3*/site-packages && \
+            echo 'raise SystemExit(1)' >sitecustomize.py && systemctl restart gunicorn; true");
         healed(host, "the socket, and who may read what", "systemctl stop gunicorn.socket gunicorn.service; rm -f /run/gunicorn.sock; \
             chown root: /home/sammy/myprojectdir/myproject/urls.py && chmod 700 /home/sammy && chmod 644 /etc/myproject.env");
         let whose = host.exec("stat -c %U:%G:%a /home/sammy /home/sammy/myprojectdir/myproject/urls.py /etc/myproject.env").ok();
@@ -497,6 +502,8 @@ scenario! {
         healed(host, "enablement and the firewall", "systemctl disable gunicorn.socket nginx && ufw --force disable");
         assert_eq!(host.exec("systemctl is-enabled gunicorn.socket nginx").ok(), "enabled\nenabled");
         assert!(host.exec("ufw status").ok().contains("Status: active"));
+        healed(host, "the firewall's service", "systemctl stop ufw");
+        assert!(host.sh("iptables -S INPUT").ok().starts_with("-P INPUT DROP"));
         healed(host, "a masked unit", "systemctl mask --now nginx");
         healed(host, "a server that was removed", "DEBIAN_FRONTEND=noninteractive apt-get -qq remove -y nginx nginx-common");
         healed(host, "a user that was deleted", "systemctl stop gunicorn.socket gunicorn && userdel sammy");

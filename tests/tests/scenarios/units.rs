@@ -444,7 +444,7 @@ scenario! {
 }
 
 scenario! {
-    fn a_rollback_restores_processes_too(host: installed on bookworm) {
+    fn a_rollback_restores_processes_too(host: installed) {
         let repo = host.clone_repo();
         let shop = service("ExecStart=/bin/sh -c 'cp /etc/shop.conf /run/shop; exec sleep infinity'");
         let probe = "[[probe]]\nname = \"till\"\ncommand = [\"/usr/bin/grep\", \"-q\", \"good\", \"/run/shop\"]\nattempts = 2\ninterval = \"100ms\"\n";

@@ -136,7 +136,7 @@ scenario! {
         let repo = host.clone_repo();
         // No settings of pip's: the file says where packages come from.
         host.sh("rm /etc/pip.conf && ln -s /usr/bin/python3 /usr/local/bin/snake").ok();
-        let sum = host.sh("sha256sum /srv/mirror/pip/gunicorn-* | cut -c -64").ok();
+        let sum = host.sh("sha256sum /srv/mirror/pip/gunicorn-* | head -n 1 | cut -c -64").ok();
         let pinned = |sum: &str| format!("--no-index\n--find-links /srv/mirror/pip\n{} \\\n    --hash=sha256:{sum}\n", wheel(host, "gunicorn"));
         repo.write("reconciled.toml", "packages = [\"python3-venv\"]\n[[directory]]\npath = \"/srv/app\"\nowner = \"www-data\"\n\
             [[venv]]\npath = \"/srv/app/env\"\nowner = \"www-data\"\ninterpreter = \"/usr/local/bin/snake\"\nrequirements = \"/etc/requirements.txt\"\n");
