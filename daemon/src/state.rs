@@ -1,6 +1,7 @@
 //! The durable store: SQLite with WAL and `synchronous=FULL`. Journal, generations, ledger and held revisions share it so
 //! that committing a generation is one atomic step. Sole holder of the connection; decides nothing.
 
+mod format;
 mod objects;
 mod reserve;
 mod seal;
@@ -22,58 +23,13 @@ use crate::manifest::Manifest;
 use crate::plan::Plan;
 use crate::source::Commit;
 
+use format::{FORMAT, SCHEMA, UNSEALED, migrate};
 pub use objects::Objects;
 pub use reserve::Reserve;
 use transaction::{needs_room, note_outcome};
 
 /// Where everything durable lives.
 pub const STATE_DIR: &str = "/var/lib/reconciled";
-/// Version of the store's format (`PRAGMA user_version`).
-const FORMAT: u32 = 3;
-/// The first format, which had no key yet.
-const UNSEALED: u32 = 1;
-
-const SCHEMA: &str = "
-CREATE TABLE txn (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    state TEXT NOT NULL,
-    plan TEXT NOT NULL,
-    staging TEXT NOT NULL,
-    reason TEXT NOT NULL DEFAULT '',
-    remains TEXT NOT NULL DEFAULT '[]'
-);
-CREATE TABLE owed (
-    txn INTEGER NOT NULL REFERENCES txn(id),
-    seq INTEGER NOT NULL,
-    wake TEXT NOT NULL,
-    PRIMARY KEY (txn, seq)
-);
-CREATE TABLE begun (
-    txn INTEGER NOT NULL REFERENCES txn(id),
-    step INTEGER NOT NULL,
-    PRIMARY KEY (txn, step)
-);
-CREATE TABLE generation (
-    number INTEGER PRIMARY KEY,
-    commit_id TEXT NOT NULL,
-    commit_json TEXT NOT NULL,
-    actor TEXT NOT NULL,
-    at TEXT NOT NULL,
-    manifest TEXT NOT NULL
-);
-CREATE TABLE ledger (target TEXT PRIMARY KEY, displaced TEXT NOT NULL);
-CREATE TABLE held (commit_id TEXT PRIMARY KEY, reason TEXT NOT NULL, since TEXT NOT NULL, seq INTEGER NOT NULL, live INTEGER NOT NULL);
-CREATE TABLE interrupted (commit_id TEXT PRIMARY KEY, times INTEGER NOT NULL);
-CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-";
-
-/// What each earlier format lacks.
-const MIGRATIONS: [&str; 2] =
-    ["CREATE TABLE begun (txn INTEGER NOT NULL REFERENCES txn(id), step INTEGER NOT NULL, PRIMARY KEY (txn, step));", ""];
-
-/// Columns that may hold the digest of a secret, which would tell whoever guesses that he was right: they are sealed, as contents are.
-const SEALED: [(&str, &str); 3] = [("generation", "manifest"), ("ledger", "displaced"), ("txn", "plan")];
-
 /// What went wrong with the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -548,33 +504,6 @@ fn connect(dir: &Path) -> rusqlite::Result<(Connection, u32)> {
     Ok((db, found))
 }
 
-/// Brings a store of an earlier version to this one; a copy of it as it was stays beside it.
-fn migrate(db: &Connection, dir: &Path, from: u32, objects: &Objects) -> StateResult<()> {
-    let copy = dir.join(format!("state.db.format-{from}"));
-    // Left of a migration that was interrupted.
-    let _ = std::fs::remove_file(&copy);
-    db.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
-    if from == UNSEALED {
-        objects.seal_all()?;
-    }
-    let missing = MIGRATIONS.iter().skip(from.saturating_sub(1) as usize).copied().collect::<String>();
-    let tx = db.unchecked_transaction()?;
-    tx.execute_batch(&missing)?;
-    for (table, column) in SEALED {
-        let mut rows = tx.prepare(&format!("SELECT rowid, {column} FROM {table} WHERE typeof({column}) = 'text'"))?;
-        let rows: Vec<(i64, String)> = rows.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
-        for (row, text) in rows {
-            let sealed = objects.seal(table, text.as_bytes())?;
-            tx.execute(&format!("UPDATE {table} SET {column} = ?2 WHERE rowid = ?1"), params![row, sealed])?;
-        }
-    }
-    tx.execute_batch(&format!("PRAGMA user_version = {FORMAT}"))?;
-    tx.commit()?;
-    // What was there before is in free pages still.
-    db.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)")?;
-    Ok(())
-}
-
 /// One engine at a time works on a store: the daemon's, or that of early boot.
 fn lock(dir: &Path) -> StateResult<File> {
     let fail = |source| StateError::Io { what: format!("lock {}", dir.display()), source };
@@ -613,7 +542,7 @@ fn bytes(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Vec<u8>> {
     Ok(row.get_ref(column)?.as_bytes()?.to_vec())
 }
 
-/// A value of one of [`SEALED`].
+/// A value of a column that is sealed ([`format::SEALED`]).
 fn sealed<T: Serialize>(objects: &Objects, what: &str, value: &T) -> StateResult<Vec<u8>> {
     objects.seal(what, json(what, value)?.as_bytes())
 }
