@@ -35,7 +35,9 @@ pub const MARK: &str = "reconciled";
 /// What loads it at boot.
 pub const UNIT: &str = "ufw.service";
 /// The answer of one that is on by its files alone.
-const STOPPED: &str = "stopped";
+pub const STOPPED: &str = "stopped";
+/// That of one that the next boot does not load.
+pub const NOT_AT_BOOT: &str = "on, and not at boot";
 /// Longest file that is read, in bytes.
 pub const LIMIT: u64 = 4 << 20;
 
@@ -70,8 +72,10 @@ pub struct Rule {
 pub struct Firewall {
     /// Whether it is to be on.
     pub enabled: bool,
-    /// Whether its service is up, now and at boot: without that nothing is kept out.
+    /// Whether the kernel has it: otherwise nobody is kept out, whatever the files say.
     pub is_loaded: bool,
+    /// Whether its service loads it at boot.
+    pub comes_at_boot: bool,
     /// What becomes of what no rule speaks of.
     pub incoming: Option<Policy>,
     /// The same of what goes out.
@@ -223,6 +227,7 @@ impl Firewall {
         Self {
             enabled: setting(CONF, "ENABLED").as_deref() == Some("yes"),
             is_loaded: true,
+            comes_at_boot: true,
             incoming: policy("DEFAULT_INPUT_POLICY"),
             outgoing: policy("DEFAULT_OUTPUT_POLICY"),
             ipv6,
@@ -361,15 +366,10 @@ impl Firewall {
             Wanted::DefaultIncoming(_) => known(self.incoming),
             Wanted::DefaultOutgoing(_) => known(self.outgoing),
             Wanted::Enabled(_) if self.enabled && !self.is_loaded => STOPPED.to_owned(),
+            Wanted::Enabled(_) if self.enabled && !self.comes_at_boot => NOT_AT_BOOT.to_owned(),
             Wanted::Enabled(_) => on_or_off(self.enabled),
         }
     }
-}
-
-/// Whether a unit with such properties (org.freedesktop.systemd1(5)) keeps a firewall loaded; one that is not there says nothing.
-#[must_use]
-pub fn is_loaded(load: &str, active: &str, file_state: &str) -> bool {
-    !matches!(load, "loaded" | "masked") || (active == "active" && file_state == "enabled")
 }
 
 impl Rule {

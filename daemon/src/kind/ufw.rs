@@ -6,13 +6,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Claim, Drift, KindError, Mistake, Phase, Sight, Spec};
-use crate::change::{Change, Object};
+use crate::change::{Call, Change, Object};
 use crate::path::ManagedPath;
 use crate::ufw::sshd::{self, Listening};
 use crate::ufw::{self, CONF, FILES, Firewall, LIMIT, PROFILES, Policy, Reach, Request, Subject, Wanted};
+use crate::worker::PROGRAM;
 
 /// How long one change may take: the whole firewall is loaded anew.
 const CHANGE: Duration = Duration::from_secs(120);
+/// How long a look at it may take.
+const ASK: Duration = Duration::from_secs(30);
 /// Most profiles and drop-ins that are looked at.
 const ENTRIES: usize = 1000;
 /// What SSH is reached by, where sshd does not listen itself.
@@ -75,9 +78,14 @@ impl Spec for UfwSpec {
         if !files.contains_key(CONF) {
             return Err(KindError::NotYet("[ufw]: ufw is not on this host: write packages = [\"ufw\"]".to_owned()));
         }
-        let unit = sight.host.unit(ufw::UNIT)?;
-        let is_loaded = ufw::is_loaded(&unit.load, &unit.active, &unit.file_state);
-        let firewall = Firewall { is_loaded, ..Firewall::read(&files) };
+        let mut firewall = Firewall::read(&files);
+        if firewall.enabled && self.enabled == Some(true) {
+            let request = Request { wanted: Wanted::Enabled(true), files: files.clone() };
+            let ask = Call::new(&[PROGRAM, "worker", "ufw", "ask"], ASK);
+            let answer = sight.ask("ufw:enabled", &ask, &serde_json::to_vec(&request).unwrap_or_default())?;
+            firewall.is_loaded = answer != ufw::STOPPED;
+            firewall.comes_at_boot = answer != ufw::NOT_AT_BOOT;
+        }
         let (allow, deny) = self.subjects().map_err(|mistake| KindError::Impossible(mistake.message))?;
         let profiles = profiles(sight)?;
         for subject in allow.iter().chain(&deny) {
@@ -128,8 +136,8 @@ impl UfwSpec {
         };
         let (ssh, then) = (listening(sight)?, firewall.after(declared, self.default_incoming, ports_of));
         // What is so already shuts nobody out now.
-        let closes =
-            |port: &u16| then.reach(*port) == Reach::Nobody && !(firewall.enabled && firewall.reach(*port) == Reach::Nobody);
+        let is_closed = |port: &u16| firewall.enabled && firewall.is_loaded && firewall.reach(*port) == Reach::Nobody;
+        let closes = |port: &u16| then.reach(*port) == Reach::Nobody && !is_closed(port);
         if let Some(port) = ssh.ports.iter().find(|port| closes(port)) {
             let remedy = match *port {
                 sshd::PORT => "write allow = [\"OpenSSH\"]".to_owned(),

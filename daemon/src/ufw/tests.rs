@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{CONF, DEFAULTS, Firewall, Policy, RULES, RULES6, Reach, Subject, Wanted, is_loaded, profiles};
+use super::{CONF, DEFAULTS, Firewall, Policy, RULES, RULES6, Reach, Subject, Wanted, profiles};
 
 const TUPLES: &str = "### tuple ### allow tcp 22 A any A OpenSSH - in\n\
     ### tuple ### allow tcp 80,443 A any A Nginx%20Full - in comment=7265636f6e63696c6564\n\
@@ -27,20 +27,12 @@ fn set(words: &[&str]) -> BTreeSet<Subject> {
 }
 
 #[test]
-fn one_whose_service_is_down_is_not_on() {
+fn one_that_is_not_loaded_is_not_on() {
     let is_on = |firewall: &Firewall| firewall.answer(&Wanted::Enabled(true));
     let stopped = Firewall { is_loaded: false, ..firewall("") };
-    assert_eq!([is_on(&firewall("")), is_on(&stopped)], ["on", "stopped"]);
+    let not_at_boot = Firewall { comes_at_boot: false, ..firewall("") };
+    assert_eq!([is_on(&firewall("")), is_on(&stopped), is_on(&not_at_boot)], ["on", "stopped", "on, and not at boot"]);
     assert_eq!(is_on(&Firewall { enabled: false, ..stopped }), "off");
-    for (seen, wanted) in [
-        (("loaded", "active", "enabled"), true),
-        (("loaded", "inactive", "enabled"), false),
-        (("loaded", "active", "disabled"), false),
-        (("masked", "inactive", "masked"), false),
-        (("not-found", "inactive", ""), true),
-    ] {
-        assert_eq!(is_loaded(seen.0, seen.1, seen.2), wanted, "{seen:?}");
-    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::ufw::{FILES, Firewall, LIMIT, MARK, Request, UNIT, Wanted, is_loaded};
+use crate::ufw::{FILES, Firewall, LIMIT, MARK, NOT_AT_BOOT, Request, STOPPED, UNIT, Wanted};
 
 /// More than all files together.
 const INPUT: u64 = 16 * LIMIT;
@@ -21,6 +21,9 @@ const KEPT: &str = "/var/lib/reconciled/ufw";
 /// How many are kept: more than the keys of all generations that can still be taken back.
 const MOST: usize = 50;
 
+/// What its service runs: tells whether the kernel has the rules, and takes them out of it.
+const INIT: &str = "/usr/lib/ufw/ufw-init";
+
 /// All files, by path.
 type Files = BTreeMap<String, String>;
 
@@ -28,6 +31,10 @@ type Files = BTreeMap<String, String>;
 #[derive(Serialize, Deserialize)]
 struct Kept {
     before: Files,
+    /// The answer before.
+    was: String,
+    /// Whether the kernel had it.
+    was_loaded: bool,
     /// As the request has left it; `None` as long as it has not ended.
     after: Option<Files>,
 }
@@ -52,11 +59,17 @@ fn firewall() -> io::Result<Firewall> {
     let mut firewall = Firewall::read(&files()?);
     // Of one that is off nobody asks.
     if firewall.enabled {
-        let said = systemctl(&["show", "--property=LoadState,ActiveState,UnitFileState", UNIT])?;
-        let property = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default();
-        firewall.is_loaded = is_loaded(property("LoadState"), property("ActiveState"), property("UnitFileState"));
+        firewall.is_loaded = is_loaded()?;
+        firewall.comes_at_boot = systemctl(&["show", "--value", "--property=UnitFileState", UNIT])?.trim() != "disabled";
     }
     Ok(firewall)
+}
+
+/// Whether the kernel has its rules.
+fn is_loaded() -> io::Result<bool> {
+    let mut command = Command::new(INIT);
+    let status = command.arg("status").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.map(|status| status.success()).map_err(|error| io::Error::other(format!("{INIT}: {error}")))
 }
 
 fn files() -> io::Result<Files> {
@@ -73,7 +86,8 @@ fn files() -> io::Result<Files> {
 
 /// Does it, and keeps how it was: between the plan and now somebody may have changed it.
 fn set(request: &Request) -> io::Result<()> {
-    let mut kept = Kept { before: files()?, after: None };
+    let was = firewall()?.answer(&request.wanted);
+    let mut kept = Kept { before: files()?, was, was_loaded: is_loaded()?, after: None };
     kept.keep(request)?;
     change(&request.wanted)?;
     kept.after = Some(files()?);
@@ -85,24 +99,26 @@ fn change(wanted: &Wanted) -> io::Result<()> {
     match wanted {
         Wanted::Allow(allow) => {
             for subject in allow.iter().filter(|subject| !now.lets(subject)) {
-                ufw(&["allow", &subject.to_string(), "comment", MARK])?;
+                tell(&["allow", &subject.to_string(), "comment", MARK])?;
             }
         }
         Wanted::Deny { deny, allow } => {
             for subject in deny.iter().filter(|subject| !now.has("deny", subject)) {
-                ufw(&["deny", &subject.to_string(), "comment", MARK])?;
+                tell(&["deny", &subject.to_string(), "comment", MARK])?;
             }
             // What is denied now may have been a rule of ours that allowed it.
             for rule in firewall()?.stale(allow, deny) {
-                ufw(&["delete", &rule.action, &rule.subject.to_string()])?;
+                tell(&["delete", &rule.action, &rule.subject.to_string()])?;
             }
         }
         Wanted::DefaultIncoming(policy) => ufw(&["default", &policy.to_string(), "incoming"])?,
         Wanted::DefaultOutgoing(policy) => ufw(&["default", &policy.to_string(), "outgoing"])?,
         Wanted::Enabled(true) => {
-            ufw(&["--force", "enable"])?;
-            if !firewall()?.is_loaded {
-                systemctl(&["enable", "--quiet", "--now", UNIT])?;
+            if !now.enabled || !now.is_loaded {
+                ufw(&["--force", "enable"])?;
+            }
+            if !firewall()?.comes_at_boot {
+                systemctl(&["enable", "--quiet", UNIT])?;
             }
         }
         Wanted::Enabled(false) => ufw(&["--force", "disable"])?,
@@ -110,19 +126,46 @@ fn change(wanted: &Wanted) -> io::Result<()> {
     Ok(())
 }
 
+/// Tells ufw of a rule. One that is on by its files and not loaded notes the rule, for one family at a time, and fails: there is nothing in the
+/// kernel to add it to. What it comes to, the answer says.
+fn tell(words: &[&str]) -> io::Result<()> {
+    match ufw(words) {
+        Err(error) if is_loaded()? => Err(error),
+        Err(_) => {
+            let _ = ufw(words);
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
 /// Takes it back. Where the files are as it left them, or it did not end, all of them are put where they were; where somebody has changed them
 /// since, only what was done is undone.
 fn undo(request: &Request) -> io::Result<()> {
     let now = files()?;
-    if request.wanted == Wanted::Enabled(true) && Firewall::read(&request.files).enabled {
-        // It was on by its files, and stopped: why else was there something to do.
-        return systemctl(&["stop", UNIT]).map(drop);
-    }
     match Kept::of(request)? {
-        Some(Kept { before, after }) if after.as_ref().is_none_or(|after| *after == now) => put_back(&before),
+        Some(Kept { was, .. }) if was == STOPPED && request.wanted == Wanted::Enabled(true) => {
+            if is_loaded()? {
+                unload()
+            } else {
+                Ok(())
+            }
+        }
+        Some(Kept { was, .. }) if was == NOT_AT_BOOT && request.wanted == Wanted::Enabled(true) => {
+            systemctl(&["disable", "--quiet", UNIT]).map(drop)
+        }
+        Some(Kept { before, after, was_loaded, .. }) if after.as_ref().is_none_or(|after| *after == now) => {
+            put_back(&before, was_loaded)
+        }
         Some(Kept { before, .. }) => take_back(&now, &before, &request.wanted),
         None => take_back(&now, &request.files, &request.wanted),
     }
+}
+
+/// Takes it out of the kernel, and lets all in; its files stay.
+fn unload() -> io::Result<()> {
+    let status = Command::new(INIT).arg("stop").stdin(Stdio::null()).stdout(io::stderr()).status()?;
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("{INIT} stop: {status}"))) }
 }
 
 fn take_back(now: &Files, before: &Files, wanted: &Wanted) -> io::Result<()> {
@@ -132,8 +175,8 @@ fn take_back(now: &Files, before: &Files, wanted: &Wanted) -> io::Result<()> {
     Ok(())
 }
 
-/// Puts the files where they were, and has them loaded; off before it was on.
-fn put_back(files: &Files) -> io::Result<()> {
+/// Puts the files where they were, and has them loaded where they were loaded; off before it was on.
+fn put_back(files: &Files, was_loaded: bool) -> io::Result<()> {
     let was = Firewall::read(files);
     if !was.enabled {
         ufw(&["--force", "disable"])?;
@@ -144,7 +187,11 @@ fn put_back(files: &Files) -> io::Result<()> {
         }
         put(path, text).map_err(|error| io::Error::other(format!("{path}: {error}")))?;
     }
-    if was.enabled { ufw(&["reload"]) } else { Ok(()) }
+    match was.enabled {
+        true if was_loaded => ufw(&["reload"]),
+        true if is_loaded()? => unload(),
+        _ => Ok(()),
+    }
 }
 
 impl Kept {

@@ -502,7 +502,7 @@ scenario! {
         healed(host, "enablement and the firewall", "systemctl disable gunicorn.socket nginx && ufw --force disable");
         assert_eq!(host.exec("systemctl is-enabled gunicorn.socket nginx").ok(), "enabled\nenabled");
         assert!(host.exec("ufw status").ok().contains("Status: active"));
-        healed(host, "the firewall's service", "systemctl stop ufw");
+        healed(host, "the firewall that is on by its files alone", "/usr/lib/ufw/ufw-init stop");
         assert!(host.sh("iptables -S INPUT").ok().starts_with("-P INPUT DROP"));
         healed(host, "a masked unit", "systemctl mask --now nginx");
         healed(host, "a server that was removed", "DEBIAN_FRONTEND=noninteractive apt-get -qq remove -y nginx nginx-common");

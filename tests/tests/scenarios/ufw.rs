@@ -35,13 +35,14 @@ scenario! {
         host.ctl("sync").ok();
         let status = host.exec("ufw status").ok();
         assert!(status.contains("Status: active") && status.contains("Nginx Full") && status.contains("9000/tcp"), "{status}");
-        // So does what was stopped behind its back, now and at boot.
-        host.exec("systemctl disable --quiet --now ufw").ok();
+        // So does what was stopped behind its back, with a rule less, and what the next boot would not load.
+        host.sh("ufw delete allow 'Nginx Full' && /usr/lib/ufw/ufw-init stop && systemctl disable --quiet ufw").ok();
         assert!(host.is_open(8080));
         assert!(host.ctl("diff").stdout.contains("enabled stopped → on"));
         host.ctl("sync").ok();
         assert_eq!([80, 22, 8080].map(|port| host.is_open(port)), [true, true, false]);
         assert_eq!(host.exec("systemctl is-enabled ufw").ok(), "enabled");
+        assert!(host.ctl("sync").ok().contains("nothing to do"));
         // What leaves the list goes, if it came by it: somebody has to show that the host can still be reached.
         repo.write("reconciled.toml", format!("{ON}allow = [\"OpenSSH\", \"8080/tcp\"]\n"));
         let push = repo.commit_and_push();
@@ -125,6 +126,13 @@ scenario! {
         repo.write("reconciled.toml", format!("{wanted}default_routed = 1\n")).commit_and_push().assert_refused("unknown key `default_routed` in [ufw]");
         repo.write("reconciled.toml", format!("{wanted}{RED}")).commit_and_push().assert_refused("rolled back");
         assert_eq!(all(host), former, "on, as it was");
+        // And when it was on by its files alone.
+        host.exec("/usr/lib/ufw/ufw-init stop").ok();
+        let stopped = all(host);
+        repo.write("reconciled.toml", format!("{wanted}{RED}\n")).commit_and_push().assert_refused("rolled back").says("enabled stopped → on");
+        assert_eq!(all(host), stopped, "stopped, as it was");
+        host.exec("ufw --force enable").ok();
+        assert_eq!(all(host), former);
         // And when it went live and nobody has shown that the host can be reached.
         host.write("/etc/reconciled/reconciled.d/window.toml", "confirm_window = \"8s\"\n");
         host.exec("systemctl reload reconciled").ok();
