@@ -186,7 +186,7 @@ impl State {
         match found {
             FORMAT => {}
             0 => db.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;"))?,
-            older if older < FORMAT => migrate(&db, dir, older, &objects)?,
+            older if older < FORMAT => migrate(&db, older, &objects)?,
             found => return Err(StateError::Version { found }),
         }
         Ok(Self { db, objects, reserve: Reserve::keep(dir.join("reserve")), _lock: lock })

@@ -1,7 +1,5 @@
 //! The tables of the store, and how one of an earlier version is brought to them.
 
-use std::path::Path;
-
 use rusqlite::{Connection, params};
 
 use super::{Objects, StateResult};
@@ -52,16 +50,14 @@ const MIGRATIONS: [&str; 2] =
 /// Columns that may hold the digest of a secret, which would tell whoever guesses that he was right: they are sealed, as contents are.
 pub(super) const SEALED: [(&str, &str); 3] = [("generation", "manifest"), ("ledger", "displaced"), ("txn", "plan")];
 
-/// Brings a store of an earlier version to this one; a copy of it as it was stays beside it.
-pub(super) fn migrate(db: &Connection, dir: &Path, from: u32, objects: &Objects) -> StateResult<()> {
-    let copy = dir.join(format!("state.db.format-{from}"));
-    // Left of a migration that was interrupted.
-    let _ = std::fs::remove_file(&copy);
-    db.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
+/// Brings a store of an earlier version to this one, in one transaction.
+pub(super) fn migrate(db: &Connection, from: u32, objects: &Objects) -> StateResult<()> {
     if from == UNSEALED {
         objects.seal_all()?;
     }
     let missing = MIGRATIONS.iter().skip(from.saturating_sub(1) as usize).copied().collect::<String>();
+    // What was there before is overwritten, and not only let go of.
+    db.pragma_update(None, "secure_delete", true)?;
     let tx = db.unchecked_transaction()?;
     tx.execute_batch(&missing)?;
     for (table, column) in SEALED {
@@ -74,7 +70,9 @@ pub(super) fn migrate(db: &Connection, dir: &Path, from: u32, objects: &Objects)
     }
     tx.execute_batch(&format!("PRAGMA user_version = {FORMAT}"))?;
     tx.commit()?;
-    // What was there before is in free pages still.
-    db.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)")?;
+    // The log has it still until it is put into the file, which any later commit may do as well.
+    if let Err(error) = db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+        tracing::warn!("state.db: {error}, ignoring");
+    }
     Ok(())
 }

@@ -321,7 +321,6 @@ fn a_store_of_the_first_format_is_brought_to_this_one() {
     state.begin_steps(id, &[3, 1]).unwrap();
     state.end_steps(id, &[3]).unwrap();
     assert_eq!(state.begun(id).unwrap().into_iter().collect::<Vec<_>>(), [1]);
-    assert!(dir.path().join("state.db.format-1").exists());
 }
 
 #[test]
@@ -333,8 +332,8 @@ fn digests_are_sealed_also_those_of_an_earlier_format() {
     let mut state = State::open(dir.path()).unwrap();
     commit(&mut state, &wanted, &[]);
     let is_told = || {
-        let files = ["state.db", "state.db-wal"].map(|file| std::fs::read(dir.path().join(file)).unwrap_or_default());
-        files.concat().windows(64).any(|part| part == digest.to_string().as_bytes())
+        let files = std::fs::read_dir(dir.path()).unwrap().map(|file| std::fs::read(file.unwrap().path()).unwrap_or_default());
+        files.collect::<Vec<_>>().concat().windows(64).any(|part| part == digest.to_string().as_bytes())
     };
     assert!(!is_told());
     let (live, ledger) = (state.live().unwrap(), state.ledger().unwrap());
@@ -354,7 +353,6 @@ fn digests_are_sealed_also_those_of_an_earlier_format() {
     let state = State::open(dir.path()).unwrap();
     assert!(!is_told());
     assert_eq!((state.live().unwrap(), state.ledger().unwrap()), (live, ledger));
-    assert!(dir.path().join("state.db.format-2").exists());
 }
 
 #[test]
