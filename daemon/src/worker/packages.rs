@@ -193,6 +193,7 @@ fn take_away(record: &Record) -> io::Result<()> {
         let verb = if goes.iter().all(|name| purged.contains(*name)) { "purge" } else { "remove" };
         apt(&[&[verb, ESSENTIAL, "--"][..], &goes].concat())?;
     }
+    apt::wait();
     let packages = read()?;
     let is_left = |name: &&str| packages.package(name).is_some_and(|package| !package.is_unknown() && !package.is_there());
     let left: Vec<&str> = purged.iter().map(String::as_str).filter(is_left).collect();

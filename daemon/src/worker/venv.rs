@@ -130,12 +130,20 @@ fn flaw(place: &Path, stamp: &Stamp) -> io::Result<Option<String>> {
         if stamp.files.contains_key(&added) || stamp.files.range(below.clone()..).next().is_some_and(is_built) {
             continue;
         }
-        let mut found = BTreeMap::new();
-        if !place.join(&added).is_dir() || list(place, &added, &mut found).is_ok_and(|()| !found.is_empty()) {
+        if holds_something(&place.join(&added)) {
             return Ok(Some(format!("{added} was added")));
         }
     }
     Ok(None)
+}
+
+/// Whether this is a file, or one is below it that Python has not compiled by itself. What cannot be looked into may be.
+fn holds_something(path: &Path) -> bool {
+    if !fs::symlink_metadata(path).is_ok_and(|seen| seen.is_dir()) {
+        return true;
+    }
+    let Ok(entries) = fs::read_dir(path) else { return true };
+    entries.into_iter().any(|entry| entry.map_or(true, |entry| entry.file_name() != COMPILED && holds_something(&entry.path())))
 }
 
 fn touched(seen: &fs::Metadata) -> (i64, i64, i64, i64) {
@@ -150,7 +158,8 @@ fn digest_of(file: &Path) -> io::Result<Digest> {
 fn packages_of(place: &Path) -> Vec<String> {
     let names = |folder: &Path| -> Vec<String> {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+        // A name that is no text is none that was built, and is not taken for one.
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     };
     let mut all = Vec::new();
     for python in names(&place.join("lib")) {

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::process::{Command, Stdio};
-use std::sync::LazyLock;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::host::linux::lock_holder;
 use crate::packages::{UPDATES, is_update};
@@ -37,10 +38,10 @@ const OPTIONS: [&str; 10] = [
 const LOCKS: [&str; 3] = ["/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/cache/apt/archives/lock"];
 /// Held by who fetches lists.
 const LISTS: &str = "/var/lib/apt/lists/lock";
-/// How long all of a run waits for others, as `DPkg::Lock::Timeout` says it to apt.
-const WAIT: Duration = Duration::from_secs(300);
-/// Pause between two looks at a lock.
-const LOOK: Duration = Duration::from_millis(500);
+/// How long all of a run waits for others, in milliseconds, as `DPkg::Lock::Timeout` says it to apt.
+const WAIT_MS: u32 = 300_000;
+/// Pause between two looks at a lock, in milliseconds.
+const LOOK_MS: u32 = 500;
 
 /// What a run of apt does.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -119,22 +120,23 @@ pub(super) fn needed_by(names: &BTreeSet<String>) -> io::Result<BTreeSet<String>
 
 /// Fetches the lists of packages.
 pub(super) fn update() -> io::Result<()> {
-    wait_for(&[LISTS], *DEADLINE);
+    wait_for(&[LISTS], &LEFT);
     apt(&["update"])
 }
 
 /// Waits until nobody else works with packages: what is looked at and simulated has to hold when it is done.
 pub(super) fn wait() {
-    wait_for(&LOCKS, *DEADLINE);
+    wait_for(&LOCKS, &LEFT);
 }
 
-/// Until then all of this run waits: it has a limit of its own.
-static DEADLINE: LazyLock<Instant> = LazyLock::new(|| Instant::now() + WAIT);
+/// How many looks all of a run may still wait for: it has a limit of its own.
+static LEFT: AtomicU32 = AtomicU32::new(WAIT_MS / LOOK_MS);
 
-/// Waits until nobody holds any of these. Past the deadline it is left to apt to say who is in the way.
-fn wait_for(locks: &[&str], deadline: Instant) {
-    while locks.iter().any(|lock| lock_holder(lock).is_some()) && Instant::now() < deadline {
-        thread::sleep(LOOK);
+/// Waits until nobody holds any of these, for so many looks at most. After that it is left to apt to say who is in the way.
+fn wait_for(locks: &[&str], left: &AtomicU32) {
+    let is_held = || locks.iter().any(|lock| lock_holder(lock).is_some());
+    while is_held() && left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+        thread::sleep(Duration::from_millis(LOOK_MS.into()));
     }
 }
 
@@ -197,10 +199,11 @@ mod tests {
         BufReader::new(other.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
         let locks = ["/nonexistent/lock", path];
         assert!(lock_holder(path).unwrap().starts_with(&format!("perl, process {}", other.id())));
-        wait_for(&locks, Instant::now());
-        assert!(lock_holder(path).is_some(), "the deadline has passed");
+        let left = AtomicU32::new(1);
+        wait_for(&locks, &left);
+        assert!(lock_holder(path).is_some() && left.into_inner() == 0, "so long and no longer");
         drop(other.stdin.take());
-        wait_for(&locks, Instant::now() + WAIT);
+        wait_for(&locks, &LEFT);
         assert!(lock_holder(path).is_none() && other.wait().unwrap().success());
     }
 
