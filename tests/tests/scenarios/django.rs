@@ -82,6 +82,8 @@ fn holds(host: &Host) {
     let listed =
         host.sh("dpkg-query -Wf '${db:Status-Abbrev}' python3-venv python3-dev libpq-dev postgresql nginx curl ufw").ok();
     assert_eq!(listed, "ii ".repeat(7));
+    // A part of postgresql on Debian 13.
+    host.sh("dpkg-query -Wf '${Package} ${Provides}\\n' 'postgresql*' | grep -q postgresql-contrib").ok();
     assert_eq!(host.exec("stat -c %U:%G:%a /home/sammy /etc/myproject.env").ok(), "sammy:sammy:711\nroot:root:600");
     let asked = "SHOW client_encoding; SHOW default_transaction_isolation; SHOW timezone; SELECT pg_get_userbyid(datdba) FROM pg_database \
         WHERE datname = current_database()";
@@ -341,6 +343,11 @@ scenario! {
         assert!(repo.commit_and_push().ok);
         assert_eq!(processes(host), then);
         assert!(logs_in(host), "by the password that it has");
+        // Back before the migration, which stays: the code of then lives with it, and with the secrets of then.
+        let said = host.ctl("rollback 1").ok();
+        assert!(said.contains("command:migrate") && said.contains("which nothing takes back: what it runs has to live with that"), "{said}");
+        assert_eq!(["/admin/login/", "/things/"].map(|page| status(host, page)), ["200", "404"]);
+        assert!(logs_in(host));
     }
 }
 

@@ -141,8 +141,8 @@ scenario! {
         repo.write("files/etc/addresses.j2", rendered).commit_and_push().assert_live();
         let before = host.status();
         host.exec("ip addr add 192.0.2.7/32 dev host0").ok();
-        let said = host.ctl("sync").ok();
-        assert!(said.contains("live and healthy"), "{said}");
+        // By this, or by the daemon's own look once the host is up.
+        host.ctl("sync").ok();
         assert!(host.read("/etc/addresses").contains("192.0.2.7"));
         let now = host.status();
         assert_eq!((&now["live"], now["generation"].as_u64()), (&before["live"], before["generation"].as_u64().map(|n| n + 1)));

@@ -104,6 +104,8 @@ scenario! {
         push.assert_refused("rolled back").says("unknown directive \"no_such_thing\"").says("files/etc/nginx/conf.d/shop.conf:1");
         assert_eq!(installed(host), before);
         assert!(!host.exists("/etc/nginx"));
+        // It had been started by its package, and has ended with it.
+        assert!(host.sh("journalctl -b -o cat _PID=1 | grep 'Started nginx.service'").code == 0 && host.exec("pgrep nginx").code == 1);
         // So does a probe that stays red.
         repo.write(SITE, site("one"));
         repo.write("reconciled.toml", "packages = [\"nginx\"]\nunits = [\"nginx.service\"]\n\

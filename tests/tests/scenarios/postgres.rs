@@ -137,6 +137,9 @@ scenario! {
         assert_eq!(push.output.matches("remote: ~ ").count(), 1, "{}", push.output);
         lets_in(host, "battery staple", "correct horse");
         assert_eq!(picture(host), before);
+        // Its version is a fact by now.
+        repo.write("files/etc/motd.d/version.j2", "{{ facts.postgresql.version }}\n").commit_and_push().assert_live();
+        assert_eq!(host.read("/etc/motd.d/version").trim(), host.sh("ls /usr/lib/postgresql").ok());
         // A cluster that does not run is said, with what to do, and keeps nothing else from going live.
         let unit = host.sh("systemctl list-units --plain --no-legend 'postgresql@*' | cut -d' ' -f1").ok();
         // Nor is another one taken in its place.

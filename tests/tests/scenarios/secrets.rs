@@ -57,6 +57,21 @@ scenario! {
 }
 
 scenario! {
+    fn secrets_are_sealed_by_anybody_and_used_in_tables(host: reached) {
+        let repo = host.clone_repo();
+        // On the host as who is nobody there, on another machine with what the host says of itself, and bound to the host by systemd.
+        let by_anybody = host.exec_with(&["runuser", "-u", "nobody", "--", "reconcilectl", "secret", "seal"], b"by-anybody").ok();
+        let elsewhere = host.sh("reconcilectl secret recipient >/run/web1.pub; printf elsewhere | age -a -r \"$(cat /run/web1.pub)\"").ok();
+        let bound = host.sh("printf bound-to-it | systemd-creds encrypt --name=bound - - 2>/dev/null").ok();
+        repo.write("secrets/anybody.age", by_anybody).write("secrets/elsewhere.age", elsewhere).write("secrets/bound.cred", bound);
+        let says = "[[command]]\nname = \"says\"\nforward = [\"sh\", \"-c\", \"umask 77; echo $A $E $B >/run/said\"]\n\
+            environment = { A = { secret = \"anybody\" }, E = { secret = \"elsewhere\" }, B = { secret = \"bound\" } }\n";
+        repo.write("reconciled.toml", says).commit_and_push().assert_live();
+        assert_eq!(host.read("/run/said"), "by-anybody elsewhere bound-to-it\n");
+    }
+}
+
+scenario! {
     fn what_this_host_cannot_open_is_refused(host: reached on trixie) {
         let repo = host.clone_repo();
         repo.write("files/etc/motd.d/x", "x\n").commit_and_push().assert_live();

@@ -52,6 +52,20 @@ fn what_a_service_holds_together_runs_when_it_does() {
 }
 
 #[test]
+fn a_push_waits_for_dpkg_and_not_for_ever() {
+    let mut rig = chain(&["one"]);
+    rig.fake.world().dpkg = Some("apt-get, process 7,".to_owned());
+    let report = rig.deploy("1");
+    let why = "dpkg is at work (apt-get, process 7, holds its lock): nothing was touched; try again when that is done";
+    assert_eq!((report.verdict, report.reason.as_str()), (Verdict::Refused, why));
+    assert!(rig.heard("waiting for its end, at most 300 s"), "{:?}", rig.said);
+    assert!(rig.main().is_none() && served(&rig).is_none());
+    // It is nobody's fault: the same revision is not held.
+    rig.fake.world().dpkg = None;
+    rig.live("1");
+}
+
+#[test]
 fn a_push_goes_live() {
     let mut rig = chain(&["one", "two"]);
     let report = rig.deploy("1");
