@@ -20,7 +20,7 @@ const ROOTS: [(&str, usize); 9] = [
     ("/root", 3),
     ("/boot", 2),
     ("/mnt", 2),
-    ("/usr/local", 3),
+    ("/usr/local", 4),
 ];
 /// With more places than these nobody can tell.
 const LIMIT: usize = 200_000;
@@ -112,8 +112,10 @@ impl Traces {
                 (!is_owned).then_some(path.as_str())
             }
             (None, false) => {
-                let (path, _) = self.places.range(named.path.clone()..).next()?;
-                path.starts_with(&named.path).then_some(path.as_str())
+                let below = self.places.range(named.path.clone()..).take_while(|(path, _)| path.starts_with(&named.path));
+                // Nor does a script take what another package has there, where it has no data of which nobody knows.
+                let counts = |(_, is_owned): &(&String, &bool)| !**is_owned || depth != usize::MAX;
+                below.into_iter().find(counts).map(|(path, _)| path.as_str())
             }
         }
     }
@@ -240,7 +242,10 @@ mod tests {
         Traces { places, accounts: ["mysql".to_owned()].into(), is_all: true }
     }
 
-    const BARE: [&str; 12] = [
+    const BARE: [&str; 16] = [
+        "/etc/ufw",
+        "/etc/ufw/applications.d",
+        "/etc/ufw/applications.d/openssh-server",
         "/etc/apt",
         "/etc/apt/apt.conf.d",
         "/etc/default",
@@ -249,6 +254,7 @@ mod tests {
         "/etc/ssl",
         "/etc/ssl/certs",
         "/etc/ssl/private",
+        "/usr/local/lib",
         "/var/cache",
         "/var/lib",
         "/var/lib/dpkg",
@@ -256,7 +262,7 @@ mod tests {
     ];
 
     /// As Debian has them, shortened.
-    const SCRIPTS: [(&str, &str); 6] = [
+    const SCRIPTS: [(&str, &str); 7] = [
         ("sysstat", "PACKAGE=sysstat\nDEFAULT=\"/etc/default/$PACKAGE\"\nrm -f $DEFAULT /etc/default/${PACKAGE}.old"),
         (
             "nginx",
@@ -272,6 +278,7 @@ mod tests {
             "rm -f /etc/ssl/certs/ssl-cert-snakeoil.pem\nfind /etc/ssl/certs -lname x -delete\nchmod 700 /etc/ssl/private",
         ),
         ("ufw", "RULES_PATH=\"/etc/ufw\"\nrm -f $RULES_PATH/$f"),
+        ("python", "if [ -d /usr/local/lib/python3.13 ]; then rmdir --ignore-fail-on-non-empty /usr/local/lib/python3.13; fi"),
         ("dpkg-root", "rm -f \"${DPKG_ROOT:-}/etc/thing\" \"$DPKG_ROOT/var/lib/thing/x\""),
     ];
 
@@ -298,6 +305,7 @@ mod tests {
             ("/etc/ssl/certs/ssl-cert-snakeoil.pem", "ssl-cert"),
             ("/etc/ufw/user.rules", "ufw"),
             ("/etc/default/sysstat", "sysstat"),
+            ("/usr/local/lib/python3.13", "python"),
             ("/etc/thing", "dpkg-root"),
             ("/var/lib/thing", "dpkg-root"),
         ] {
