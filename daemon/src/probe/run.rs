@@ -173,9 +173,9 @@ fn session_job(probe: &Probe, postgres: &Postgres, password: Option<String>) -> 
     let query = postgres.query.as_deref().unwrap_or("SELECT 1");
     // With a password any user would do; but who else runs as that user can read it.
     if password.iter().any(|password| password.contains(char::is_control)) {
-        return Err(HostError::Unfit(
-            "the secret is no password for PostgreSQL: it has more than one line; seal it anew".to_owned(),
-        ));
+        let name = probe.password().map(|password| crate::path::escape(&password.secret)).unwrap_or_default();
+        let text = format!("the secret `{name}` is no password for PostgreSQL: it has more than one line; seal it anew");
+        return Err(HostError::Unfit(text));
     }
     let who = probe.user.as_deref().unwrap_or(SUPERUSER);
     let environment = [

@@ -212,6 +212,10 @@ fn a_password_is_in_a_file_without_a_name() {
     let request: Value = serde_json::from_slice(&host.jobs.borrow()[0].input).unwrap();
     assert_eq!(request["files"], json!({ "PGPASSFILE": "*:*:*:*:a\\:b\\\\c\n" }));
     assert!(!request["environment"].to_string().contains("a:b"), "{request}");
+    // libpq reads one line of that file.
+    let passwords = Passwords::from([("db".to_owned(), b"a\nb".to_vec())]);
+    let verdicts = run(&host, &[probe("db", &session)], &passwords, &mut |_| {}, &|| true).unwrap();
+    assert!(verdicts[0].text.contains("the secret `db` is no password for PostgreSQL"), "{verdicts:?}");
 }
 
 #[test]
