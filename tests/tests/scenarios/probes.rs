@@ -130,6 +130,15 @@ scenario! {
             repo.commit_and_push().assert_refused("").says(said);
         }
         assert_eq!(host.status()["generation"], 1);
+        // While it is asked, nobody finds the password in its arguments or its environment.
+        let slow = "[[probe]]\nname = \"slow\"\nattempts = 1\nstable_for = \"0s\"\ntimeout = \"30s\"\n\
+            postgres = { database = \"shop\", role = \"shop\", host = \"127.0.0.1\", password = { secret = \"db_password\" }, query = \"SELECT pg_sleep(4)\" }\n";
+        repo.write("reconciled.toml", slow).commit();
+        let pushing = repo.start_push(&["HEAD:refs/heads/main"]);
+        host.wait_until("it is asked", || host.exec_with(&["pgrep", "-f", "command SELECT pg_sleep"], b"").code == 0);
+        host.write("/run/secret", "hunter2-hunter2\n");
+        assert_eq!(host.sh("grep -slaf /run/secret /proc/[0-9]*/cmdline /proc/[0-9]*/environ; true").ok(), "");
+        pushing.wait().assert_live();
     }
 }
 
